@@ -1,0 +1,113 @@
+//! What every resource carries beside its spec: name, labels, annotations and the store's marks.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::check::{self, Check};
+use super::form::is_default;
+use super::kind::Kind;
+
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Metadata {
+    #[serde(skip_serializing_if = "is_default")]
+    pub name: String,
+    /// Set for namespaced kinds, and only for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub labels: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub annotations: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    /// The store's mark of one version of the resource; opaque.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resource_version: Option<String>,
+    /// RFC 3339, as the store wrote it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub creation_timestamp: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deletion_timestamp: Option<String>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub generation: u64,
+    /// Who must let go before a deletion completes.
+    #[serde(skip_serializing_if = "is_default")]
+    pub finalizers: Vec<String>,
+}
+
+impl Metadata {
+    /// Metadata with a name and nothing else.
+    pub fn named(name: impl Into<String>) -> Metadata {
+        Metadata { name: name.into(), ..Metadata::default() }
+    }
+
+    /// Metadata with a namespace and a name.
+    pub fn namespaced(namespace: impl Into<String>, name: impl Into<String>) -> Metadata {
+        Metadata { namespace: Some(namespace.into()), ..Metadata::named(name) }
+    }
+
+    pub(super) fn apply_defaults(&mut self, kind: Kind) {
+        if self.namespace.as_deref() == Some("") {
+            self.namespace = None;
+        }
+        if kind.is_namespaced() && self.namespace.is_none() {
+            self.namespace = Some(DEFAULT_NAMESPACE.to_string());
+        }
+    }
+
+    pub(super) fn validate(&self, kind: Kind, check: &mut Check) {
+        check.field("metadata", |check| {
+            self.validate_name(kind, check);
+            match &self.namespace {
+                Some(namespace) if kind.is_namespaced() => {
+                    check.required_name("namespace", namespace, "a namespace");
+                }
+                Some(namespace) => {
+                    check.refuse_field("namespace", check::quoted(namespace), "no namespace");
+                    check.help(format!("{kind} is not namespaced; remove this line"));
+                }
+                None if kind.is_namespaced() => check.refuse_field("namespace", "nothing", "a namespace"),
+                None => {}
+            }
+            check.labels("labels", &self.labels);
+            check.annotations("annotations", &self.annotations);
+        });
+    }
+
+    fn validate_name(&self, kind: Kind, check: &mut Check) {
+        if self.name.is_empty() {
+            return check.refuse_field("name", "nothing", format!("a name for this {kind}"));
+        }
+        let (is_right, expected) = match kind {
+            Kind::NetworkPolicy => (is_policy_name(&self.name), POLICY_NAME),
+            Kind::GlobalNetworkPolicy => (is_one_or_two_labels(&self.name), POLICY_NAME),
+            Kind::Tier => (self.name.len() <= 63 && check::is_dns_label(&self.name), TIER_NAME),
+            _ => (check::is_subdomain(&self.name), RESOURCE_NAME),
+        };
+        if !is_right {
+            check.refuse_field("name", check::quoted(&self.name), expected);
+            if check::is_subdomain(&self.name.to_lowercase()) && self.name != self.name.to_lowercase() {
+                check.help(format!("did you mean {}?", self.name.to_lowercase()));
+            }
+        }
+    }
+}
+
+const RESOURCE_NAME: &str = "a name: lowercase letters, digits, '-' and '.', at most 253";
+const POLICY_NAME: &str = "a policy name: lowercase letters, digits and '-', with at most one '.', at most 253";
+const TIER_NAME: &str = "a tier name: lowercase letters, digits and '-', at most 63";
+
+fn is_policy_name(name: &str) -> bool {
+    // Policies made from Kubernetes objects carry the object's own subdomain behind a fixed prefix.
+    let derived = ["knp.default.", "ossg.default."];
+    let is_derived = derived.iter().any(|prefix| name.strip_prefix(prefix).is_some_and(check::is_subdomain));
+    is_one_or_two_labels(name) || (is_derived && name.len() <= check::NAME_MAX)
+}
+
+fn is_one_or_two_labels(name: &str) -> bool {
+    check::is_subdomain(name) && name.matches('.').count() <= 1
+}

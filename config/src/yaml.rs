@@ -1,0 +1,172 @@
+//! Documents to resources: what a person wrote, read whole, with every problem and its place.
+//!
+//!     web.yaml:12:15: spec.ingress[0].action: found "allow", expected one of Allow, Deny, Log, Pass (did you mean Allow?)
+//!
+//! A text may hold several documents, and a document may be a list (`kind: NetworkPolicyList`, or
+//! plain `List`). Empty documents are passed over. JSON is read as the YAML it is.
+//!
+//! Invariants: the resources handed back have their defaults and passed `validate`; if anything is
+//! wrong anywhere in the text, nothing is handed back.
+
+use std::fmt;
+
+use crate::document::{self, Node, Position, SyntaxError, Value};
+use crate::resource::{self, FieldError, Kind, Read, Resource};
+
+/// The list kind without a kind of its own.
+const PLAIN_LIST: &str = "List";
+
+/// One thing wrong with a text, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Problem {
+    /// The name the text was given, such as a file name.
+    pub source_name: String,
+    pub position: Position,
+    pub what: What,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// Not a document at all.
+    Syntax(String),
+    Field(FieldError),
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: ", self.source_name, self.position)?;
+        match &self.what {
+            What::Syntax(message) => f.write_str(message),
+            What::Field(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Reads all resources of a text, or says everything that is wrong with it.
+pub fn parse(source_name: &str, text: &str) -> Result<Vec<Resource>, Vec<Problem>> {
+    let (documents, errors) = document::read(text);
+    let mut found = Found { source_name, resources: Vec::new(), problems: Vec::new() };
+    for document in &documents {
+        found.document(document);
+    }
+    for SyntaxError { position, message } in errors {
+        found.problem(position, What::Syntax(message));
+    }
+    if found.problems.is_empty() { Ok(found.resources) } else { Err(found.problems) }
+}
+
+struct Found<'a> {
+    source_name: &'a str,
+    resources: Vec<Resource>,
+    problems: Vec<Problem>,
+}
+
+impl Found<'_> {
+    fn document(&mut self, document: &Node) {
+        if document.value == Value::Null {
+            return;
+        }
+        let kind = document.get("kind").and_then(Node::as_text).unwrap_or_default();
+        match kind.strip_suffix("List") {
+            Some(of) if kind == PLAIN_LIST || Kind::from_name(of).is_some() => {
+                self.list(document, Kind::from_name(of));
+            }
+            _ => self.resource(document, "", None),
+        }
+    }
+
+    fn list(&mut self, document: &Node, kind: Option<Kind>) {
+        match document.get("items").map(|items| &items.value) {
+            Some(Value::List(items)) => {
+                for (i, item) in items.iter().enumerate() {
+                    self.resource(item, &format!("items[{i}]"), kind);
+                }
+            }
+            Some(Value::Null) | None => {}
+            Some(_) => {
+                let error = FieldError {
+                    path: "items".to_string(),
+                    found: document.get("items").map(Node::describe).unwrap_or_default(),
+                    expected: "a list of resources".to_string(),
+                    help: None,
+                };
+                self.problem(document.position_of("items"), What::Field(error));
+            }
+        }
+        if let Value::Map(entries) = &document.value {
+            const LIST_FIELDS: [&str; 4] = ["apiVersion", "kind", "metadata", "items"];
+            for (key, _) in entries.iter().filter(|(key, _)| !LIST_FIELDS.contains(&key.name.as_str())) {
+                let error = FieldError {
+                    path: key.name.clone(),
+                    found: "an unknown field".to_string(),
+                    expected: format!("one of {}", LIST_FIELDS.join(", ")),
+                    help: None,
+                };
+                self.problem(key.position, What::Field(error));
+            }
+        }
+    }
+
+    fn resource(&mut self, document: &Node, path: &str, listed_kind: Option<Kind>) {
+        let Read { resource, mut problems, left_out } = resource::read(document, path, listed_kind);
+        if let Some(resource) = &resource {
+            for mut error in resource.validate() {
+                let position = document.position_of(&error.path);
+                if !path.is_empty() {
+                    error.path = format!("{path}.{}", error.path);
+                }
+                if !is_consequence(&error.path, &left_out) {
+                    problems.push((position, error));
+                }
+            }
+        }
+        problems.sort_by_key(|(position, _)| *position);
+        let is_right = problems.is_empty();
+        for (position, error) in problems {
+            self.problem(position, What::Field(error));
+        }
+        self.resources.extend(resource.filter(|_| is_right));
+    }
+
+    fn problem(&mut self, position: Position, what: What) {
+        self.problems.push(Problem { source_name: self.source_name.to_string(), position, what });
+    }
+}
+
+/// A rule about values of which one was left out says nothing: the value it misses was written, but wrongly. So is
+/// everything in the map or list around it.
+fn is_consequence(path: &str, left_out: &[String]) -> bool {
+    left_out.iter().any(|gap| {
+        let around = gap.rfind(['.', '[']).map_or("", |end| &gap[..end]);
+        path.starts_with(around)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "\\PC{0,300}") {
+            let _ = parse("any", &text);
+        }
+
+        #[test]
+        fn any_arrangement_of_yaml_signs(text in "([-?:,\\[\\]{}#&*!|>'\"%@` \n\ta~0.<]|kind: |spec:\n|- |  ){0,120}") {
+            let _ = parse("any", &text);
+        }
+
+        #[test]
+        fn any_shape_under_a_kind(
+            kind in "(Node|WorkloadEndpoint|HostEndpoint|IPPool|GlobalNetworkPolicy|NetworkPolicy|StaticRoute|Profile|Tier)",
+            body in "(  [a-zA-Z]{1,12}: [-\\[\\]{}a-z0-9\"' ]{0,12}\n|  (nets|ports|cidr|ingress|spec|bgp):\n    - [a-z:{} 0-9]{0,8}\n){0,6}",
+        ) {
+            let _ = parse("any", &format!("apiVersion: projectcalico.org/v3\nkind: {kind}\nmetadata:\n  name: x\nspec:\n{body}"));
+        }
+    }
+}

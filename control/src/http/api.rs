@@ -1,0 +1,194 @@
+//! What can be asked over the socket, and how an answer or a refusal looks.
+//!
+//! A request is an `ApiCall` with a one-shot channel for its answer. Handlers build calls and wait;
+//! only the control loop answers, so no handler holds state or takes a lock.
+//!
+//! ```text
+//! POST   /v1/apply | /v1/create | /v1/replace   {"resources": [..], "dryRun": false}
+//! POST   /v1/delete                             {"targets": [..], "skipMissing": false}
+//! GET    /v1/resources/{Kind}[/{name}]          ?namespace=
+//! GET    /v1/show/{what}                        ?interface= &worker= &address= &limit=
+//! POST   /v1/trace                              TraceRequest
+//! GET    /v1/version
+//! GET    /metrics                               Prometheus text
+//! ```
+//!
+//! Invariants: every refusal is an `ApiError`, as JSON, with a status that follows from its code.
+//! Left out: watches over HTTP; a caller asks again.
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use super::views::TraceRequest;
+
+/// Most resources or targets one write may carry; the store's own limit is the same.
+pub const MAX_WRITES_PER_CALL: usize = crate::datastore::MAX_WRITES_PER_COMMIT;
+
+/// One question to the control loop.
+#[derive(Debug)]
+pub struct ApiRequest {
+    pub call: ApiCall,
+    /// Dropping it unanswered tells the caller that the daemon is stopping.
+    pub reply: oneshot::Sender<Result<serde_json::Value, ApiError>>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum ApiCall {
+    /// Create or update; answered with `WriteReply`.
+    Apply(WriteCall),
+    /// Must not exist yet; answered with `WriteReply`.
+    Create(WriteCall),
+    /// Must exist; answered with `WriteReply`.
+    Replace(WriteCall),
+    /// Answered with `WriteReply`.
+    Delete(DeleteCall),
+    /// Answered with `GetReply`.
+    Get(GetCall),
+    /// Answered with a list of the view that `ShowKind` names; `Status` with one `StatusView`.
+    Show { what: ShowKind, filter: ShowFilter },
+    /// Answered with `TraceView`.
+    Trace(TraceRequest),
+    /// Answered with `VersionView`.
+    Version,
+}
+
+/// Resources as JSON. They become `config` resources in one place, whoever sent them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WriteCall {
+    pub resources: Vec<serde_json::Value>,
+    /// Check everything, say what would happen, change nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DeleteCall {
+    pub targets: Vec<DeleteTarget>,
+    /// An object that is not there counts as deleted.
+    #[serde(default)]
+    pub skip_missing: bool,
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DeleteTarget {
+    /// The kind as written in a document, for example `GlobalNetworkPolicy`.
+    pub kind: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    pub name: String,
+    /// Refuse unless the object is still at this revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GetCall {
+    /// The kind as written in a document.
+    pub kind: String,
+    /// None for every namespace.
+    pub namespace: Option<String>,
+    /// None for all of the kind.
+    pub name: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShowKind {
+    Interfaces,
+    Routes,
+    Neighbours,
+    Flows,
+    Workers,
+    Drops,
+    Status,
+}
+
+/// Narrows an answer. A filter that has no meaning for a view is ignored by it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShowFilter {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<u16>,
+    /// An address: the flows that have it, the route it takes, the neighbour with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<std::net::IpAddr>,
+    /// At most so many entries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+/// The class of a failure. The command line's exit status follows from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorCode {
+    /// The request or a resource in it is wrong.
+    Invalid,
+    NotFound,
+    /// It exists already, or changed since it was read.
+    Conflict,
+    Denied,
+    /// The datastore or the daemon cannot do it now.
+    Unavailable,
+    Timeout,
+    /// A fault of ours.
+    Internal,
+}
+
+impl ErrorCode {
+    pub fn http_status(self) -> u16 {
+        match self {
+            ErrorCode::Invalid => 422,
+            ErrorCode::NotFound => 404,
+            ErrorCode::Conflict => 409,
+            ErrorCode::Denied => 403,
+            ErrorCode::Unavailable => 503,
+            ErrorCode::Timeout => 504,
+            ErrorCode::Internal => 500,
+        }
+    }
+
+    pub fn exit_status(self) -> u8 {
+        match self {
+            ErrorCode::Invalid => 2,
+            ErrorCode::NotFound => 3,
+            ErrorCode::Conflict => 4,
+            ErrorCode::Denied => 5,
+            ErrorCode::Unavailable => 6,
+            ErrorCode::Timeout => 8,
+            ErrorCode::Internal => 70,
+        }
+    }
+}
+
+/// One thing that is wrong with one resource of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiProblem {
+    /// `Kind(namespace/name)`, or the position in the request when there is no name yet.
+    pub object: String,
+    /// The field's path, empty when it is about the whole object.
+    pub field: String,
+    pub message: String,
+}
+
+/// A refusal. `message` stands alone; `problems` lists every single fault when there are several.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    pub code: ErrorCode,
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<ApiProblem>,
+}
+
+impl ApiError {
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> ApiError {
+        ApiError { code, message: message.into(), problems: Vec::new() }
+    }
+}

@@ -1,0 +1,199 @@
+//! The views as Prometheus text, version 0.0.4.
+//!
+//! Names start with `vrouter_`, base units are in the name, counters end in `_total`. Labels come
+//! from closed sets or from the interfaces of this node, so the number of series is bounded by the
+//! hardware and the endpoints here, not by traffic.
+//!
+//! Left out: endpoint, policy and rule labels. They would name workloads to whoever may scrape, and
+//! grow without bound.
+
+use std::collections::BTreeMap;
+use std::fmt::{Display, Write};
+
+use super::views::{CopyMode, DropView, InterfaceView, StatusView, WorkerView, XdpMode};
+
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What a scrape shows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Views {
+    pub status: StatusView,
+    pub interfaces: Vec<InterfaceView>,
+    pub workers: Vec<WorkerView>,
+    pub drops: Vec<DropView>,
+}
+
+pub fn metrics(views: &Views) -> String {
+    let mut page = Page::default();
+    status(&mut page, &views.status);
+    interfaces(&mut page, &views.interfaces);
+    drops(&mut page, &views.drops);
+    workers(&mut page, &views.workers);
+    page.text
+}
+
+fn status(page: &mut Page, status: &StatusView) {
+    let gauges: [(&str, &str, u64); 9] = [
+        ("ready", "1 when the router does what it was asked to", status.is_ready.into()),
+        ("uptime_seconds", "Time since start", status.uptime_seconds),
+        ("datastore_in_sync", "1 when all of the datastore was seen", status.datastore.in_sync.into()),
+        ("datastore_objects", "Objects in the datastore", status.datastore.objects),
+        ("datastore_revision", "Revision that was acted on", status.datastore.revision),
+        ("generation", "Table sets published to the workers", status.generation),
+        ("endpoints", "Endpoints on this node", status.endpoints),
+        ("policies", "Policies that apply on this node", status.policies),
+        ("routes", "Routes in the tables", status.routes),
+    ];
+    let labels = [("version", status.version.as_str()), ("node", status.node.as_str())];
+    page.family("build_info", "gauge", "Which program runs where");
+    page.sample("build_info", &labels, 1);
+    for (name, help, value) in gauges {
+        page.family(name, "gauge", help);
+        page.sample(name, &[], value);
+    }
+}
+
+fn interfaces(page: &mut Page, interfaces: &[InterfaceView]) {
+    type Read = fn(&InterfaceView) -> u64;
+    let counters: [(&str, &str, Read); 4] = [
+        ("rx_packets_total", "Packets received", |interface| interface.rx_packets),
+        ("rx_bytes_total", "Bytes received", |interface| interface.rx_bytes),
+        ("tx_packets_total", "Packets sent", |interface| interface.tx_packets),
+        ("tx_bytes_total", "Bytes sent", |interface| interface.tx_bytes),
+    ];
+    for (name, help, read) in counters {
+        page.family(name, "counter", help);
+        for interface in interfaces {
+            page.sample(name, &[("interface", &interface.name)], read(interface));
+        }
+    }
+    page.family("interface_up", "gauge", "1 when the link is up");
+    for interface in interfaces {
+        let value = u64::from(interface.is_up);
+        page.sample("interface_up", &[("interface", &interface.name)], value);
+    }
+    page.family("queue_mode_info", "gauge", "How a queue is attached, and to which worker");
+    for interface in interfaces {
+        for queue in &interface.queues {
+            let labels = [
+                ("interface", interface.name.as_str()),
+                ("queue", &queue.queue.to_string()),
+                ("worker", &queue.worker.to_string()),
+                ("xdp", xdp_text(queue.xdp)),
+                ("copy", copy_text(queue.copy)),
+            ];
+            page.sample("queue_mode_info", &labels, 1);
+        }
+    }
+}
+
+/// Summed over rules, which have no label here.
+fn drops(page: &mut Page, drops: &[DropView]) {
+    let mut sums: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for drop in drops {
+        let interface = drop.interface.as_deref().unwrap_or_default();
+        *sums.entry((interface, &drop.reason)).or_default() += drop.packets;
+    }
+    page.family("drop_packets_total", "counter", "Packets dropped, by reason");
+    for ((interface, reason), packets) in sums {
+        let labels = [("interface", interface), ("reason", reason)];
+        page.sample("drop_packets_total", &labels, packets);
+    }
+}
+
+fn workers(page: &mut Page, workers: &[WorkerView]) {
+    type Count = fn(&WorkerView) -> u64;
+    let counters: [(&str, &str, Count); 8] = [
+        ("worker_breaths_total", "Turns of the loop", |worker| worker.breaths),
+        ("worker_bursts_total", "Turns that found packets", |worker| worker.bursts),
+        ("worker_packets_total", "Packets taken in", |worker| worker.packets_in),
+        ("worker_sent_packets_total", "Packets sent on", |worker| worker.sent),
+        ("worker_answered_packets_total", "Packets answered by the router", |worker| worker.answered),
+        ("worker_punted_packets_total", "Packets given to the control side", |worker| worker.punted),
+        ("worker_dropped_packets_total", "Packets dropped", |worker| worker.dropped),
+        ("worker_handed_off_packets_total", "Packets given to another worker", |worker| worker.handed_off),
+    ];
+    for (name, help, read) in counters {
+        page.family(name, "counter", help);
+        for worker in workers {
+            page.sample(name, &[("worker", &worker.index.to_string())], read(worker));
+        }
+    }
+    // A gauge, as it must come back to zero and may be negative.
+    page.family("unaccounted_packets", "gauge", "Packets without a fate; must be 0");
+    for worker in workers {
+        let labels = [("worker", &*worker.index.to_string())];
+        page.sample("unaccounted_packets", &labels, worker.unaccounted);
+    }
+
+    type Measure = fn(&WorkerView) -> f64;
+    let gauges: [(&str, &str, Measure); 6] = [
+        ("worker_busy_ratio", "Share of time spent on packets", |worker| worker.busy_ratio),
+        ("worker_burst_packets", "Packets in a burst, on average", |worker| worker.burst_size_average),
+        ("umem_frames", "Frames of packet memory", |worker| worker.frames_total as f64),
+        ("umem_free_frames", "Frames not in use", |worker| worker.frames_free as f64),
+        ("flows", "Tracked connections", |worker| worker.flows as f64),
+        ("flows_limit", "Most connections tracked", |worker| worker.flows_limit as f64),
+    ];
+    for (name, help, read) in gauges {
+        page.family(name, "gauge", help);
+        for worker in workers {
+            page.sample(name, &[("worker", &worker.index.to_string())], read(worker));
+        }
+    }
+    page.family("worker_breath_seconds", "gauge", "Time of one turn, by quantile");
+    for worker in workers {
+        let quantiles = [
+            ("0.5", worker.breath_microseconds_p50),
+            ("0.99", worker.breath_microseconds_p99),
+            ("0.999", worker.breath_microseconds_p999),
+        ];
+        for (quantile, microseconds) in quantiles {
+            let labels = [("worker", &*worker.index.to_string()), ("quantile", quantile)];
+            page.sample("worker_breath_seconds", &labels, microseconds / 1e6);
+        }
+    }
+}
+
+fn xdp_text(mode: XdpMode) -> &'static str {
+    match mode {
+        XdpMode::Native => "native",
+        XdpMode::Generic => "generic",
+    }
+}
+
+fn copy_text(mode: CopyMode) -> &'static str {
+    match mode {
+        CopyMode::Copy => "copy",
+        CopyMode::ZeroCopy => "zero-copy",
+    }
+}
+
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        self.line(format_args!("# HELP vrouter_{name} {help}"));
+        self.line(format_args!("# TYPE vrouter_{name} {kind}"));
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escape(value))).collect();
+        match labels.is_empty() {
+            true => self.line(format_args!("vrouter_{name} {value}")),
+            false => self.line(format_args!("vrouter_{name}{{{}}} {value}", labels.join(","))),
+        }
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.text, "{line}");
+    }
+}
+
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}

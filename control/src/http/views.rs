@@ -1,0 +1,312 @@
+//! What the router shows of itself: one model for tables, JSON, YAML and metrics.
+//!
+//! The control loop fills these, the HTTP layer carries them as JSON, the command line reads them
+//! back and prints them. Field names are therefore public interface: add, do not rename.
+//!
+//! Invariants: every number is a plain count since start unless the name carries a unit; addresses,
+//! prefixes and hardware addresses are in their usual text form; a field that can be unknown is an
+//! `Option`, never a zero or an empty string that stands for "do not know".
+//! Left out: resources. What was asked of the router travels as the resource itself.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// What one interface is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InterfaceKind {
+    Workload,
+    Uplink,
+    Host,
+}
+
+/// Where in the kernel our program sits on a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum XdpMode {
+    Native,
+    Generic,
+}
+
+/// Whether frames are copied between the kernel and us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CopyMode {
+    Copy,
+    ZeroCopy,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueView {
+    pub queue: u32,
+    /// The worker that serves this queue.
+    pub worker: u16,
+    pub xdp: XdpMode,
+    pub copy: CopyMode,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceView {
+    pub name: String,
+    pub index: u32,
+    pub kind: InterfaceKind,
+    /// The endpoint this interface belongs to: `namespace/name`, or a host endpoint's name.
+    pub endpoint: Option<String>,
+    pub queues: Vec<QueueView>,
+    pub mtu: u32,
+    pub mac: Option<String>,
+    pub is_up: bool,
+    pub rx_packets: u64,
+    pub rx_bytes: u64,
+    pub tx_packets: u64,
+    pub tx_bytes: u64,
+    pub drops: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RouteKind {
+    LocalEndpoint,
+    NextHop,
+    Blackhole,
+    /// The kernel's own address: the packet is punted to the host.
+    Host,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteView {
+    pub prefix: String,
+    pub kind: RouteKind,
+    pub next_hop: Option<IpAddr>,
+    pub interface: Option<String>,
+    /// State of the adjacency behind the route; none for a black hole.
+    pub adjacency: Option<NeighbourState>,
+    pub mac: Option<String>,
+}
+
+/// How far we know an L2 peer. The words of RFC 4861, section 7.3.2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NeighbourState {
+    Incomplete,
+    Reachable,
+    Stale,
+    Delay,
+    Probe,
+    Failed,
+    /// Given by configuration, never asked for.
+    Permanent,
+}
+
+/// Who told us of a neighbour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NeighbourSource {
+    Configured,
+    Learned,
+    Kernel,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeighbourView {
+    pub ip: IpAddr,
+    pub mac: Option<String>,
+    pub interface: String,
+    pub state: NeighbourState,
+    pub source: NeighbourSource,
+}
+
+/// One tracked connection, seen from the side that opened it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowView {
+    pub worker: u16,
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, or the number.
+    pub protocol: String,
+    pub source_port: Option<u16>,
+    pub destination_port: Option<u16>,
+    pub icmp_id: Option<u16>,
+    pub state: String,
+    pub age_seconds: u64,
+    pub idle_seconds: u64,
+    pub forward_packets: u64,
+    pub forward_bytes: u64,
+    pub reply_packets: u64,
+    pub reply_bytes: u64,
+    pub ingress_interface: Option<String>,
+    pub egress_interface: Option<String>,
+    /// The rule that let the flow in.
+    pub rule: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PollMode {
+    /// Sleeps until a ring has something.
+    Sleep,
+    /// Turns without pause.
+    Always,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerView {
+    pub index: u16,
+    /// The core it is pinned to.
+    pub core: Option<u32>,
+    pub poll: PollMode,
+    pub breaths: u64,
+    pub bursts: u64,
+    pub packets_in: u64,
+    pub sent: u64,
+    pub answered: u64,
+    pub punted: u64,
+    pub dropped: u64,
+    pub handed_off: u64,
+    /// Packets that came in and have no fate. Anything but zero is a fault of the router.
+    pub unaccounted: i64,
+    /// Share of time spent on packets, 0 to 1.
+    pub busy_ratio: f64,
+    pub frames_total: u64,
+    pub frames_free: u64,
+    pub flows: u64,
+    pub flows_limit: u64,
+    pub burst_size_average: f64,
+    pub breath_microseconds_p50: f64,
+    pub breath_microseconds_p99: f64,
+    pub breath_microseconds_p999: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropView {
+    /// None where the interface is not known, or for the sum over all.
+    pub interface: Option<String>,
+    pub reason: String,
+    /// What the reason means, in the user's terms.
+    pub description: String,
+    pub packets: u64,
+    /// The policy and rule that refused, for reasons that have one.
+    pub rule: Option<String>,
+    pub last_seen_seconds_ago: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatastoreView {
+    /// Where it is, as given to `--datastore`.
+    pub location: String,
+    pub revision: u64,
+    pub in_sync: bool,
+    pub objects: u64,
+    pub error: Option<String>,
+}
+
+/// One screen: is it well, and if not, why.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StatusView {
+    pub node: String,
+    pub version: String,
+    pub uptime_seconds: u64,
+    pub is_ready: bool,
+    /// What is wrong, one sentence each; empty when all is well.
+    pub problems: Vec<String>,
+    pub datastore: DatastoreView,
+    /// Counts up with every table set the workers were given.
+    pub generation: u64,
+    pub workers: u64,
+    pub interfaces: u64,
+    pub endpoints: u64,
+    pub policies: u64,
+    pub routes: u64,
+    pub flows: u64,
+    pub packets_in: u64,
+    pub sent: u64,
+    pub dropped: u64,
+    pub unaccounted: i64,
+}
+
+/// The packet `vrouter trace` describes. It is built and classified, not sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TraceRequest {
+    /// `namespace/pod`, or an interface name.
+    pub from: String,
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub transport: TraceTransport,
+    pub ttl: u8,
+    /// Describe a later fragment: no ports are visible to the router.
+    pub is_fragment: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "protocol", deny_unknown_fields)]
+pub enum TraceTransport {
+    Tcp {
+        source_port: u16,
+        destination_port: u16,
+    },
+    Udp {
+        source_port: u16,
+        destination_port: u16,
+    },
+    /// ICMP, or ICMPv6 when the addresses are IPv6.
+    IcmpEcho,
+    Other {
+        number: u8,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceStageView {
+    pub stage: String,
+    pub decision: String,
+    pub detail: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceView {
+    pub stages: Vec<TraceStageView>,
+    /// `forward`, `respond`, `punt: …` or `drop: …`.
+    pub verdict: String,
+    /// The policy and rule that decided.
+    pub rule: Option<String>,
+}
+
+/// What became of one resource of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WriteOutcome {
+    Created,
+    Updated,
+    Unchanged,
+    Deleted,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriteView {
+    pub kind: String,
+    pub namespace: Option<String>,
+    pub name: String,
+    pub outcome: WriteOutcome,
+}
+
+/// Answer to apply, create, replace and delete. All of it happened, or the call failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriteReply {
+    pub revision: u64,
+    pub results: Vec<WriteView>,
+}
+
+/// Answer to get: the resources in their stored form.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GetReply {
+    pub revision: u64,
+    pub items: Vec<serde_json::Value>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionView {
+    pub version: String,
+    pub node: Option<String>,
+}

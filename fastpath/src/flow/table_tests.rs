@@ -1,0 +1,168 @@
+//! The flow table against a map, and its promises one by one.
+
+use std::collections::HashMap;
+
+use super::*;
+use crate::flow::KeyKind;
+use crate::header::{protocol, tcp};
+use crate::rcu::Publisher;
+
+fn table(capacity: u32) -> (Publisher<()>, FlowWriter) {
+    let publisher = Publisher::new(());
+    let table = FlowTable::with_hasher(capacity, ahash::RandomState::with_seeds(1, 2, 3, 4));
+    let writer = FlowWriter::new(table, 0, 1, publisher.grace());
+    (publisher, writer)
+}
+
+fn key(number: u32) -> Key {
+    Key {
+        source: crate::flow::mapped(0x0a00_0000 + number),
+        destination: crate::flow::mapped(0x0a01_0000),
+        source_port: number as u16,
+        destination_port: 80,
+        protocol: protocol::TCP,
+        kind: KeyKind::Ports,
+    }
+}
+
+fn new(writer: &FlowWriter, key: Key) -> NewFlow {
+    NewFlow {
+        key,
+        hash: writer.table().hash(&key),
+        ingress: InterfaceIndex(1),
+        egress: InterfaceIndex(2),
+        adjacency: AdjacencyIndex(7),
+        generation: 3,
+        rule: RuleIndex(9),
+        tcp_flags: tcp::SYN,
+        bytes: 60,
+        covered: 0,
+    }
+}
+
+fn find(writer: &FlowWriter, key: &Key) -> Option<FlowHandle> {
+    writer.table().lookup(key, writer.table().hash(key))
+}
+
+#[test]
+fn both_directions_are_found_and_know_their_side() {
+    let (_publisher, mut writer) = table(64);
+    let flow = new(&writer, key(1));
+    let handle = writer.insert(&flow, 0).unwrap();
+    assert_eq!(find(&writer, &flow.key), Some(handle));
+    let reverse = find(&writer, &flow.key.reversed()).unwrap();
+    assert_eq!(reverse, handle.reversed());
+    let table = writer.table();
+    let expected = Decision { ingress: InterfaceIndex(1), adjacency: AdjacencyIndex(7), generation: 3 };
+    assert_eq!(table.decision(handle), expected);
+    assert_eq!(table.decision(reverse).ingress, InterfaceIndex(2));
+    assert!(table.decision(reverse).adjacency.is_none());
+    assert_eq!((table.egress(handle), table.egress(reverse)), (InterfaceIndex(2), InterfaceIndex(1)));
+    assert_eq!(find(&writer, &key(2)), None);
+}
+
+#[test]
+fn a_flow_entered_twice_is_one_flow() {
+    let (_publisher, mut writer) = table(64);
+    let forward = new(&writer, key(1));
+    let handle = writer.insert(&forward, 0).unwrap();
+    let crossing = new(&writer, key(1).reversed());
+    assert_eq!(writer.insert(&crossing, 0), Ok(handle.reversed()));
+    assert_eq!(writer.live(), 1);
+}
+
+#[test]
+fn entries_are_reused_only_after_a_grace_period() {
+    let (publisher, mut writer) = table(64);
+    let mut reader = publisher.reader();
+    reader.enter();
+    for number in 0..64 {
+        let flow = NewFlow { tcp_flags: tcp::SYN, ..new(&writer, key(number)) };
+        writer.insert(&flow, 0).unwrap();
+    }
+    assert_eq!(writer.purge(InterfaceIndex(2)), 64);
+    let flow = new(&writer, key(100));
+    assert_eq!(writer.insert(&flow, 0), Err(InsertError::Full), "a worker may still read the old entries");
+    reader.enter();
+    assert!(writer.insert(&flow, 0).is_ok());
+}
+
+#[test]
+fn idle_flows_end_by_their_state() {
+    let (_publisher, mut writer) = table(64);
+    let opening = new(&writer, key(1));
+    writer.insert(&opening, 0).unwrap();
+    let established = new(&writer, key(2));
+    let handle = writer.insert(&established, 0).unwrap();
+    writer.table().touch(handle.reversed(), 60, tcp::SYN | tcp::ACK, 0);
+    writer.table().touch(handle, 60, tcp::ACK, 0);
+    writer.sweep(19);
+    assert_eq!(writer.live(), 2);
+    writer.sweep(20);
+    assert_eq!(find(&writer, &opening.key), None);
+    assert!(find(&writer, &established.key).is_some());
+    writer.sweep(3600);
+    assert_eq!(find(&writer, &established.key.reversed()), None);
+}
+
+#[test]
+fn a_flood_never_evicts_an_established_flow() {
+    let (_publisher, mut writer) = table(256);
+    let mut established = Vec::new();
+    for number in 0..100 {
+        let flow = new(&writer, key(number));
+        let handle = writer.insert(&flow, 0).unwrap();
+        writer.table().touch(handle.reversed(), 60, tcp::SYN | tcp::ACK, 0);
+        writer.table().touch(handle, 60, tcp::ACK, 0);
+        established.push(flow.key);
+    }
+    for number in 1000..5000 {
+        let flow = new(&writer, key(number));
+        let _ = writer.insert(&flow, 1);
+        writer.sweep(1);
+    }
+    for key in established {
+        assert!(find(&writer, &key).is_some(), "{key:?}");
+        assert!(find(&writer, &key.reversed()).is_some(), "{key:?}");
+    }
+}
+
+#[test]
+fn random_operations_agree_with_a_map() {
+    let (_publisher, mut writer) = table(4096);
+    let mut model: HashMap<Key, InterfaceIndex> = HashMap::new();
+    let mut state = 0x1234_5678_9abc_def0u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    for _ in 0..20_000 {
+        let key = key((random() % 1500) as u32);
+        match random() % 3 {
+            0 => {
+                let egress = InterfaceIndex((random() % 50) as u16 + 10);
+                let flow = NewFlow { egress, ..new(&writer, key) };
+                if !model.contains_key(&key) {
+                    writer.insert(&flow, 0).unwrap();
+                    model.insert(key, egress);
+                }
+            }
+            1 => {
+                let found = find(&writer, &key).map(|handle| writer.table().egress(handle));
+                assert_eq!(found, model.get(&key).copied());
+                assert_eq!(find(&writer, &key.reversed()).is_some(), model.contains_key(&key));
+            }
+            _ if random() % 100 == 0 => {
+                let interface = InterfaceIndex((random() % 50) as u16 + 10);
+                let expected = model.values().filter(|egress| **egress == interface).count();
+                assert_eq!(writer.purge(interface), expected);
+                model.retain(|_, egress| *egress != interface);
+            }
+            _ => {}
+        }
+        assert_eq!(writer.live(), model.len());
+    }
+    assert_eq!(writer.table().iter().count(), model.len());
+}

@@ -1,0 +1,79 @@
+//! Where frames enter and leave.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `umem.rs` | frames of one worker: memory, free list, chains, who holds which frame |
+//! | `xsk.rs` | `Queue` over AF_XDP sockets by xsk-rs |
+//! | `memory.rs` | `Queue` over rings in memory: tests, benches, trace |
+//! | `program.rs`, `steer.bpf.c` | our XDP program and its loader |
+//! | `sleep.rs` | epoll and eventfd: where a worker with nothing to do waits |
+//!
+//! The contract is [`Queue`]: receive, send, flush, reclaim, a descriptor to sleep on. It says nothing that only one
+//! back-end could do. All `unsafe` of the crate lives in this folder and in `rcu.rs`.
+
+pub mod umem;
+pub mod memory;
+pub mod program;
+pub mod sleep;
+pub mod xsk;
+
+use std::os::fd::RawFd;
+
+use crate::packet::Packet;
+use umem::Umem;
+
+/// One queue of one interface, owned by one worker.
+///
+/// Every packet that a queue hands out or takes in lives in the `Umem` passed along, which is always the same one.
+pub trait Queue {
+    /// Moves at most `budget` received packets to `out`. Never a syscall when nothing has arrived.
+    fn receive(&mut self, umem: &mut Umem, budget: usize, out: &mut Vec<Packet>);
+
+    /// Queues a packet for transmission. Gives it back when the ring is full.
+    fn send(&mut self, umem: &mut Umem, packet: Packet) -> Result<(), Packet>;
+
+    /// Makes queued packets go, as many kicks as that takes.
+    fn flush(&mut self, umem: &mut Umem);
+
+    /// Takes transmitted frames back and gives free ones to the receive side.
+    fn reclaim(&mut self, umem: &mut Umem);
+
+    /// The descriptor that becomes readable when a packet arrives; none for a queue that cannot be slept on.
+    fn fd(&self) -> Option<RawFd>;
+
+    /// What the kernel or the back-end counted on its side of the rings.
+    fn statistics(&self) -> QueueStatistics;
+
+    /// Ends the queue; every frame it held is free again when this returns.
+    fn close(self, umem: &mut Umem);
+}
+
+/// Counters kept beyond our side of the rings.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct QueueStatistics {
+    /// Packets larger than a frame, or otherwise refused by the kernel before they reached us.
+    pub receive_dropped: u64,
+    /// Packets lost because we had not emptied the receive ring.
+    pub receive_ring_full: u64,
+    /// Packets lost because no free frame was waiting.
+    pub fill_ring_empty: u64,
+    pub invalid_descriptors: u64,
+}
+
+/// How an interface is attached; shown per queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum XdpMode {
+    /// In the driver.
+    Native,
+    /// In the kernel's generic receive path, after the driver.
+    Generic,
+}
+
+/// How frames cross the kernel boundary; shown per queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CopyMode {
+    ZeroCopy,
+    Copy,
+    /// No kernel involved.
+    Memory,
+}

@@ -1,0 +1,407 @@
+//! Loads our XDP program, `steer.bpf.c`, and edits its maps; one instance per interface.
+//!
+//! An instance is loaded, given its sockets and, on an uplink, the prefixes that are ours, and only then attached:
+//! from that moment what is ours and has no socket is dropped.
+//!
+//! The attachment is made by netlink and not by a BPF link, so that it stays when the process is killed: packets of
+//! workloads then stop instead of going around the policy. The next process replaces the program in one step.
+//!
+//! Left out: taking the program off when `Program` is dropped (see above; `detach` does it on request), and pinning
+//! maps (a new process fills new ones before it replaces the old program).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{MapData, MapError, PerCpuArray, XskMap};
+use aya::programs::{Xdp, loaded_programs};
+use aya::{Ebpf, EbpfLoader};
+use libbpf_sys::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE};
+
+use super::XdpMode;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
+
+/// What every program in `steer.bpf.c` is called, to tell our own from those of others.
+const OUR_NAMES: &str = "steer_";
+
+const STEER_EVERYTHING: u32 = 1;
+const STEER_IPIP: u32 = 2;
+const STEER_GRE: u32 = 4;
+const STEER_VXLAN: u32 = 8;
+
+/// Which packets of the interface are ours.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// All of them.
+    Workload,
+    /// Those that the prefixes and tunnel ends name; the kernel has the others.
+    Uplink,
+    /// All of them.
+    Host,
+}
+
+/// Which way of attaching is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Preference {
+    /// In the driver where it can be done, else in the generic path. An attachment that an earlier process left is
+    /// replaced in its own mode: changing the mode would leave a moment without a program.
+    #[default]
+    Auto,
+    Native,
+    Generic,
+}
+
+/// Tunnels that end at one of the node's own addresses; its other packets stay with the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TunnelEnd {
+    pub ipip: bool,
+    pub gre: bool,
+    /// UDP port of VXLAN.
+    pub vxlan: Option<u16>,
+}
+
+/// What the program has done with packets since it was loaded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ProgramCounters {
+    pub redirected: u64,
+    pub passed: u64,
+    pub dropped_no_socket: u64,
+    pub dropped_malformed: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    #[error("load xdp program {name}: needs CAP_BPF and CAP_NET_ADMIN, and Linux 5.15 or later (5.18 for frags)")]
+    Load { name: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("find {what} {name} in the compiled xdp program: steer.bpf.c and program.rs are not of one build")]
+    Missing { what: &'static str, name: &'static str },
+    #[error("register the socket of queue {queue}: expected a queue below 256 and a bound AF_XDP socket")]
+    Register { queue: u32, source: MapError },
+    #[error("steer prefix {address}/{len}: expected a length of at most {longest}")]
+    PrefixLength { address: IpAddr, len: u8, longest: u8 },
+    #[error("steer prefix {address}/{len}: expected at most 65536 prefixes per address family")]
+    Prefix { address: IpAddr, len: u8, source: MapError },
+    #[error("read the counters of the xdp program")]
+    Counters { source: MapError },
+    #[error("attach xdp program to interface {ifindex}: {name} is attached there and is not ours; detach it first")]
+    Foreign { ifindex: u32, name: String },
+    #[error("attach xdp program to interface {ifindex}: {advice}")]
+    Attach { ifindex: u32, advice: &'static str, source: io::Error },
+    #[error("detach xdp program from interface {ifindex}")]
+    Detach { ifindex: u32, source: io::Error },
+    #[error("ask which xdp program interface {ifindex} has")]
+    Query { ifindex: u32, source: io::Error },
+}
+
+/// One loaded instance of the program, with its maps.
+pub struct Program {
+    fd: RawFd,
+    sockets: XskMap<MapData>,
+    ipv4: LpmTrie<MapData, [u8; 4], u32>,
+    ipv6: LpmTrie<MapData, [u8; 16], u32>,
+    counters: PerCpuArray<MapData, u64>,
+    /// What the two prefix maps hold.
+    steered: BTreeMap<(IpAddr, u8), u32>,
+    prefixes: Vec<(IpAddr, u8)>,
+    tunnel_ends: Vec<(IpAddr, TunnelEnd)>,
+    /// Owns the program behind `fd`.
+    _object: Ebpf,
+}
+
+impl Program {
+    /// Loads an instance; nothing is attached yet. `frags` is for interfaces whose packets may not fit one frame.
+    pub fn load(role: Role, frags: bool) -> Result<Program, ProgramError> {
+        let name = match (role, frags) {
+            (Role::Workload | Role::Host, false) => "steer_all",
+            (Role::Workload | Role::Host, true) => "steer_all_frags",
+            (Role::Uplink, false) => "steer_ours",
+            (Role::Uplink, true) => "steer_ours_frags",
+        };
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| ProgramError::Load { name, source };
+        let mut object = EbpfLoader::new().load(OBJECT).map_err(|error| failed(error.into()))?;
+        let program = object.program_mut(name).ok_or(ProgramError::Missing { what: "program", name })?;
+        let program: &mut Xdp =
+            program.try_into().map_err(|error: aya::programs::ProgramError| failed(error.into()))?;
+        program.load().map_err(|error| failed(error.into()))?;
+        let fd = program.fd().map_err(|error| failed(error.into()))?.as_fd().as_raw_fd();
+        Ok(Program {
+            fd,
+            sockets: take_map(&mut object, "sockets")?,
+            ipv4: take_map(&mut object, "ipv4_prefixes")?,
+            ipv6: take_map(&mut object, "ipv6_prefixes")?,
+            counters: take_map(&mut object, "counters")?,
+            steered: BTreeMap::new(),
+            prefixes: Vec::new(),
+            tunnel_ends: Vec::new(),
+            _object: object,
+        })
+    }
+
+    /// Packets that arrive on `queue` go to this AF_XDP socket from now on. The entry ends with the socket.
+    pub fn register(&mut self, queue: u32, socket: RawFd) -> Result<(), ProgramError> {
+        self.sockets.set(queue, socket, 0).map_err(|source| ProgramError::Register { queue, source })
+    }
+
+    /// Packets that arrive on `queue` are dropped from now on. No socket there is no error.
+    pub fn unregister(&mut self, queue: u32) -> Result<(), ProgramError> {
+        match self.sockets.unset(queue) {
+            Err(source) if !is_absent(&source) => Err(ProgramError::Register { queue, source }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes these the destinations whose packets are ours; an uplink's program alone looks at them. New prefixes are
+    /// added before old ones go.
+    pub fn set_prefixes(&mut self, prefixes: &[(IpAddr, u8)]) -> Result<(), ProgramError> {
+        self.prefixes = prefixes.to_vec();
+        self.apply()
+    }
+
+    /// Makes these the node's own addresses at which tunnels end.
+    pub fn set_tunnel_ends(&mut self, tunnel_ends: &[(IpAddr, TunnelEnd)]) -> Result<(), ProgramError> {
+        self.tunnel_ends = tunnel_ends.to_vec();
+        self.apply()
+    }
+
+    /// Puts the program on an interface, in place of one of ours that is there. Says which mode it came to.
+    pub fn attach(&mut self, ifindex: u32, preference: Preference) -> Result<XdpMode, ProgramError> {
+        if let Some(name) = foreign_program(ifindex)? {
+            return Err(ProgramError::Foreign { ifindex, name });
+        }
+        let modes: &[XdpMode] = match preference {
+            Preference::Auto => &[XdpMode::Native, XdpMode::Generic],
+            Preference::Native => &[XdpMode::Native],
+            Preference::Generic => &[XdpMode::Generic],
+        };
+        let mut refusal = io::Error::from_raw_os_error(libc::EOPNOTSUPP);
+        for mode in modes {
+            match netlink_attach(ifindex, self.fd, *mode) {
+                Ok(()) => return Ok(*mode),
+                Err(error) => refusal = error,
+            }
+        }
+        Err(ProgramError::Attach { ifindex, advice: advice(&refusal), source: refusal })
+    }
+
+    /// Takes our program off an interface; what arrives there is the kernel's again. Nothing of ours there is no error.
+    pub fn detach(ifindex: u32) -> Result<(), ProgramError> {
+        for mode in [XdpMode::Native, XdpMode::Generic] {
+            let id = attached_id(ifindex, mode)?;
+            if id == 0 || !is_ours(id) {
+                continue;
+            }
+            netlink_attach(ifindex, -1, mode).map_err(|source| ProgramError::Detach { ifindex, source })?;
+        }
+        Ok(())
+    }
+
+    /// What the program has done since it was loaded, over all CPUs.
+    pub fn counters(&self) -> Result<ProgramCounters, ProgramError> {
+        let read = |index: u32| {
+            let per_cpu = self.counters.get(&index, 0).map_err(|source| ProgramError::Counters { source })?;
+            Ok(per_cpu.iter().sum())
+        };
+        // In the order of `enum counter` in steer.bpf.c.
+        Ok(ProgramCounters {
+            redirected: read(0)?,
+            passed: read(1)?,
+            dropped_no_socket: read(2)?,
+            dropped_malformed: read(3)?,
+        })
+    }
+
+    /// Brings the prefix maps from `steered` to what is wanted. After a failure `steered` still says what they hold,
+    /// and the next call goes on from there.
+    fn apply(&mut self) -> Result<(), ProgramError> {
+        let wanted = wanted(&self.prefixes, &self.tunnel_ends)?;
+        for (prefix, steer) in &wanted {
+            if self.steered.get(prefix) != Some(steer) {
+                self.insert(*prefix, *steer)?;
+                self.steered.insert(*prefix, *steer);
+            }
+        }
+        let surplus: Vec<_> = self.steered.keys().filter(|prefix| !wanted.contains_key(prefix)).copied().collect();
+        for prefix in surplus {
+            self.remove(prefix)?;
+            self.steered.remove(&prefix);
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, (address, len): (IpAddr, u8), steer: u32) -> Result<(), ProgramError> {
+        let result = match address {
+            IpAddr::V4(ip) => self.ipv4.insert(&Key::new(len.into(), ip.octets()), steer, 0),
+            IpAddr::V6(ip) => self.ipv6.insert(&Key::new(len.into(), ip.octets()), steer, 0),
+        };
+        result.map_err(|source| ProgramError::Prefix { address, len, source })
+    }
+
+    fn remove(&mut self, (address, len): (IpAddr, u8)) -> Result<(), ProgramError> {
+        let result = match address {
+            IpAddr::V4(ip) => self.ipv4.remove(&Key::new(len.into(), ip.octets())),
+            IpAddr::V6(ip) => self.ipv6.remove(&Key::new(len.into(), ip.octets())),
+        };
+        match result {
+            Err(source) if !is_absent(&source) => Err(ProgramError::Prefix { address, len, source }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The entries that the prefix maps should have: addresses masked, and what is said twice about a prefix put together.
+fn wanted(
+    prefixes: &[(IpAddr, u8)],
+    tunnel_ends: &[(IpAddr, TunnelEnd)],
+) -> Result<BTreeMap<(IpAddr, u8), u32>, ProgramError> {
+    let mut wanted = BTreeMap::new();
+    for (address, len) in prefixes {
+        wanted.insert(masked(*address, *len)?, STEER_EVERYTHING);
+    }
+    for (address, end) in tunnel_ends {
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        *wanted.entry((*address, longest)).or_insert(0) |= end.steer();
+    }
+    Ok(wanted)
+}
+
+fn masked(address: IpAddr, len: u8) -> Result<(IpAddr, u8), ProgramError> {
+    let too_long = |longest| ProgramError::PrefixLength { address, len, longest };
+    let network = match address {
+        IpAddr::V4(ip) => {
+            let host_bits = 32u32.checked_sub(len.into()).ok_or(too_long(32))?;
+            let mask = u32::MAX.checked_shl(host_bits).unwrap_or(0);
+            IpAddr::V4((u32::from(ip) & mask).into())
+        }
+        IpAddr::V6(ip) => {
+            let host_bits = 128u32.checked_sub(len.into()).ok_or(too_long(128))?;
+            let mask = u128::MAX.checked_shl(host_bits).unwrap_or(0);
+            IpAddr::V6((u128::from(ip) & mask).into())
+        }
+    };
+    Ok((network, len))
+}
+
+impl TunnelEnd {
+    fn steer(self) -> u32 {
+        let vxlan = self.vxlan.map_or(0, |port| STEER_VXLAN | (u32::from(port) << 16));
+        (u32::from(self.ipip) * STEER_IPIP) | (u32::from(self.gre) * STEER_GRE) | vxlan
+    }
+}
+
+fn take_map<M: TryFrom<aya::maps::Map>>(object: &mut Ebpf, name: &'static str) -> Result<M, ProgramError> {
+    let missing = ProgramError::Missing { what: "map", name };
+    let Some(map) = object.take_map(name) else { return Err(missing) };
+    M::try_from(map).map_err(|_| missing)
+}
+
+fn is_absent(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound | MapError::ElementNotFound => true,
+        MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOENT),
+        _ => false,
+    }
+}
+
+fn flags(mode: XdpMode) -> u32 {
+    match mode {
+        XdpMode::Native => XDP_FLAGS_DRV_MODE,
+        XdpMode::Generic => XDP_FLAGS_SKB_MODE,
+    }
+}
+
+/// Attaches the program behind `fd`, or detaches whatever is there when `fd` is -1.
+fn netlink_attach(ifindex: u32, fd: RawFd, mode: XdpMode) -> io::Result<()> {
+    // A refusal is an answer here (the next mode is tried), so libbpf shall not print it.
+    // SAFETY: without a function, libbpf prints nothing; it makes the change atomically.
+    unsafe { libbpf_sys::libbpf_set_print(None) };
+    // SAFETY: no pointers are passed.
+    let result = unsafe { libbpf_sys::bpf_xdp_attach(c_index(ifindex), fd, flags(mode), std::ptr::null()) };
+    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
+}
+
+/// Number of the program attached in this mode, or 0.
+fn attached_id(ifindex: u32, mode: XdpMode) -> Result<u32, ProgramError> {
+    let mut id = 0;
+    // SAFETY: `id` outlives the call.
+    let result = unsafe { libbpf_sys::bpf_xdp_query_id(c_index(ifindex), flags(mode) as i32, &mut id) };
+    if result < 0 {
+        return Err(ProgramError::Query { ifindex, source: io::Error::from_raw_os_error(-result) });
+    }
+    Ok(id)
+}
+
+/// Name of a program on the interface that is not ours.
+fn foreign_program(ifindex: u32) -> Result<Option<String>, ProgramError> {
+    for mode in [XdpMode::Native, XdpMode::Generic] {
+        let id = attached_id(ifindex, mode)?;
+        if id != 0 && !is_ours(id) {
+            let name = name(id).unwrap_or_default();
+            return Ok(Some(if name.is_empty() { format!("program {id}") } else { name }));
+        }
+    }
+    Ok(None)
+}
+
+fn is_ours(id: u32) -> bool {
+    name(id).is_some_and(|name| name.starts_with(OUR_NAMES))
+}
+
+fn name(id: u32) -> Option<String> {
+    let info = loaded_programs().flatten().find(|info| info.id() == id)?;
+    info.name_as_str().map(str::to_owned)
+}
+
+/// The kernel's interface numbers are positive C integers; any other number names none.
+fn c_index(ifindex: u32) -> libc::c_int {
+    libc::c_int::try_from(ifindex).unwrap_or(0)
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => "needs CAP_NET_ADMIN",
+        Some(libc::ENODEV) => "no such interface in this network namespace",
+        Some(libc::EBUSY) => "a bpf link holds the interface; remove it first",
+        Some(libc::EEXIST) => "a program is attached in the other mode; detach it first",
+        Some(libc::ERANGE) => "its MTU does not fit one buffer; lower it or load the program with frags",
+        Some(libc::EOPNOTSUPP) => "its driver has no such mode; use generic",
+        Some(libc::ENOSPC) => "a veth needs at least as many receive queues as its peer has transmit queues",
+        _ => "the kernel refused",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    fn check_masked(address: &str, len: u8, expected: Option<&str>) {
+        let result = masked(address.parse().unwrap(), len).ok();
+        assert_eq!(result, expected.map(|network| (network.parse().unwrap(), len)), "{address}/{len}");
+    }
+
+    #[test]
+    fn prefixes_are_masked_and_their_lengths_checked() {
+        check_masked("10.1.2.3", 32, Some("10.1.2.3"));
+        check_masked("10.1.2.3", 26, Some("10.1.2.0"));
+        check_masked("10.1.2.3", 0, Some("0.0.0.0"));
+        check_masked("10.1.2.3", 33, None);
+        check_masked("fd00:1::9", 122, Some("fd00:1::"));
+        check_masked("fd00:1::9", 0, Some("::"));
+        check_masked("fd00:1::9", 128, Some("fd00:1::9"));
+        check_masked("fd00:1::9", 129, None);
+    }
+
+    #[test]
+    fn a_tunnel_end_adds_to_what_a_prefix_says() {
+        let node: IpAddr = "192.0.2.1".parse().unwrap();
+        let end = TunnelEnd { ipip: true, gre: false, vxlan: Some(4789) };
+        let both = wanted(&[(node, 32)], &[(node, end)]).unwrap();
+        assert_eq!(both[&(node, 32)], STEER_EVERYTHING | STEER_IPIP | STEER_VXLAN | (4789 << 16));
+        let tunnels = wanted(&[], &[(node, end), (node, TunnelEnd { gre: true, ..TunnelEnd::default() })]).unwrap();
+        assert_eq!(tunnels[&(node, 32)], STEER_IPIP | STEER_GRE | STEER_VXLAN | (4789 << 16));
+    }
+}

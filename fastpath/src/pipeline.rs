@@ -1,0 +1,91 @@
+//! The stages between receiving and sending, in order; and a place to watch them from.
+//!
+//! The worker, the trace, the tests and the benches all call [`Pipeline::run`], so they all see the same decisions.
+
+use crate::burst::Burst;
+use crate::flow::limiter::Limiter;
+use crate::flow::{FlowWriter, Seconds};
+use crate::io::umem::Umem;
+use crate::stage::{admit, classify, parse, policy, remember, respond, rewrite, route};
+use crate::table::Tables;
+
+/// The stages, for those who watch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    Parse,
+    Admit,
+    Classify,
+    Route,
+    Policy,
+    Remember,
+    Respond,
+    Rewrite,
+}
+
+impl Stage {
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Parse => "parse",
+            Stage::Admit => "admit",
+            Stage::Classify => "classify",
+            Stage::Route => "route",
+            Stage::Policy => "policy",
+            Stage::Remember => "remember",
+            Stage::Respond => "respond",
+            Stage::Rewrite => "rewrite",
+        }
+    }
+}
+
+/// Nanoseconds of the worker's clock, read once a breath.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Now(pub u64);
+
+impl Now {
+    pub fn seconds(self) -> Seconds {
+        (self.0 / 1_000_000_000) as Seconds
+    }
+}
+
+/// What a worker's stages write besides the burst.
+pub struct Pipeline {
+    pub flows: FlowWriter,
+    pub limiter: Limiter,
+}
+
+impl Pipeline {
+    pub fn new(flows: FlowWriter) -> Self {
+        Self { flows, limiter: Limiter::default() }
+    }
+
+    /// Takes a burst from received to ready to leave. `watch` is called after every stage; an empty closure costs nothing.
+    #[inline]
+    pub fn run(
+        &mut self,
+        burst: &mut Burst,
+        umem: &mut Umem,
+        tables: &Tables,
+        now: Now,
+        mut watch: impl FnMut(Stage, &Burst, &Umem),
+    ) {
+        let seconds = now.seconds();
+        self.limiter.refill(now.0);
+
+        parse::burst(burst, umem, tables);
+        watch(Stage::Parse, burst, umem);
+        admit::burst(burst, umem, tables);
+        watch(Stage::Admit, burst, umem);
+        classify::burst(burst, umem, self.flows.table(), tables, seconds);
+        watch(Stage::Classify, burst, umem);
+        route::burst(burst, self.flows.table(), tables);
+        watch(Stage::Route, burst, umem);
+        policy::burst(burst, self.flows.table(), tables);
+        watch(Stage::Policy, burst, umem);
+        remember::burst(burst, &mut self.flows, tables, seconds);
+        watch(Stage::Remember, burst, umem);
+        respond::burst(burst, umem, tables, &mut self.limiter);
+        watch(Stage::Respond, burst, umem);
+        rewrite::burst(burst, umem, tables);
+        watch(Stage::Rewrite, burst, umem);
+    }
+}

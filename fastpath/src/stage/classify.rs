@@ -1,0 +1,71 @@
+//! Stage: known flows.
+//!
+//! Assumes: admitted slots. Leaves: for a packet of a known flow its handle and the way out that was recorded, or
+//! `stale` when the tables have changed since; for fragments the way of their first; for an ICMP error the flow of the
+//! packet it quotes. Everything else goes on as new.
+//! Drops: packets of a flow that came in by another interface, fragments without or over their first, unmatched errors.
+
+use crate::burst::{Burst, DropReason, Fragment, Slot};
+use crate::flow::{FlowTable, Seconds};
+use crate::io::umem::Umem;
+use crate::stage::parse;
+use crate::table::Tables;
+
+pub fn burst(burst: &mut Burst, umem: &Umem, flows: &FlowTable, tables: &Tables, now: Seconds) {
+    for slot in burst.forward() {
+        if slot.is_icmp_error {
+            error(slot, umem, flows);
+        } else {
+            known(slot, flows, tables, now);
+        }
+    }
+}
+
+fn known(slot: &mut Slot, flows: &FlowTable, tables: &Tables, now: Seconds) {
+    slot.hash = flows.hash(&slot.key);
+    let Some(handle) = flows.lookup(&slot.key, slot.hash) else {
+        if slot.fragment == Fragment::Later {
+            slot.drop(DropReason::FragmentWithoutFirst);
+        }
+        return;
+    };
+    let decision = flows.decision(handle);
+    if decision.ingress != slot.ingress {
+        // Another endpoint pretends to be part of this flow; or, for the return path of a flow by an uplink, the
+        // fabric changed its mind, which is none of our business.
+        let is_uplink = |index| tables.interface(index).is_some_and(|interface| {
+            interface.kind == crate::table::interface::InterfaceKind::Uplink
+        });
+        if !(is_uplink(decision.ingress) && is_uplink(slot.ingress)) {
+            slot.drop(DropReason::FlowWrongInterface);
+            return;
+        }
+    }
+    if slot.fragment == Fragment::Later && slot.fragment_offset < flows.covered(handle) {
+        // It would overwrite the header that was judged. RFC 1858 §4, RFC 5722 §4.
+        slot.drop(DropReason::FragmentMalformed);
+        return;
+    }
+    slot.flow = Some(handle);
+    slot.rule = flows.rule(handle);
+    slot.adjacency = decision.adjacency;
+    slot.stale = decision.generation != tables.generation || decision.adjacency.is_none();
+    flows.touch(handle, slot.packet.len() as u32, slot.tcp_flags, now);
+}
+
+/// An error belongs to the flow whose packet it quotes, and travels against that packet. RFC 5927 §4.
+fn error(slot: &mut Slot, umem: &Umem, flows: &FlowTable) {
+    let quoted = parse::quoted_key(slot, umem.data(&slot.packet));
+    let handle = quoted
+        // The quoted packet's sender is the one to be told.
+        .filter(|quoted| quoted.source == slot.key.destination)
+        .and_then(|quoted| flows.lookup(&quoted, flows.hash(&quoted)));
+    let Some(handle) = handle else {
+        slot.drop(DropReason::IcmpErrorUnmatched);
+        return;
+    };
+    slot.rule = flows.rule(handle);
+    // The way to the quoted packet's sender is routed like any packet's: the recorded one may not exist yet.
+    slot.flow = Some(handle.reversed());
+    slot.stale = true;
+}

@@ -1,0 +1,65 @@
+//! Stage: may this flow be?
+//!
+//! Assumes: routed slots. Leaves: only packets of known flows, and first packets of flows that both the sender's egress
+//! policy and the receiver's ingress policy allow, with the rule that did. A fragment that is not the first has been
+//! judged with its first; an ICMP error with the flow it is about.
+//! Drops: `policy_egress`, `policy_ingress`, each with its rule.
+
+use crate::burst::{Burst, DropReason, Fragment, Slot};
+use crate::table::acl::{Decision, Question};
+use crate::table::interface::InterfaceKind;
+use crate::table::{PolicyChange, Tables};
+use crate::flow::{FlowTable, Key};
+
+pub fn burst(burst: &mut Burst, flows: &FlowTable, tables: &Tables) {
+    for slot in burst.forward() {
+        let key = match slot.flow {
+            None => slot.key,
+            Some(_) if slot.fragment == Fragment::Later || slot.is_icmp_error => continue,
+            // The flow was decided under older tables, and the setting says to decide it again: as its first packet was.
+            Some(handle) if slot.stale && tables.policy_change == PolicyChange::Reevaluate => flows.key(handle),
+            Some(_) => continue,
+        };
+        judge(slot, &key, flows, tables);
+    }
+}
+
+fn judge(slot: &mut Slot, key: &Key, flows: &FlowTable, tables: &Tables) {
+    let is_reverse = slot.flow.is_some_and(|handle| handle.direction() == crate::flow::table::Direction::Reverse);
+    let egress_interface = match slot.flow {
+        Some(handle) => flows.egress(handle),
+        None => tables.adjacency(slot.adjacency).map_or(slot.ingress, |adjacency| adjacency.interface),
+    };
+    let (from, to) = if is_reverse { (egress_interface, slot.ingress) } else { (slot.ingress, egress_interface) };
+    // Probes from the host to its own workloads are not policed.
+    if tables.interface(from).is_some_and(|interface| interface.kind == InterfaceKind::Host) {
+        return;
+    }
+    let question = Question {
+        source: key.source,
+        destination: key.destination,
+        is_ipv4: key.is_ipv4(),
+        protocol: key.protocol,
+        source_port: if key.icmp().is_some() { 0 } else { key.source_port },
+        destination_port: if key.icmp().is_some() { 0 } else { key.destination_port },
+        icmp: key.icmp(),
+    };
+    let classes = tables.policy.classify(&question);
+    let endpoint = |index| tables.interface(index).and_then(|interface| tables.endpoint_of(interface));
+    let sides = [
+        (endpoint(from).map(|endpoint| endpoint.egress), DropReason::PolicyEgress),
+        (endpoint(to).map(|endpoint| endpoint.ingress), DropReason::PolicyIngress),
+    ];
+    for (program, reason) in sides {
+        let Some(program) = program else { continue };
+        let Decision { allow, rule, log } = tables.policy.evaluate(program, &classes);
+        slot.rule = rule;
+        if slot.log.is_none() {
+            slot.log = log;
+        }
+        if !allow {
+            slot.drop(reason);
+            return;
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Stage: remember what was decided.
+//!
+//! Assumes: slots that passed policy. Leaves: new flows in the flow table, known flows with their way out up to date,
+//! and for a first fragment an entry that its followers will find.
+//! Drops: `flow_table_full`; a flow that cannot be remembered may not begin, since its replies would be dropped.
+
+use crate::burst::{Burst, DropReason, Fragment, Slot};
+use crate::flow::table::NewFlow;
+use crate::flow::{FlowWriter, Key, Seconds};
+use crate::header::tcp;
+use crate::stage::parse;
+use crate::table::Tables;
+
+pub fn burst(burst: &mut Burst, flows: &mut FlowWriter, tables: &Tables, now: Seconds) {
+    for slot in burst.forward() {
+        match slot.flow {
+            Some(handle) if slot.stale && !slot.is_icmp_error => {
+                flows.table().set_way_out(handle, slot.adjacency, tables.generation);
+            }
+            Some(_) => {}
+            // The end of a flow that we do not know is not the beginning of one.
+            None if slot.tcp_flags & tcp::RST != 0 => {}
+            None => enter(slot, slot.key, slot.hash, flows, tables, now),
+        }
+        if slot.fragment == Fragment::First {
+            let key = parse::fragment_key(slot);
+            let hash = flows.table().hash(&key);
+            enter(slot, key, hash, flows, tables, now);
+        }
+    }
+}
+
+fn enter(slot: &mut Slot, key: Key, hash: u64, flows: &mut FlowWriter, tables: &Tables, now: Seconds) {
+    let egress = tables.adjacency(slot.adjacency).map_or(slot.ingress, |adjacency| adjacency.interface);
+    let new = NewFlow {
+        key,
+        hash,
+        ingress: slot.ingress,
+        egress,
+        adjacency: slot.adjacency,
+        generation: tables.generation,
+        rule: slot.rule,
+        tcp_flags: slot.tcp_flags,
+        bytes: slot.packet.len() as u32,
+        covered: if slot.fragment == Fragment::First { slot.l4_len() as u16 } else { 0 },
+    };
+    if flows.insert(&new, now).is_err() {
+        slot.drop(DropReason::FlowTableFull);
+    }
+}

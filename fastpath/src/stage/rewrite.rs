@@ -1,0 +1,128 @@
+//! Stage: packets as they leave.
+//!
+//! Assumes: slots that will be forwarded, with a way out. Leaves: transport checksum complete, TTL one less with the
+//! header checksum updated, the layer 2 header of the adjacency in front.
+//! Drops: `interface_down` when the way out has gone, `vlan_unexpected` for a chained packet whose tags would change.
+//! Sources: RFC 1624 for the update, RFC 1812 §5.3.1 for TTL; docs/decisions for what a veth leaves in a checksum field.
+
+use crate::burst::{Burst, DropReason, Fragment, Network, Slot};
+use crate::header::checksum::{self, Sum, pseudo_header};
+use crate::header::{protocol, tcp, udp};
+use crate::io::umem::Umem;
+use crate::table::adjacency::Adjacency;
+use crate::table::interface::InterfaceKind;
+use crate::table::Tables;
+
+pub fn burst(burst: &mut Burst, umem: &mut Umem, tables: &Tables) {
+    for slot in burst.forward() {
+        let Some(adjacency) = tables.adjacency(slot.adjacency) else {
+            slot.drop(DropReason::InterfaceDown);
+            continue;
+        };
+        // A NIC delivers finished checksums; a veth delivers what the sender's stack left for hardware to finish.
+        let is_from_uplink = tables.interface(slot.ingress).is_some_and(|i| i.kind == InterfaceKind::Uplink);
+        if !is_from_uplink && slot.fragment == Fragment::Whole {
+            complete_checksum(slot, umem);
+        }
+        age(slot, umem.data_mut(&slot.packet));
+        if let Err(reason) = layer2(slot, umem, adjacency) {
+            slot.drop(reason);
+        }
+    }
+}
+
+/// Completes a partial checksum. Such a field holds the sum of the pseudo header, not complemented; a finished checksum
+/// that looks like that by chance is computed again and comes out the same.
+fn complete_checksum(slot: &mut Slot, umem: &mut Umem) {
+    let offset = match slot.key.protocol {
+        protocol::TCP => tcp::CHECKSUM_OFFSET,
+        protocol::UDP => udp::CHECKSUM_OFFSET,
+        _ => return,
+    };
+    let l4 = usize::from(slot.l4);
+    let pseudo = pseudo_header(
+        slot.key.source,
+        slot.key.destination,
+        slot.network == Network::Ipv4,
+        slot.key.protocol,
+        slot.l4_len(),
+    )
+    .fold();
+    let at = l4 + offset;
+    let Some(field) = umem.data(&slot.packet).get(at..at + 2) else { return };
+    if field != pseudo.to_be_bytes() {
+        return;
+    }
+    let mut sum = Sum::new();
+    let mut position = 0;
+    for segment in umem.segments(&slot.packet) {
+        // The field itself counts as the pseudo header's sum, which is just what it holds.
+        let skip = l4.saturating_sub(position).min(segment.len());
+        sum = sum.bytes_at((position + skip) - l4.min(position + skip), &segment[skip..]);
+        position += segment.len();
+    }
+    let value = match (sum.finish(), slot.key.protocol) {
+        // RFC 768: a sum that comes out as 0 is sent as all ones.
+        (0, protocol::UDP) => 0xffff,
+        (value, _) => value,
+    };
+    if let Some(field) = umem.data_mut(&slot.packet).get_mut(at..at + 2) {
+        field.copy_from_slice(&value.to_be_bytes());
+    }
+}
+
+/// Takes one from TTL or hop limit; `route` has checked that there is one to take.
+fn age(slot: &Slot, bytes: &mut [u8]) {
+    let Some(header) = bytes.get_mut(slot.l3.into()..) else { return };
+    match slot.network {
+        Network::Ipv4 => {
+            let Some(header) = header.first_chunk_mut::<12>() else { return };
+            let old = u16::from_be_bytes([header[8], header[9]]);
+            header[8] = header[8].saturating_sub(1);
+            let new = u16::from_be_bytes([header[8], header[9]]);
+            let sum = checksum::update(u16::from_be_bytes([header[10], header[11]]), old, new);
+            header[10..12].copy_from_slice(&sum.to_be_bytes());
+        }
+        Network::Ipv6 => {
+            if let Some(hop_limit) = header.get_mut(7) {
+                *hop_limit = hop_limit.saturating_sub(1);
+            }
+        }
+        Network::None | Network::Arp => {}
+    }
+}
+
+/// Writes the layer 2 header. Its length only changes between interfaces with different tags.
+fn layer2(slot: &mut Slot, umem: &mut Umem, adjacency: &Adjacency) -> Result<(), DropReason> {
+    let rewrite = adjacency.rewrite();
+    let (old, new) = (usize::from(slot.l3), rewrite.len() + 2);
+    if old != new {
+        shift(slot, umem, old, new)?;
+    }
+    let header = umem.data_mut(&slot.packet).get_mut(..new).ok_or(DropReason::FrameTooShort)?;
+    header[..new - 2].copy_from_slice(rewrite);
+    let ethertype = match slot.network {
+        Network::Ipv6 => crate::header::ethernet::ETHERTYPE_IPV6,
+        _ => crate::header::ethernet::ETHERTYPE_IPV4,
+    };
+    header[new - 2..].copy_from_slice(&ethertype.to_be_bytes());
+    Ok(())
+}
+
+/// Moves the network packet, since the start of a frame cannot be moved.
+fn shift(slot: &mut Slot, umem: &mut Umem, old: usize, new: usize) -> Result<(), DropReason> {
+    if slot.packet.is_chained() {
+        return Err(DropReason::VlanUnexpected);
+    }
+    let length = slot.packet.len();
+    if new > old && !umem.set_len(&mut slot.packet, length + new - old) {
+        return Err(DropReason::TooBig);
+    }
+    umem.data_mut(&slot.packet).copy_within(old..length, new);
+    if new < old && !umem.set_len(&mut slot.packet, length - (old - new)) {
+        return Err(DropReason::FrameTooShort);
+    }
+    slot.l4 = slot.l4 + new as u16 - old as u16;
+    slot.l3 = new as u16;
+    Ok(())
+}

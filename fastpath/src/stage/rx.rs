@@ -1,0 +1,59 @@
+//! Stage: frames in.
+//!
+//! Gathers from all interfaces of the worker, so that many quiet endpoints together fill one burst. Then come packets
+//! that control injects; they pass all stages as if they had arrived by their interface.
+//! Leaves: slots with packet and ingress interface.
+
+use crate::burst::{Burst, Slot};
+use crate::handoff::Lane;
+use crate::interfaces::Interfaces;
+use crate::io::Queue;
+use crate::io::umem::Umem;
+use crate::packet::Packet;
+use crate::stats::counters::Counters;
+
+/// Most packets from one queue in one breath: nobody takes the whole burst while others wait.
+pub const QUEUE_BUDGET: usize = 64;
+/// Most injected packets in one breath.
+const INJECT_BUDGET: usize = 8;
+
+pub fn burst<Q: Queue>(
+    burst: &mut Burst,
+    interfaces: &mut Interfaces<Q>,
+    umem: &mut Umem,
+    inject: &Lane,
+    received: &mut Vec<Packet>,
+    counters: &Counters,
+) {
+    for attached in interfaces.rotate() {
+        let budget = burst.room().min(QUEUE_BUDGET);
+        if budget == 0 {
+            break;
+        }
+        attached.queue.receive(umem, budget, received);
+        if received.is_empty() {
+            continue;
+        }
+        let interface = counters.interface(attached.interface);
+        counters.received.add(received.len() as u64);
+        interface.received_packets.add(received.len() as u64);
+        for packet in received.drain(..) {
+            interface.received_bytes.add(packet.len() as u64);
+            burst.slots.push(Slot::new(packet, attached.interface));
+        }
+    }
+    for _ in 0..INJECT_BUDGET.min(burst.room()) {
+        let taken = inject.receive(|buffer| (umem.copy_in([buffer.bytes()]), buffer.interface));
+        match taken {
+            Some((Some(packet), interface)) => {
+                counters.injected.add(1);
+                burst.slots.push(Slot::new(packet, interface));
+            }
+            Some((None, _)) => {
+                counters.injected.add(1);
+                counters.dropped[crate::burst::DropReason::FramesExhausted as usize].add(1);
+            }
+            None => break,
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Stage: frames out, and every fate counted, once.
+//!
+//! Assumes: slots with their last verdict. Leaves: an empty burst. A packet goes to a queue of this worker, to the
+//! worker that owns its way out, to control, or back to the free frames.
+//! Drops: `transmit_ring_full`, `handoff_ring_full`, `punt_ring_full`, `interface_down`.
+
+use crate::burst::{Burst, DropReason, Slot, Verdict};
+use crate::handoff::Lane;
+use crate::interfaces::Interfaces;
+use crate::io::Queue;
+use crate::io::umem::Umem;
+use crate::packet::Packet;
+use crate::stats::counters::Counters;
+use crate::stats::record::{Record, Records};
+use crate::table::{InterfaceIndex, Tables};
+
+/// Where packets go that do not leave by a queue of this worker.
+pub struct Exits<'a> {
+    /// To each worker; the lane to oneself stays empty.
+    pub handoff: &'a [Lane],
+    pub punt: &'a Lane,
+    pub records: &'a Records,
+}
+
+/// Most packets taken from one other worker in one breath.
+const HANDIN_BUDGET: usize = 256;
+
+pub fn burst<Q: Queue>(
+    burst: &mut Burst,
+    interfaces: &mut Interfaces<Q>,
+    umem: &mut Umem,
+    tables: &Tables,
+    exits: &Exits<'_>,
+    counters: &Counters,
+) {
+    for mut slot in burst.slots.drain(..) {
+        let egress = match slot.verdict {
+            Verdict::Forward => tables.adjacency(slot.adjacency).map(|adjacency| adjacency.interface),
+            Verdict::Respond(_) => Some(slot.ingress),
+            Verdict::Punt(_) => {
+                if exits.punt.send(slot.ingress, umem.segments(&slot.packet)) {
+                    counters.punted.add(1);
+                    note(&slot, exits, counters);
+                    umem.free(slot.packet);
+                    continue;
+                }
+                slot.drop(DropReason::PuntRingFull);
+                None
+            }
+            Verdict::Drop(_) => None,
+        };
+        let Some(egress) = egress else {
+            discard(slot, umem, exits, counters);
+            continue;
+        };
+        if let Some(attached) = interfaces.get_mut(egress) {
+            let length = slot.packet.len() as u64;
+            let is_answer = matches!(slot.verdict, Verdict::Respond(_));
+            let Slot { packet, .. } = slot;
+            match attached.queue.send(umem, packet) {
+                Ok(()) => {
+                    attached.is_dirty = true;
+                    if is_answer { counters.answered.add(1) } else { counters.sent.add(1) }
+                    let interface = counters.interface(egress);
+                    interface.sent_packets.add(1);
+                    interface.sent_bytes.add(length);
+                    if !slot.log.is_none() {
+                        push(Record { key: slot.key, ingress: slot.ingress, reason: None, rule: slot.rule, log: slot.log }, exits, counters);
+                    }
+                }
+                Err(packet) => {
+                    slot.packet = packet;
+                    slot.drop(DropReason::TransmitRingFull);
+                    discard(slot, umem, exits, counters);
+                }
+            }
+            continue;
+        }
+        hand_off(slot, egress, umem, tables, exits, counters);
+    }
+}
+
+fn hand_off(
+    mut slot: Slot,
+    egress: InterfaceIndex,
+    umem: &mut Umem,
+    tables: &Tables,
+    exits: &Exits<'_>,
+    counters: &Counters,
+) {
+    let lane = tables.interface(egress).and_then(|interface| exits.handoff.get(interface.owner.index()));
+    match lane {
+        Some(lane) if lane.send(egress, umem.segments(&slot.packet)) => {
+            counters.handed_off.add(1);
+            note(&slot, exits, counters);
+            umem.free(slot.packet);
+        }
+        Some(_) => {
+            slot.drop(DropReason::HandoffRingFull);
+            discard(slot, umem, exits, counters);
+        }
+        None => {
+            slot.drop(DropReason::InterfaceDown);
+            discard(slot, umem, exits, counters);
+        }
+    }
+}
+
+/// Sends what other workers handed over. Their packets are finished: nothing is decided here.
+pub fn handed_in<Q: Queue>(
+    lanes: &[Lane],
+    interfaces: &mut Interfaces<Q>,
+    umem: &mut Umem,
+    counters: &Counters,
+) -> usize {
+    let mut taken = 0;
+    for lane in lanes {
+        for _ in 0..HANDIN_BUDGET {
+            let Some((packet, egress)) = lane.receive(|buffer| (umem.copy_in([buffer.bytes()]), buffer.interface))
+            else {
+                break;
+            };
+            taken += 1;
+            counters.handed_in.add(1);
+            let interface = counters.interface(egress);
+            match send_one(packet, egress, interfaces, umem) {
+                Ok(length) => {
+                    counters.sent.add(1);
+                    interface.sent_packets.add(1);
+                    interface.sent_bytes.add(length);
+                }
+                Err(reason) => {
+                    counters.dropped[reason as usize].add(1);
+                    interface.dropped[reason as usize].add(1);
+                }
+            }
+        }
+    }
+    taken
+}
+
+fn send_one<Q: Queue>(
+    packet: Option<Packet>,
+    egress: InterfaceIndex,
+    interfaces: &mut Interfaces<Q>,
+    umem: &mut Umem,
+) -> Result<u64, DropReason> {
+    let packet = packet.ok_or(DropReason::FramesExhausted)?;
+    let Some(attached) = interfaces.get_mut(egress) else {
+        umem.free(packet);
+        return Err(DropReason::InterfaceDown);
+    };
+    let length = packet.len() as u64;
+    attached.is_dirty = true;
+    attached.queue.send(umem, packet).map_err(|packet| {
+        umem.free(packet);
+        DropReason::TransmitRingFull
+    })?;
+    Ok(length)
+}
+
+/// Makes everything queued go, and gets frames back.
+pub fn flush<Q: Queue>(interfaces: &mut Interfaces<Q>, umem: &mut Umem) {
+    for attached in interfaces.iter_mut() {
+        if attached.is_dirty {
+            attached.queue.flush(umem);
+            attached.is_dirty = false;
+        }
+        attached.queue.reclaim(umem);
+    }
+}
+
+/// The end of a dropped packet.
+fn discard(slot: Slot, umem: &mut Umem, exits: &Exits<'_>, counters: &Counters) {
+    if let Verdict::Drop(reason) = slot.verdict {
+        counters.dropped[reason as usize].add(1);
+        counters.interface(slot.ingress).dropped[reason as usize].add(1);
+        if matches!(reason, DropReason::PolicyEgress | DropReason::PolicyIngress) {
+            counters.rule(slot.rule).add(1);
+        }
+    }
+    note(&slot, exits, counters);
+    umem.free(slot.packet);
+}
+
+fn note(slot: &Slot, exits: &Exits<'_>, counters: &Counters) {
+    if let Some(record) = Record::of(slot) {
+        push(record, exits, counters);
+    }
+}
+
+fn push(record: Record, exits: &Exits<'_>, counters: &Counters) {
+    if exits.records.push(record).is_err() {
+        counters.records_lost.add(1);
+    }
+}

@@ -1,0 +1,129 @@
+//! What workers only read: built whole by control, published, never edited.
+//!
+//! | file | what it answers |
+//! |---|---|
+//! | `lpm.rs` | destination → adjacency |
+//! | `adjacency.rs` | adjacency → interface and complete rewrite |
+//! | `interface.rs` | interface → what may come in, whose it is; endpoint → addresses and policy |
+//! | `acl.rs` | program × packet → allow or deny, and by which rule |
+//!
+//! `Tables` is the one root. A worker takes it once a breath, so no packet sees half of a change.
+
+pub mod acl;
+pub mod adjacency;
+pub mod interface;
+pub mod lpm;
+
+use acl::Acl;
+use adjacency::Adjacency;
+use interface::{Endpoint, Interface};
+use lpm::Lpm;
+
+macro_rules! index {
+    ($(#[doc = $doc:literal])+ $name:ident($inner:ty)) => {
+        $(#[doc = $doc])+
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+        pub struct $name(pub $inner);
+        impl $name {
+            /// Stands for "none"; never a valid position.
+            pub const NONE: Self = Self(<$inner>::MAX);
+            pub const fn index(self) -> usize {
+                self.0 as usize
+            }
+            pub fn is_none(self) -> bool {
+                self == Self::NONE
+            }
+        }
+    };
+}
+
+index! {
+    /// An attachment. Not reused before every flow that names it is gone.
+    InterfaceIndex(u16)
+}
+index! {
+    /// A way out: position in [`Tables::adjacencies`].
+    AdjacencyIndex(u32)
+}
+index! {
+    /// A workload endpoint: position in [`Tables::endpoints`].
+    EndpointIndex(u32)
+}
+index! {
+    /// A rule, or a default that decides like one. Control keeps the names; the number outlives a snapshot.
+    RuleIndex(u32)
+}
+index! {
+    /// What one endpoint enforces in one direction.
+    ProgramIndex(u32)
+}
+index! {
+    /// A worker.
+    WorkerIndex(u16)
+}
+
+/// What happens to an open flow when policy changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PolicyChange {
+    /// It keeps its verdict, as in Calico.
+    #[default]
+    Preserve,
+    /// Its next packet is judged again.
+    Reevaluate,
+}
+
+/// Addresses the router itself answers with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RouterAddresses {
+    /// The node's own address, source of ICMP errors; the gateway stands in when there is none.
+    pub node_ipv4: Option<u32>,
+    pub node_ipv6: Option<u128>,
+}
+
+/// 169.254.1.1, the gateway of every endpoint.
+pub const GATEWAY_IPV4: u32 = 0xa9fe_0101;
+/// fe80::ecee:eeff:feee:eeee, the link-local address that goes with `ee:ee:ee:ee:ee:ee`.
+pub const GATEWAY_IPV6: u128 = 0xfe80_0000_0000_0000_ecee_eeff_feee_eeee;
+
+/// Everything a worker looks up in, as one immutable whole.
+#[derive(Debug, Default)]
+pub struct Tables {
+    /// Grows with every publication; a flow remembers the one it was decided under.
+    pub generation: u32,
+    pub interfaces: Vec<Option<Interface>>,
+    pub endpoints: Vec<Endpoint>,
+    pub adjacencies: Vec<Adjacency>,
+    pub routes_ipv4: Lpm<u32>,
+    pub routes_ipv6: Lpm<u128>,
+    pub policy: Acl,
+    pub addresses: RouterAddresses,
+    pub policy_change: PolicyChange,
+    /// Endpoint → own host is allowed.
+    pub endpoint_to_host: bool,
+}
+
+impl Tables {
+    pub fn interface(&self, index: InterfaceIndex) -> Option<&Interface> {
+        self.interfaces.get(index.index())?.as_ref()
+    }
+
+    pub fn adjacency(&self, index: AdjacencyIndex) -> Option<&Adjacency> {
+        self.adjacencies.get(index.index())
+    }
+
+    /// The endpoint behind an interface.
+    pub fn endpoint_of(&self, interface: &Interface) -> Option<&Endpoint> {
+        self.endpoints.get(interface.endpoint.index())
+    }
+
+    /// Longest prefix match in the family of the (possibly mapped) address.
+    #[inline]
+    pub fn route(&self, destination: u128, is_ipv4: bool) -> AdjacencyIndex {
+        let found = if is_ipv4 {
+            self.routes_ipv4.lookup(destination as u32)
+        } else {
+            self.routes_ipv6.lookup(destination)
+        };
+        AdjacencyIndex(found)
+    }
+}
