@@ -13,8 +13,8 @@ use std::fmt;
 
 use serde::de::value::StrDeserializer;
 use serde::de::{
-    self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Expected, IntoDeserializer, MapAccess, SeqAccess,
-    Unexpected, VariantAccess, Visitor,
+    self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Expected, IntoDeserializer, MapAccess,
+    SeqAccess, Unexpected, VariantAccess, Visitor,
 };
 
 use crate::document::{Key, Node, Position, Value};
@@ -73,6 +73,13 @@ struct Pass {
     unknown: RefCell<BTreeMap<String, (Position, FieldError)>>,
 }
 
+impl Pass {
+    fn leaves_out(&self, path: &Path<'_>) -> bool {
+        // The first pass is the only one for most documents; it need not spell out every path.
+        !self.left_out.is_empty() && self.left_out.contains(&path.to_string())
+    }
+}
+
 /// How we came here from the root; a chain of borrowed steps on the call stack.
 #[derive(Clone, Copy)]
 enum Path<'a> {
@@ -112,14 +119,17 @@ impl<'a> Decoder<'a> {
     fn place(&self, error: Error) -> Error {
         match error {
             Error::Misfit(_) => error,
-            Error::Expected(expected, help) => self.misfit(expected, help),
+            Error::Expected(expected) => {
+                let near = self.node.as_text().and_then(|text| nearest_listed(text, &expected));
+                self.misfit(expected, near)
+            }
             Error::MissingField(name) => {
                 let leave_out = self.path.to_string();
                 let path = Path::Field(&self.path, name).to_string();
                 let error = FieldError {
                     path,
                     found: "nothing".to_string(),
-                    expected: "a value: this field must be there".to_string(),
+                    expected: "a value, because this field is required".to_string(),
                     help: None,
                 };
                 Error::Misfit(Box::new(Misfit { position: self.node.position, error, leave_out }))
@@ -177,12 +187,13 @@ impl<'de, 'a> Deserializer<'de> for Decoder<'a> {
         match &self.node.value {
             Value::Bool(_) => self.deserialize_any(visitor),
             Value::Text(text) => {
-                let meant = match text.to_lowercase().as_str() {
-                    "yes" | "on" | "y" | "true" => Some("true"),
-                    "no" | "off" | "n" | "false" => Some("false"),
+                let help = match text.to_lowercase().as_str() {
+                    "true" | "false" => Some("write it without quotes"),
+                    "yes" | "on" | "y" => Some("did you mean true?"),
+                    "no" | "off" | "n" => Some("did you mean false?"),
                     _ => None,
                 };
-                Err(self.misfit("true or false", meant.map(|word| format!("did you mean {word}?"))))
+                Err(self.misfit("true or false", help.map(str::to_string)))
             }
             _ => Err(self.misfit("true or false", None)),
         }
@@ -279,7 +290,7 @@ impl<'de, 'a> SeqAccess<'de> for Items<'a> {
         let outer = self.outer;
         for (index, node) in self.items.by_ref() {
             let path = Path::Index(&outer.path, index);
-            if !outer.pass.left_out.contains(&path.to_string()) {
+            if !outer.pass.leaves_out(&path) {
                 return seed.deserialize(Decoder { node, path, pass: outer.pass }).map(Some);
             }
         }
@@ -306,8 +317,8 @@ impl<'de, 'a> MapAccess<'de> for Entries<'a> {
 
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
         while let Some((key, node)) = self.entries.next() {
-            let path = self.path(&self.outer.path, key).to_string();
-            if node.value == Value::Null || self.outer.pass.left_out.contains(&path) {
+            let is_left_out = self.outer.pass.leaves_out(&self.path(&self.outer.path, key));
+            if node.value == Value::Null || is_left_out {
                 continue;
             }
             self.value = Some((key, node));
@@ -367,7 +378,7 @@ impl<'de> VariantAccess<'de> for NoContent {
 #[derive(Debug)]
 enum Error {
     Misfit(Box<Misfit>),
-    Expected(String, Option<String>),
+    Expected(String),
     MissingField(&'static str),
 }
 
@@ -382,11 +393,11 @@ impl Error {
     fn located(self, root: &Node, path: &str) -> Misfit {
         match self {
             Error::Misfit(misfit) => *misfit,
-            Error::Expected(expected, help) => {
-                let error = FieldError { path: path.to_string(), found: root.describe(), expected, help };
+            Error::Expected(expected) => {
+                let error = FieldError { path: path.to_string(), found: root.describe(), expected, help: None };
                 Misfit { position: root.position, error, leave_out: path.to_string() }
             }
-            Error::MissingField(name) => Error::Expected(format!("field {name}"), None).located(root, path),
+            Error::MissingField(name) => Error::Expected(format!("field {name}")).located(root, path),
         }
     }
 }
@@ -395,7 +406,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Misfit(misfit) => misfit.error.fmt(f),
-            Error::Expected(expected, _) => write!(f, "expected {expected}"),
+            Error::Expected(expected) => write!(f, "expected {expected}"),
             Error::MissingField(name) => write!(f, "missing field {name}"),
         }
     }
@@ -412,25 +423,30 @@ impl de::Error for Error {
             "invalid IPv6 address syntax" => "an IPv6 address".to_string(),
             other => other.to_string(),
         };
-        Error::Expected(expected, None)
+        Error::Expected(expected)
     }
 
     fn invalid_type(_: Unexpected<'_>, expected: &dyn Expected) -> Error {
-        Error::Expected(in_words(&expected.to_string()), None)
+        Error::Expected(in_words(&expected.to_string()))
     }
 
     fn invalid_value(_: Unexpected<'_>, expected: &dyn Expected) -> Error {
-        Error::Expected(in_words(&expected.to_string()), None)
+        Error::Expected(in_words(&expected.to_string()))
     }
 
-    fn unknown_variant(word: &str, variants: &'static [&'static str]) -> Error {
-        let help = suggest::nearest(word, variants.iter().copied()).map(|near| format!("did you mean {near}?"));
-        Error::Expected(format!("one of {}", variants.join(", ")), help)
+    fn unknown_variant(_: &str, variants: &'static [&'static str]) -> Error {
+        Error::Expected(format!("one of {}", variants.join(", ")))
     }
 
     fn missing_field(field: &'static str) -> Error {
         Error::MissingField(field)
     }
+}
+
+/// Where the words that are expected are listed, the one nearest to what was written.
+fn nearest_listed(text: &str, expected: &str) -> Option<String> {
+    let words = expected.strip_prefix("one of ")?.split(", ");
+    suggest::nearest(text, words).map(|near| format!("did you mean {near}?"))
 }
 
 /// Serde names Rust's types; people write numbers.

@@ -19,6 +19,7 @@ pub const TEXT_MAX: usize = 4 * 1024 * 1024;
 pub const DEPTH_MAX: usize = 64;
 /// The most values in one file, counting an alias as what it stands for.
 pub const NODES_MAX: usize = 1_000_000;
+const TOO_MANY: &str = "more than 1000000 values in one file, counting what aliases stand for";
 
 /// A place in the text, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -243,9 +244,12 @@ impl Builder {
             }
             Event::Alias(anchor) => match self.anchors.get(&anchor) {
                 Some(node) => {
-                    let node = node.clone();
                     // What an alias stands for counts again: a few lines could otherwise mean gigabytes.
-                    self.nodes += count(&node);
+                    self.nodes += weight(node);
+                    if self.nodes > NODES_MAX {
+                        return refuse(TOO_MANY.to_string());
+                    }
+                    let node = node.clone();
                     self.node(node, 0)
                 }
                 None => refuse("alias inside the value it names".to_string()),
@@ -284,13 +288,12 @@ impl Builder {
     fn node(&mut self, node: Node, anchor: usize) -> Result<(), SyntaxError> {
         let position = node.position;
         let refuse = |message: String| Err(SyntaxError { position, message });
-        self.nodes += 1;
+        self.nodes += if anchor == 0 { 1 } else { 1 + weight(&node) };
         if self.nodes > NODES_MAX {
-            return refuse(format!("more than {NODES_MAX} values in one file"));
+            return refuse(TOO_MANY.to_string());
         }
         if anchor != 0 {
             self.anchors.insert(anchor, node.clone());
-            self.nodes += count(&node);
         }
         match self.open.last_mut().map(|open| &mut open.content) {
             None => self.documents.push(node),
@@ -312,10 +315,16 @@ impl Builder {
     }
 }
 
-fn count(node: &Node) -> usize {
+/// What a copy of a value costs, in values; a long text counts as several.
+fn weight(node: &Node) -> usize {
+    const TEXT_PER_VALUE: usize = 64;
     match &node.value {
-        Value::List(items) => 1 + items.iter().map(count).sum::<usize>(),
-        Value::Map(entries) => 1 + entries.iter().map(|(_, node)| count(node)).sum::<usize>(),
+        Value::List(items) => 1 + items.iter().map(weight).sum::<usize>(),
+        Value::Map(entries) => {
+            let entry = |(key, node): &(Key, Node)| key.name.len() / TEXT_PER_VALUE + weight(node);
+            1 + entries.iter().map(entry).sum::<usize>()
+        }
+        Value::Text(text) => 1 + text.len() / TEXT_PER_VALUE,
         _ => 1,
     }
 }
@@ -410,8 +419,10 @@ mod tests {
         check("a: 1\nb:\n  - x\n  - 2.5\n", "{a: the number 1@1:4, b: [\"x\"@3:5, the number 2.5@4:5]@3:3}@1:1");
         check("{\"a\": [true, null]}", "{a: [the boolean true@1:8, nothing@1:14]@1:7}@1:1");
         check("a: yes\n---\nb: '1'\n", "{a: \"yes\"@1:4}@1:1 | {b: \"1\"@3:4}@3:1");
-        check("a: 0x10\nb: 010\nc: 1.1.1.1\nd: .inf\n",
-            "{a: the number 16@1:4, b: the number 10@2:4, c: \"1.1.1.1\"@3:4, d: \".inf\"@4:4}@1:1");
+        check(
+            "a: 0x10\nb: 010\nc: 1.1.1.1\nd: .inf\n",
+            "{a: the number 16@1:4, b: the number 10@2:4, c: \"1.1.1.1\"@3:4, d: \".inf\"@4:4}@1:1",
+        );
         check("a: &x [1]\nb: *x\n", "{a: [the number 1@1:8]@1:7, b: [the number 1@1:8]@1:7}@1:1");
         check("a: !!str 5\n", "{a: \"5\"@1:10}@1:1");
         check("80: x\n", "{80: \"x\"@1:5}@1:1");
@@ -430,7 +441,9 @@ mod tests {
             format!("{text}- &a{i} [{}]\n", vec![format!("*a{}", i - 1); 9].join(","))
         });
         let (_, errors) = read(&bomb);
-        assert_eq!(errors[0].message, "more than 1000000 values in one file");
+        assert_eq!(errors[0].message, TOO_MANY);
+        let long = format!("- &a {}\n{}", "x".repeat(1_000_000), "- *a\n".repeat(1_000));
+        assert_eq!(read(&long).1[0].message, TOO_MANY);
         assert_eq!(read(&"#".repeat(TEXT_MAX + 1)).1.len(), 1);
     }
 

@@ -18,6 +18,7 @@ pub mod document;
 pub mod net;
 pub mod resource;
 pub mod selector;
+pub mod settings;
 pub mod suggest;
 pub mod yaml;
 

@@ -522,5 +522,4 @@ impl<'de> Deserialize<'de> for Port {
 }
 
 #[cfg(test)]
-#[path = "net_tests.rs"]
 mod tests;

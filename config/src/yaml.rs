@@ -111,13 +111,14 @@ impl Found<'_> {
         let Read { resource, mut problems, left_out } = resource::read(document, path, listed_kind);
         if let Some(resource) = &resource {
             for mut error in resource.validate() {
+                if left_out.iter().any(|gap| is_consequence(&error.path, gap)) {
+                    continue;
+                }
                 let position = document.position_of(&error.path);
                 if !path.is_empty() {
                     error.path = format!("{path}.{}", error.path);
                 }
-                if !is_consequence(&error.path, &left_out) {
-                    problems.push((position, error));
-                }
+                problems.push((position, error));
             }
         }
         problems.sort_by_key(|(position, _)| *position);
@@ -133,13 +134,17 @@ impl Found<'_> {
     }
 }
 
-/// A rule about values of which one was left out says nothing: the value it misses was written, but wrongly. So is
-/// everything in the map or list around it.
-fn is_consequence(path: &str, left_out: &[String]) -> bool {
-    left_out.iter().any(|gap| {
-        let around = gap.rfind(['.', '[']).map_or("", |end| &gap[..end]);
-        path.starts_with(around)
-    })
+/// Whether a problem may only follow from a value that was left out because it could not be read: it is at that value,
+/// at what holds it, or in the same entry of the same list (one rule of a policy, one port of an endpoint).
+fn is_consequence(path: &str, gap: &str) -> bool {
+    let holder = gap.rfind(['.', '[']).map_or("", |end| &gap[..end]);
+    let entry = match gap.find(']') {
+        Some(end) if end + 1 < gap.len() => &gap[..=end],
+        // The entry itself is missing, and so the count of its list is wrong.
+        Some(_) => holder,
+        None => gap,
+    };
+    path == holder || path.starts_with(entry)
 }
 
 #[cfg(test)]

@@ -1,1 +1,39 @@
+//! The control side: what the router should be, and making it so. One thread owns all of it.
+//!
+//! ```text
+//! datastore ─Update─▶ syncer ─▶ Resources ─▶ policy ─▶ NodeState ─compile─▶ Tables ─publish─▶ workers
+//!                                                        │  ▲
+//! kernel (links, addresses, routes, neighbours) ─HostView─┼──┘
+//!                                                        └─▶ desired HostState ─reconcile─▶ kernel
+//! CLI ─HTTP─▶ http ─ApiRequest─▶ control
+//! ```
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `runtime`, `event` | sockets and timers turned into events, one after the other |
+//! | `control` | owns the parts and routes events; holds no rules |
+//! | `resources`, `policy`, `node_state` | what this node should be |
+//! | `compile` | the same as the fast path needs it |
+//! | `attach` | interfaces: sockets, programs, workers |
+//! | `resolve` | packets that wait for a next hop's MAC address |
+//! | `host`, `reconcile` | the kernel's side |
+//! | `datastore` | where resources are kept |
+//! | `http`, `show`, `trace` | what can be asked |
 
+#![forbid(unsafe_code)]
+
+pub mod attach;
+pub mod compile;
+pub mod control;
+pub mod datastore;
+pub mod event;
+pub mod host;
+pub mod http;
+pub mod node_state;
+pub mod policy;
+pub mod reconcile;
+pub mod resolve;
+pub mod resources;
+pub mod runtime;
+pub mod show;
+pub mod trace;

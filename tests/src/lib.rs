@@ -1,1 +1,30 @@
+//! What the tests of every kind share.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `packet.rs` | packets as they are written in tests: every field can be wrong |
+//! | `decode.rs` | what a frame holds, by an independent decoder; checksums recomputed |
+//! | `plan.rs` | a small node as a test describes it, and the tables that follow from it |
+//! | `router.rs` | workers over queues in memory, with the far ends in the test's hands |
+//! | `model.rs` | what a router should do with a valid packet, the slow and obvious way |
+//! | `casefile.rs` | cases in text that a network engineer can read and extend |
+//! | `fuzz.rs` | seeded mutation, the fuzz targets and their corpus |
+//! | `wait.rs` | waiting for a condition, with a deadline |
+//! | `topology.rs` | network namespaces and veth pairs that go away by themselves |
+//! | `daemon.rs` | the router's binary, running in a namespace |
+//!
+//! The kinds are in `tests/`: `pipeline` (the fast path in memory), `sim` (control under simulated time), `scenario`
+//! (network namespaces), `fuzz` (the saved corpus) and `tidy` (house rules). docs/TESTING.md says how to add to them.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+pub mod casefile;
+pub mod daemon;
+pub mod decode;
+pub mod fuzz;
+pub mod model;
+pub mod packet;
+pub mod plan;
+pub mod router;
+pub mod topology;
+pub mod wait;

@@ -121,8 +121,7 @@ impl Check {
     }
 
     pub(crate) fn interface(&mut self, field: &str, name: &str) {
-        let is_allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-        if !(1..=15).contains(&name.len()) || !name.bytes().all(is_allowed) {
+        if !is_interface(name) {
             let expected = "an interface name: 1-15 letters, digits, '_', '.' or '-'";
             self.refuse_field(field, quoted(name), expected);
         }
@@ -207,6 +206,12 @@ pub(crate) fn is_dns_label(text: &str) -> bool {
 /// DNS labels joined by dots.
 pub(crate) fn is_subdomain(text: &str) -> bool {
     text.len() <= NAME_MAX && text.split('.').all(is_dns_label)
+}
+
+/// What the kernel and Calico both take for an interface name.
+pub(crate) fn is_interface(name: &str) -> bool {
+    let is_allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    (1..=15).contains(&name.len()) && name.bytes().all(is_allowed)
 }
 
 fn is_label_part(text: &str) -> bool {

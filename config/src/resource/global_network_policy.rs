@@ -88,8 +88,7 @@ impl GlobalNetworkPolicySpec {
         }
         if self.pre_dnat && !self.egress.is_empty() {
             check.refuse_field("egress", "egress rules in a preDNAT policy", "ingress rules only");
-        }
-        if self.pre_dnat && self.types.contains(&PolicyType::Egress) {
+        } else if self.pre_dnat && self.types.contains(&PolicyType::Egress) {
             check.refuse_field("types", "Egress in a preDNAT policy", "Ingress only");
         }
     }

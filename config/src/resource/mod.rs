@@ -38,14 +38,14 @@ pub use kind::{Key, Kind, UnknownKind};
 pub use metadata::{DEFAULT_NAMESPACE, Metadata};
 pub use network_policy::{DEFAULT_TIER, NetworkPolicy, NetworkPolicySpec, PerformanceHint, TIER_LABEL};
 pub use node::{
-    AsNumber, Node, NodeAddress, NodeAddressType, NodeBgpSpec, NodeInterface, NodeSpec, NodeStatus,
-    NodeWireguardSpec, OrchRef,
+    AsNumber, Node, NodeAddress, NodeAddressType, NodeBgpSpec, NodeInterface, NodeSpec, NodeStatus, NodeWireguardSpec,
+    OrchRef,
 };
 pub use profile::{Profile, ProfileSpec};
 pub use qos::{Dscp, QosControls};
 pub use rule::{
-    Action, EntityRule, HttpMatch, HttpPath, IcmpFields, PolicyType, Rule, RuleMetadata,
-    ServiceAccountMatch, ServiceMatch,
+    Action, EntityRule, HttpMatch, HttpPath, IcmpFields, PolicyType, Rule, RuleMetadata, ServiceAccountMatch,
+    ServiceMatch,
 };
 pub use static_route::{StaticRoute, StaticRouteSpec};
 pub use status::Condition;
@@ -56,7 +56,7 @@ use crate::decode::{Decoded, decode};
 use crate::document::{self, Node as Document};
 use crate::suggest;
 use check::Check;
-pub(crate) use check::quoted;
+pub(crate) use check::{is_interface, is_subdomain, quoted};
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Resource {
@@ -169,7 +169,7 @@ pub(crate) struct Read {
     /// With defaults; there may be one beside problems, to look for more problems in.
     pub(crate) resource: Option<Resource>,
     pub(crate) problems: Vec<(document::Position, FieldError)>,
-    /// Paths left out of the resource because what was written there could not be read.
+    /// Paths in the resource where nothing is, because what was written there could not be read.
     pub(crate) left_out: Vec<String>,
 }
 
@@ -200,7 +200,8 @@ pub(crate) fn read(document: &Document, path: &str, listed_kind: Option<Kind>) -
         resource
     });
     read.problems = problems;
-    read.left_out = left_out;
+    let inner = |gap: String| gap.strip_prefix(path).unwrap_or(&gap).trim_start_matches('.').to_string();
+    read.left_out = left_out.into_iter().map(inner).collect();
     read
 }
 

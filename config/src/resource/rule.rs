@@ -342,13 +342,11 @@ impl HttpMatch {
         check.at_most("methods", self.methods.len(), HTTP_ENTRIES_MAX);
         check.at_most("paths", self.paths.len(), HTTP_ENTRIES_MAX);
         check.distinct("methods", &self.methods);
-        check.each("paths", &self.paths, |check, path| {
-            match (path.exact.is_empty(), path.prefix.is_empty()) {
-                (true, true) => check.refuse("neither exact nor prefix", "exactly one of them"),
-                (false, false) => check.refuse("both exact and prefix", "exactly one of them"),
-                (false, true) => check.field("exact", |check| validate_http_path(&path.exact, check)),
-                (true, false) => check.field("prefix", |check| validate_http_path(&path.prefix, check)),
-            }
+        check.each("paths", &self.paths, |check, path| match (path.exact.is_empty(), path.prefix.is_empty()) {
+            (true, true) => check.refuse("neither exact nor prefix", "exactly one of them"),
+            (false, false) => check.refuse("both exact and prefix", "exactly one of them"),
+            (false, true) => check.field("exact", |check| validate_http_path(&path.exact, check)),
+            (true, false) => check.field("prefix", |check| validate_http_path(&path.prefix, check)),
         });
     }
 }

@@ -80,12 +80,7 @@ pub struct WorkloadEndpointPort {
     pub port: u16,
     #[serde(default, skip_serializing_if = "is_default")]
     pub host_port: u16,
-    #[serde(
-        default,
-        rename = "hostIP",
-        deserialize_with = "blank_is_absent",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, rename = "hostIP", deserialize_with = "blank_is_absent", skip_serializing_if = "Option::is_none")]
     pub host_ip: Option<IpAddr>,
 }
 

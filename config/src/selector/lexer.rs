@@ -10,8 +10,7 @@ use super::{Operator, SelectorError};
 const LABEL_MAX: usize = 512;
 
 const EXPECTED_TERM: &str = "a label, has(label), all(), global(), '!' or '('";
-const EXPECTED_OPERATOR: &str =
-    "an operator after the label: ==, !=, in, not in, contains, starts with, ends with";
+const EXPECTED_OPERATOR: &str = "an operator after the label: ==, !=, in, not in, contains, starts with, ends with";
 const EXPECTED_LABEL: &str = "a label of 1-512 letters, digits, '_', '.', '/' or '-'";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

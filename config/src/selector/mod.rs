@@ -107,8 +107,16 @@ enum Expression {
     All,
     Global,
     Has(String),
-    Compare { label: String, operator: Operator, value: String },
-    In { label: String, is_negated: bool, values: Vec<String> },
+    Compare {
+        label: String,
+        operator: Operator,
+        value: String,
+    },
+    In {
+        label: String,
+        is_negated: bool,
+        values: Vec<String>,
+    },
     Not(Box<Expression>),
     And(Vec<Expression>),
     Or(Vec<Expression>),
@@ -128,9 +136,7 @@ impl Expression {
         predicate(self)
             || match self {
                 Expression::Not(inner) => inner.any(predicate),
-                Expression::And(parts) | Expression::Or(parts) => {
-                    parts.iter().any(|part| part.any(predicate))
-                }
+                Expression::And(parts) | Expression::Or(parts) => parts.iter().any(|part| part.any(predicate)),
                 _ => false,
             }
     }
@@ -142,16 +148,12 @@ impl Expression {
             Expression::All => Expression::All,
             Expression::Global => Expression::Global,
             Expression::Has(label) => Expression::Has(prefixed(label)),
-            Expression::Compare { label, operator, value } => Expression::Compare {
-                label: prefixed(label),
-                operator: *operator,
-                value: value.clone(),
-            },
-            Expression::In { label, is_negated, values } => Expression::In {
-                label: prefixed(label),
-                is_negated: *is_negated,
-                values: values.clone(),
-            },
+            Expression::Compare { label, operator, value } => {
+                Expression::Compare { label: prefixed(label), operator: *operator, value: value.clone() }
+            }
+            Expression::In { label, is_negated, values } => {
+                Expression::In { label: prefixed(label), is_negated: *is_negated, values: values.clone() }
+            }
             Expression::Not(inner) => Expression::Not(Box::new(inner.prefix_labels(prefix))),
             Expression::And(parts) => Expression::And(all(parts)),
             Expression::Or(parts) => Expression::Or(all(parts)),

@@ -35,7 +35,10 @@ fn canonical_text() {
 
 #[test]
 fn refusals_say_where_and_what() {
-    check("a = 'b'", "at position 3: found \"=\", expected an operator after the label: ==, !=, in, not in, contains, starts with, ends with");
+    check(
+        "a = 'b'",
+        "at position 3: found \"=\", expected an operator after the label: ==, !=, in, not in, contains, starts with, ends with",
+    );
     check("a == b", "at position 6: found \"b\", expected a quoted string such as 'web'");
     check("a == 'b", "at position 6: found \"'b\", expected a closing quote");
     check("(has(a)", "at position 8: found the end, expected ')' to close the open '('");
@@ -43,9 +46,21 @@ fn refusals_say_where_and_what() {
     check("has(a) has(b)", "at position 8: found \"has(b)\", expected && or || between terms, or the end");
     check("has(a) &&", "at position 10: found the end, expected a comparison, has(label), all(), global(), '!' or '('");
     check("a in {,}", "at position 7: found \",}\", expected a quoted string or '}'");
-    for refused in ["has (x)", "all ()", "a in {'b',,'c'}", "()", "a\n=='b'", "\u{a0}all()", "a === 'b'", "a inf {'b'}",
-        "a == 'b' and c == 'd'", "a & b", "# comment", "a == 5", "ä == 'b'"]
-    {
+    for refused in [
+        "has (x)",
+        "all ()",
+        "a in {'b',,'c'}",
+        "()",
+        "a\n=='b'",
+        "\u{a0}all()",
+        "a === 'b'",
+        "a inf {'b'}",
+        "a == 'b' and c == 'd'",
+        "a & b",
+        "# comment",
+        "a == 5",
+        "ä == 'b'",
+    ] {
         assert!(Selector::parse(refused).is_err(), "{refused:?}");
     }
 }

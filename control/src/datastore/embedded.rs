@@ -41,6 +41,8 @@ const OBJECTS: TableDefinition<(&str, &str, &str), &[u8]> = TableDefinition::new
 const HISTORY: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new("history");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
+const FILE_NAME: &str = "store.redb";
+
 /// Keys of `META`.
 const META_FORMAT: &str = "format";
 const META_REVISION: &str = "revision";
@@ -102,8 +104,9 @@ struct Change {
 }
 
 impl Embedded {
-    /// Opens the store at `path`. Where nothing is, a new one is made, with its folder.
-    pub fn open(path: &Path) -> Result<Embedded, StoreError> {
+    /// Opens the store in `folder`. Where nothing is, a new one is made, with its folder.
+    pub fn open(folder: &Path) -> Result<Embedded, StoreError> {
+        let path = &folder.join(FILE_NAME);
         if !path.try_exists().map_err(io_error("look for", path))? {
             create(path)?;
         }

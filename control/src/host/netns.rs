@@ -108,6 +108,20 @@ pub fn in_namespace_of<T: Send>(namespace: &File, name: &str, work: impl FnOnce(
     }
 }
 
+/// Runs `work` in a new namespace without a name, which is gone when the last thing `work` made in it is.
+pub fn in_scratch<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, HostError> {
+    let action = "make a scratch network namespace";
+    let result = on_own_thread(|| {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        Ok::<T, nix::Error>(work())
+    });
+    match result {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(HostError::io(action)(error.into())),
+        Err(error) => Err(HostError::io(action)(error)),
+    }
+}
+
 /// A panic inside is our own mistake and goes on outside.
 fn on_own_thread<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {

@@ -21,9 +21,6 @@ use tokio::sync::oneshot;
 
 use super::views::TraceRequest;
 
-/// Most resources or targets one write may carry; the store's own limit is the same.
-pub const MAX_WRITES_PER_CALL: usize = crate::datastore::MAX_WRITES_PER_COMMIT;
-
 /// One question to the control loop.
 #[derive(Debug)]
 pub struct ApiRequest {

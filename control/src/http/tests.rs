@@ -25,7 +25,7 @@ impl Stand {
 
     fn new() -> Stand {
         let folder = TempDir::new().unwrap();
-        let store = Embedded::open(&folder.path().join("store.redb")).unwrap();
+        let store = Embedded::open(folder.path()).unwrap();
         let (control, mut requests) = mpsc::channel::<ApiRequest>(8);
         tokio::spawn(async move {
             while let Some(ApiRequest { call, reply }) = requests.recv().await {

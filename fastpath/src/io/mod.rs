@@ -11,10 +11,10 @@
 //! The contract is [`Queue`]: receive, send, flush, reclaim, a descriptor to sleep on. It says nothing that only one
 //! back-end could do. All `unsafe` of the crate lives in this folder and in `rcu.rs`.
 
-pub mod umem;
 pub mod memory;
 pub mod program;
 pub mod sleep;
+pub mod umem;
 pub mod xsk;
 
 use std::os::fd::RawFd;

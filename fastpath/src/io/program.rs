@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{MapData, MapError, PerCpuArray, XskMap};
@@ -31,6 +32,14 @@ const STEER_EVERYTHING: u32 = 1;
 const STEER_IPIP: u32 = 2;
 const STEER_GRE: u32 = 4;
 const STEER_VXLAN: u32 = 8;
+
+/// Making a loader reads and parses the kernel's own types, which takes 17 ms and which our program asks nothing about;
+/// with hundreds of interfaces that was most of a start. So one loader serves all, without those types.
+static LOADER: LazyLock<Mutex<EbpfLoader<'static>>> = LazyLock::new(|| {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    Mutex::new(loader)
+});
 
 /// Which packets of the interface are ours.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -121,7 +130,9 @@ impl Program {
             (Role::Uplink, true) => "steer_ours_frags",
         };
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| ProgramError::Load { name, source };
-        let mut object = EbpfLoader::new().load(OBJECT).map_err(|error| failed(error.into()))?;
+        let mut loader = LOADER.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut object = loader.load(OBJECT).map_err(|error| failed(error.into()))?;
+        drop(loader);
         let program = object.program_mut(name).ok_or(ProgramError::Missing { what: "program", name })?;
         let program: &mut Xdp =
             program.try_into().map_err(|error: aya::programs::ProgramError| failed(error.into()))?;

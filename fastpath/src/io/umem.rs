@@ -18,7 +18,8 @@
 //! Invariants:
 //! 1. `base` points to `frame_size * frame_count` bytes that live as long as `backing` and belong to this `Umem`.
 //! 2. The kernel touches a frame only while the journal says that a queue has it; user code only while it is HELD,
-//!    through the one token that stands for it.
+//!    through the one token that stands for it. Tokens and queues are used with the `Umem` they belong to: a worker
+//!    has only one, queues check it once per call, and tokens in debug builds.
 //! 3. A packet starts `HEADROOM` bytes into each of its frames, for its whole life. xsk-rs can neither build a
 //!    descriptor from an address nor move the start of one, so nothing here does.
 //! 4. Every frame has exactly one holder; `audit` adds up to `frame_count`.
@@ -51,6 +52,11 @@ const NONE: u32 = u32::MAX;
 /// A queue's name in the journal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Holder(u16);
+
+/// The name of a queue whose socket is closed: what it had may be taken back, by [`Umem::recover`].
+#[must_use = "the frames of the closed queue are still booked to it"]
+#[derive(Debug)]
+pub struct Released(pub(super) Option<Holder>);
 
 /// Where all frames are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -261,6 +267,11 @@ impl Umem {
         Some(packet)
     }
 
+    /// Frees the frames that a closed queue had. Returns how many there were.
+    pub fn recover(&mut self, released: Released) -> usize {
+        released.0.map_or(0, |holder| self.recall(holder))
+    }
+
     /// Counts the frames by holder, one by one; for tests and for the health check, not for every breath.
     pub fn audit(&self) -> FrameCount {
         let mut count = FrameCount::default();
@@ -362,6 +373,11 @@ impl Umem {
         };
         self.queues[number] = true;
         Holder(number as u16)
+    }
+
+    /// True for the memory that starts at `address`.
+    pub(super) fn starts_at(&self, address: usize) -> bool {
+        self.base.as_ptr().addr() == address
     }
 
     /// Queues that have a name now.

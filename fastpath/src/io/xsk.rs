@@ -28,9 +28,10 @@ use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue};
 use super::CopyMode;
 use super::umem::Umem;
 
+mod assemble;
 mod queue;
 
-pub use queue::XskQueue;
+pub use queue::{RetiredQueue, XskQueue};
 
 /// Numbers of socket options that the C library has no names for; see linux/if_xdp.h.
 const SOL_XDP: libc::c_int = 283;
@@ -116,6 +117,8 @@ pub struct XskMemory {
 
 struct Shared {
     umem: xsk_rs::Umem,
+    /// Address of the first frame.
+    base: usize,
     /// One descriptor per frame, at the common packet start; the only way to have one is to keep it.
     descriptors: Arc<[FrameDesc]>,
     options: XskOptions,
@@ -147,6 +150,7 @@ impl XskMemory {
         let (rings, multi_buffer) = bind_anchor(&umem, &options)?;
         let shared = Arc::new(Shared {
             umem,
+            base: base.as_ptr().addr(),
             descriptors: descriptors.into(),
             options,
             multi_buffer,

@@ -84,7 +84,6 @@ pub struct FarHost {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct StaticRoute {
-    #[serde(deserialize_with = "cidr")]
     pub destination: Cidr,
     #[serde(default)]
     pub next_hop: Option<IpAddr>,
@@ -214,10 +213,8 @@ struct WrittenEndpoint {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct WrittenHost {
     name: String,
-    #[serde(deserialize_with = "cidrs")]
     addresses: Vec<Cidr>,
     uplink: String,
-    #[serde(deserialize_with = "cidrs")]
     node_addresses: Vec<Cidr>,
     #[serde(default = "default_mtu")]
     mtu: u32,
@@ -259,16 +256,6 @@ fn default_queues() -> u32 {
     1
 }
 
-fn cidr<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Cidr, D::Error> {
-    let text = String::deserialize(input)?;
-    Cidr::parse(&text).map_err(serde::de::Error::custom)
-}
-
-fn cidrs<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Vec<Cidr>, D::Error> {
-    let texts = Vec::<String>::deserialize(input)?;
-    texts.iter().map(|text| Cidr::parse(text).map_err(serde::de::Error::custom)).collect()
-}
-
 impl Written {
     /// The first fault, in words that name the field.
     fn check(self, folder: &Path) -> Result<Lab, String> {
@@ -278,7 +265,9 @@ impl Written {
         check_name("prefix", prefix.trim_end_matches('-'))?;
         let count = self.endpoints.len() + self.hosts.len();
         if self.endpoints.is_empty() || count > PARTICIPANTS_LIMIT {
-            return Err(format!("endpoints and hosts: {count} given, expected at least one endpoint and at most {PARTICIPANTS_LIMIT} in all"));
+            return Err(format!(
+                "endpoints and hosts: {count} given, expected at least one endpoint and at most {PARTICIPANTS_LIMIT} in all"
+            ));
         }
         check_checks(&self.checks)?;
 
@@ -394,7 +383,10 @@ impl WrittenHost {
         }
         for address in &self.addresses {
             if !self.node_addresses.iter().any(|near| near.contains(address.address())) {
-                return Err(format!("{}: address {address}: expected one of nodeAddresses in the same network", self.name));
+                return Err(format!(
+                    "{}: address {address}: expected one of nodeAddresses in the same network",
+                    self.name
+                ));
             }
         }
         Ok(FarHost {
@@ -488,7 +480,7 @@ live: { apply: deny.yaml, expect: { from: client, to: web, tcp: 8080, verdict: d
         assert_eq!(lab.endpoints[0].interface, "caliweb");
         assert_eq!((lab.endpoints[0].offload, lab.endpoints[1].offload), (Offload::Off, Offload::Leave));
         assert_ne!(lab.endpoints[0].mac, lab.endpoints[1].mac);
-        assert_eq!(lab.live.unwrap().apply, Path::new("/labs/deny.yaml"));
+        assert_eq!(lab.live.as_ref().unwrap().apply, Path::new("/labs/deny.yaml"));
         assert_eq!(lab.participants().len(), 3);
     }
 

@@ -5,8 +5,8 @@
 
 use config::net::Cidr;
 use config::resource::{
-    Action, Metadata, Node, NodeBgpSpec, NodeSpec, NodeStatus, Profile, ProfileSpec, Resource, Rule,
-    StaticRoute, StaticRouteSpec, WorkloadEndpoint, WorkloadEndpointSpec,
+    Action, Metadata, Node, NodeBgpSpec, NodeSpec, NodeStatus, Profile, ProfileSpec, Resource, Rule, StaticRoute,
+    StaticRouteSpec, WorkloadEndpoint, WorkloadEndpointSpec,
 };
 
 use super::Lab;
@@ -38,7 +38,7 @@ fn node(lab: &Lab) -> Resource {
 }
 
 fn profile() -> Resource {
-    let allow = || vec![Rule { action: Action::Allow, ..Rule::default() }];
+    let allow = || vec![Rule::any(Action::Allow)];
     let spec = ProfileSpec { ingress: allow(), egress: allow(), ..ProfileSpec::default() };
     Resource::Profile(Profile { metadata: Metadata::named(PROFILE), spec })
 }

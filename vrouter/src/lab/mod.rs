@@ -14,7 +14,7 @@
 //! | `manifests.rs` | the lab as resources: Node, Profile, WorkloadEndpoints, StaticRoutes |
 //! | `state.rs` | what a lab leaves on disk, so that it can be taken down by any later process |
 //! | `up.rs` `down.rs` | build it; take it down |
-//! | `run.rs` | up, router, checks, live policy change, report, down |
+//! | `story.rs` | up, router, checks, live policy change, report, down |
 //! | `router.rs` | the daemon under test and its command line: the only file that knows its JSON |
 //! | `checks.rs` `live.rs` | ping, TCP, UDP between all pairs; the policy change under an open connection |
 //! | `report.rs` | tables |
@@ -29,8 +29,8 @@ mod live;
 mod manifests;
 mod report;
 mod router;
-mod run;
 mod state;
+mod story;
 mod up;
 
 use std::io;
@@ -39,10 +39,16 @@ use std::process::ExitCode;
 
 use control::host::HostError;
 
-pub use description::Lab;
+use description::Lab;
+
+#[derive(Debug, clap::Args)]
+pub struct LabArguments {
+    #[command(subcommand)]
+    command: LabCommand,
+}
 
 #[derive(Debug, clap::Subcommand)]
-pub enum LabCommand {
+enum LabCommand {
     /// Build the namespaces and write the lab's manifests; a lab of that name is replaced
     Up {
         /// The description
@@ -66,8 +72,15 @@ pub enum LabCommand {
     },
 }
 
-/// The exit status is 1 when a check failed; an error means that the lab itself could not be had.
-pub fn execute(command: LabCommand) -> Result<ExitCode, LabError> {
+/// Exit status 1 means that a check failed; the others that there was no lab to check.
+pub fn run(arguments: LabArguments) -> ExitCode {
+    execute(arguments.command).unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        ExitCode::from(error.exit_status())
+    })
+}
+
+fn execute(command: LabCommand) -> Result<ExitCode, LabError> {
     match command {
         LabCommand::Up { file } => {
             let lab = Lab::read(&file)?;
@@ -83,7 +96,7 @@ pub fn execute(command: LabCommand) -> Result<ExitCode, LabError> {
         }
         LabCommand::Run { file, manifests, keep } => {
             let lab = Lab::read(&file)?;
-            run::run(&lab, manifests.as_deref(), keep)
+            story::run(&lab, manifests.as_deref(), keep)
         }
     }
 }
@@ -102,7 +115,9 @@ pub enum LabError {
     },
     #[error(transparent)]
     Host(#[from] HostError),
-    #[error("create network namespace {namespace}: it exists and is not of this lab; delete it (`ip netns delete {namespace}`) or choose another prefix")]
+    #[error(
+        "create network namespace {namespace}: it exists and is not of this lab; delete it (`ip netns delete {namespace}`) or choose another prefix"
+    )]
     ForeignNamespace { namespace: String },
     #[error("need root: namespaces and interfaces cannot be made without CAP_NET_ADMIN and CAP_SYS_ADMIN")]
     NotRoot,
@@ -115,6 +130,19 @@ pub enum LabError {
 }
 
 impl LabError {
+    /// As the other sub-commands: see the command line's help.
+    fn exit_status(&self) -> u8 {
+        match self {
+            LabError::Description { .. } | LabError::Name { .. } => 2,
+            LabError::ForeignNamespace { .. } => 4,
+            LabError::NotRoot => 5,
+            LabError::Router { .. } | LabError::Io { .. } | LabError::Host(_) => 6,
+            LabError::Teardown { .. } => 7,
+            // As a shell has it for SIGINT.
+            LabError::Interrupted => 130,
+        }
+    }
+
     fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> LabError {
         let action = action.into();
         move |source| LabError::Io { action, source }

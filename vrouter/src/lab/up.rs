@@ -80,10 +80,8 @@ fn build(lab: &Lab, state: &State) -> Result<(), LabError> {
     }
     for (file, resources) in manifests(lab) {
         let documents: Vec<_> = resources.iter().map(config::resource::Resource::to_json).collect();
-        let text = serde_saphyr::to_string_multiple(&documents).map_err(|error| LabError::Io {
-            action: format!("write {file}"),
-            source: std::io::Error::other(error),
-        })?;
+        let text = serde_saphyr::to_string_multiple(&documents)
+            .map_err(|error| LabError::Io { action: format!("write {file}"), source: std::io::Error::other(error) })?;
         let path = state.manifests().join(file);
         fs::write(&path, text).map_err(LabError::io(format!("write {}", path.display())))?;
     }

@@ -25,11 +25,11 @@ impl Place {
     }
 
     fn path(&self) -> PathBuf {
-        self.folder.path().join("state").join("store.redb")
+        self.folder.path().join("state").join(FILE_NAME)
     }
 
     fn open(&self) -> Result<Embedded, StoreError> {
-        Embedded::open(&self.path())
+        Embedded::open(&self.folder.path().join("state"))
     }
 }
 
@@ -184,9 +184,9 @@ fn a_cut_file_is_refused() {
     }
 }
 
-/// What is in the store at `path`, unless it is refused.
-fn accepted(path: &Path) -> Option<(BTreeMap<Key, config::resource::Resource>, Revision)> {
-    let store = Embedded::open(path).ok()?;
+/// What is in the store, unless it is refused.
+fn accepted(place: &Place) -> Option<(BTreeMap<Key, config::resource::Resource>, Revision)> {
+    let store = place.open().ok()?;
     runtime().block_on(async {
         let revision = store.list(None).await.unwrap().1;
         Some((contents(&store).await, revision))
@@ -199,7 +199,7 @@ fn a_flipped_bit_is_refused_or_harmless() {
     let store = place.open().unwrap();
     runtime().block_on(fill(&store));
     drop(store);
-    let expected = accepted(&place.path()).unwrap();
+    let expected = accepted(&place).unwrap();
     let whole = fs::read(place.path()).unwrap();
     let used: Vec<usize> = (0..whole.len()).filter(|index| whole[*index] != 0).collect();
     let mut runner = proptest::test_runner::TestRunner::deterministic();
@@ -209,7 +209,7 @@ fn a_flipped_bit_is_refused_or_harmless() {
         let mut bytes = whole.clone();
         bytes[used[random(used.len())]] ^= 1 << random(8);
         fs::write(place.path(), bytes).unwrap();
-        match accepted(&place.path()) {
+        match accepted(&place) {
             Some(found) => assert_eq!(found, expected),
             None => refused += 1,
         }
@@ -242,7 +242,7 @@ fn a_power_cut_keeps_every_acknowledged_commit() {
                 }
             }
             fs::write(cut.path(), image).unwrap();
-            let (_, revision) = accepted(&cut.path()).expect("opens after a power cut");
+            let (_, revision) = accepted(&cut).expect("opens after a power cut");
             assert!(revision >= acknowledged);
             assert!(revision.0 <= acknowledged.0 + 1);
         }

@@ -12,8 +12,8 @@
 //! Sending: in copy mode the kernel sends only when kicked, a bounded number of packets per kick, so `flush` kicks
 //! until the ring is empty or two kicks in a row have moved nothing. What is left goes with the next flush.
 //!
-//! Packets of several frames arrive and leave as several descriptors. The kernel may hand over the first ones before the
-//! rest; `partial` keeps them between calls. They are sent all or none.
+//! Packets of several frames arrive and leave as several descriptors. `Assembler` puts arriving ones together, across
+//! calls where a budget cuts between them; leaving ones go on the ring all or none.
 //!
 //! Invariant: `lent` and `in_flight` count the frames that the journal says are with this queue.
 //! Left out: taking frames back from the fill ring, which the kernel does not offer; a queue that is idle after a burst
@@ -25,8 +25,9 @@ use std::sync::Arc;
 
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, TxQueue};
 
+use super::assemble::{Assembler, Piece};
 use super::{QueueOptions, Rings, XskMemory};
-use crate::io::umem::{HEADROOM, Holder, LONGEST_CHAIN, Umem};
+use crate::io::umem::{Holder, LONGEST_CHAIN, Released, Umem};
 use crate::io::{CopyMode, Queue, QueueStatistics};
 use crate::packet::{FrameIndex, Packet};
 
@@ -61,6 +62,8 @@ pub struct XskQueue {
     completion: CompQueue,
     umem: xsk_rs::Umem,
     descriptors: Arc<[FrameDesc]>,
+    /// Where the memory starts; see `holder`.
+    base: usize,
     frame_size: usize,
     ring_size: u32,
     /// This queue's name in the journal; taken with the first frame.
@@ -75,19 +78,26 @@ pub struct XskQueue {
     unsent: bool,
     /// True when frames have arrived since the last refill.
     received: bool,
-    partial: Option<Partial>,
-    /// True while the rest of a packet that we gave up is still arriving.
-    skipping: bool,
+    assembler: Assembler,
+    /// Descriptors on the completion ring that named a frame which was not ours to get back.
     invalid: u64,
     batch: Box<[FrameDesc; BATCH]>,
     chain: Vec<FrameDesc>,
 }
 
-/// A packet whose last frames have not arrived.
-struct Partial {
-    packet: Packet,
-    last: FrameIndex,
-    frames: usize,
+/// A queue that its worker has let go, and whose socket is still open.
+pub struct RetiredQueue {
+    holder: Option<Holder>,
+    rings: (RxQueue, TxQueue, FillQueue, CompQueue),
+}
+
+impl RetiredQueue {
+    /// Closes the socket. The kernel returns from that when nothing receives into its frames any more, which takes it
+    /// 8 to 16 ms.
+    pub fn close(self) -> Released {
+        drop(self.rings);
+        Released(self.holder)
+    }
 }
 
 impl XskQueue {
@@ -112,6 +122,7 @@ impl XskQueue {
             completion: rings.completion,
             umem: shared.umem.clone(),
             descriptors: shared.descriptors.clone(),
+            base: shared.base,
             frame_size: shared.options.frame_size,
             ring_size: shared.options.ring_size,
             holder: None,
@@ -121,8 +132,7 @@ impl XskQueue {
             in_flight: 0,
             unsent: false,
             received: false,
-            partial: None,
-            skipping: false,
+            assembler: Assembler::default(),
             invalid: 0,
             batch: Box::new([FrameDesc::default(); BATCH]),
             chain: Vec::with_capacity(LONGEST_CHAIN),
@@ -146,56 +156,30 @@ impl XskQueue {
         self.fd
     }
 
-    fn holder(&mut self, umem: &mut Umem) -> Holder {
-        *self.holder.get_or_insert_with(|| umem.enroll())
-    }
-
-    /// Turns one received descriptor into a packet, or a part of one.
-    fn accept(&mut self, umem: &mut Umem, holder: Holder, descriptor: FrameDesc, out: &mut Vec<Packet>) {
-        let frame = FrameIndex((descriptor.addr() / self.frame_size) as u32);
-        let offset = descriptor.addr() % self.frame_size;
-        let len = descriptor.lengths().data();
-        let more = descriptor.has_more_frames();
-        let aligned = offset == HEADROOM || umem.align(frame, holder, offset, len);
-        if self.skipping || !aligned {
-            self.give_up(umem, holder, frame, more);
-            return;
-        }
-        let Some(mut partial) = self.partial.take() else {
-            match umem.receive(frame, holder, len) {
-                Some(packet) if more => self.partial = Some(Partial { packet, last: frame, frames: 1 }),
-                Some(packet) => out.push(packet),
-                None => self.give_up(umem, holder, frame, more),
+    /// The worker's half of closing, which does not pause it. `RetiredQueue::close` is the other half, for another
+    /// thread; the frames come back to the worker with what that returns.
+    pub fn retire(mut self, umem: &mut Umem) -> RetiredQueue {
+        for _ in 0..CLOSE_ATTEMPTS {
+            if self.in_flight == 0 {
+                break;
             }
-            return;
-        };
-        let fits = partial.frames < LONGEST_CHAIN;
-        if !fits || !umem.receive_more(&mut partial.packet, partial.last, frame, holder, len) {
-            self.partial = Some(partial);
-            self.give_up(umem, holder, frame, more);
-        } else if more {
-            self.partial = Some(Partial { packet: partial.packet, last: frame, frames: partial.frames + 1 });
-        } else {
-            out.push(partial.packet);
+            self.flush(umem);
+            self.reap(umem);
         }
+        self.assembler.abandon(umem);
+        RetiredQueue { holder: self.holder, rings: (self.receive, self.transmit, self.fill, self.completion) }
     }
 
-    /// Frees what has arrived of a packet that cannot be taken, and lets the rest of it pass by.
-    fn give_up(&mut self, umem: &mut Umem, holder: Holder, frame: FrameIndex, more: bool) {
-        if !self.skipping {
-            self.invalid += 1;
-        }
-        self.skipping = more;
-        // A frame that is not with this queue stays where it is: the kernel named one that we did not lend it.
-        let _ = umem.take_back(frame, holder);
-        if let Some(partial) = self.partial.take() {
-            umem.free(partial.packet);
-        }
+    /// This queue's name. Frames of another memory would be booked to the wrong owner, so that is checked here, where
+    /// every operation begins.
+    fn holder(&mut self, umem: &mut Umem) -> Holder {
+        assert!(umem.starts_at(self.base), "queue {} of {} used with other frames", self.queue_id, self.interface);
+        *self.holder.get_or_insert_with(|| umem.enroll())
     }
 
     /// Frees the frames that the kernel has transmitted.
     fn reap(&mut self, umem: &mut Umem) {
-        let Some(holder) = self.holder else { return };
+        let holder = self.holder(umem);
         while self.in_flight > 0 {
             // SAFETY: the ring and the descriptors belong to one memory; what it names is checked by `take_back`.
             let count = unsafe { self.completion.consume(&mut self.batch[..]) };
@@ -285,7 +269,7 @@ impl XskQueue {
 
 impl Queue for XskQueue {
     fn receive(&mut self, umem: &mut Umem, budget: usize, out: &mut Vec<Packet>) {
-        let Some(holder) = self.holder else { return };
+        let holder = self.holder(umem);
         let mut left = budget;
         while left > 0 {
             let wanted = left.min(BATCH);
@@ -296,9 +280,14 @@ impl Queue for XskQueue {
             }
             self.received = true;
             self.lent -= count.min(self.lent);
-            for index in 0..count {
-                let descriptor = self.batch[index];
-                self.accept(umem, holder, descriptor, out);
+            for descriptor in &self.batch[..count] {
+                let piece = Piece {
+                    frame: FrameIndex((descriptor.addr() / self.frame_size) as u32),
+                    offset: descriptor.addr() % self.frame_size,
+                    len: descriptor.lengths().data(),
+                    more: descriptor.has_more_frames(),
+                };
+                out.extend(self.assembler.accept(umem, holder, piece));
             }
             if count < wanted {
                 return;
@@ -388,27 +377,16 @@ impl Queue for XskQueue {
             receive_dropped: kernel.rx_dropped(),
             receive_ring_full: kernel.rx_ring_full(),
             fill_ring_empty: kernel.rx_fill_ring_empty_descs(),
-            invalid_descriptors: kernel.rx_invalid_descs() + kernel.tx_invalid_descs() + self.invalid,
+            invalid_descriptors: kernel.rx_invalid_descs()
+                + kernel.tx_invalid_descs()
+                + self.assembler.invalid()
+                + self.invalid,
         }
     }
 
-    fn close(mut self, umem: &mut Umem) {
-        for _ in 0..CLOSE_ATTEMPTS {
-            if self.in_flight == 0 {
-                break;
-            }
-            self.flush(umem);
-            self.reap(umem);
-        }
-        if let Some(partial) = self.partial.take() {
-            umem.free(partial.packet);
-        }
-        let holder = self.holder;
-        // Closes the socket. The kernel returns from that only when nothing receives into its frames any more.
-        drop(self);
-        if let Some(holder) = holder {
-            umem.recall(holder);
-        }
+    fn close(self, umem: &mut Umem) {
+        let released = self.retire(umem).close();
+        umem.recover(released);
     }
 }
 
@@ -417,4 +395,5 @@ const _: fn() = || {
     fn is_send<T: Send>() {}
     is_send::<XskQueue>();
     is_send::<XskMemory>();
+    is_send::<RetiredQueue>();
 };

@@ -1,0 +1,103 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use super::*;
+
+fn load(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Settings, String> {
+    let environment = environment.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+    let file = Some(File { name: "v.yaml", text: file });
+    Settings::load("Host-1", file, environment, flags.iter().copied()).map_err(|errors| {
+        let lines: Vec<String> = errors.iter().map(SettingsError::to_string).collect();
+        lines.join("\n")
+    })
+}
+
+#[test]
+fn nothing_given_is_the_defaults() {
+    assert_eq!(load("", &[], &[]), Ok(Settings::defaults("host-1")));
+    assert_eq!(
+        load("# nothing\n", &[("PATH", "/bin"), ("VROUTER_SERVICE_HOST", "10.0.0.1")], &[]),
+        Ok(Settings::defaults("host-1"))
+    );
+}
+
+#[test]
+fn every_setting_from_a_file() {
+    let text = "nodeName: n1\nuplinks: [eth1, eth2]\nworkers:\n- 2\n- 3\npoll: always\n\
+            datastore: embedded:/data\napiSocket: /tmp/s\nlogFormat: json\nlogLevel: debug\nframesPerWorker: 2048\n\
+            flowTableSize: 4096\npolicyChange: reevaluate\ndefaultEndpointToHostAction: Accept\n\
+            defaultWorkloadInterfacePrefix: tap\nxdpMode: native\nendpointOffload: leave\n";
+    let expected = Settings {
+        node_name: "n1".into(),
+        uplinks: vec!["eth1".into(), "eth2".into()],
+        workers: vec![2, 3],
+        poll: Poll::Always,
+        datastore: Datastore::Embedded("/data".into()),
+        api_socket: "/tmp/s".into(),
+        log_format: LogFormat::Json,
+        log_level: LogLevel::Debug,
+        frames_per_worker: 2048,
+        flow_table_size: 4096,
+        policy_change: PolicyChange::Reevaluate,
+        default_endpoint_to_host_action: EndpointToHostAction::Accept,
+        default_workload_interface_prefix: "tap".into(),
+        xdp_mode: XdpMode::Native,
+        endpoint_offload: EndpointOffload::Leave,
+    };
+    assert_eq!(load(text, &[], &[]), Ok(expected));
+    assert_eq!(load("endpointOffload: off\nworkers: 4\n", &[], &[]).unwrap().workers, [4]);
+}
+
+#[test]
+fn later_ones_win() {
+    let name = |environment: &[(&str, &str)], flags: &[(&str, &str)]| {
+        load("nodeName: file\n", environment, flags).unwrap().node_name
+    };
+    assert_eq!(name(&[], &[]), "file");
+    assert_eq!(name(&[("NODENAME", "calico")], &[]), "calico");
+    assert_eq!(name(&[("VROUTER_NODE_NAME", "ours"), ("NODENAME", "calico")], &[]), "ours");
+    assert_eq!(name(&[("VROUTER_NODE_NAME", "ours")], &[("node-name", "flag")]), "flag");
+    let uplinks = load("uplinks: [a]\n", &[("VROUTER_UPLINKS", "eth1, eth2")], &[]).unwrap().uplinks;
+    assert_eq!(uplinks, ["eth1", "eth2"]);
+}
+
+#[test]
+fn refusals() {
+    let check = |file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)], expected: &str| {
+        assert_eq!(load(file, environment, flags).unwrap_err(), expected);
+    };
+    check(
+        "poll: sleep\nlogLvl: info\n",
+        &[],
+        &[],
+        "v.yaml:2:1: logLvl: found an unknown setting, expected one of nodeName, uplinks, workers, poll, \
+             datastore, apiSocket, logFormat, logLevel, framesPerWorker, flowTableSize, policyChange, \
+             defaultEndpointToHostAction, defaultWorkloadInterfacePrefix, xdpMode, endpointOffload \
+             (did you mean logLevel?)",
+    );
+    check(
+        "poll: slep\nworkers: [0, 0]\n",
+        &[],
+        &[],
+        "v.yaml:1:7: poll: found \"slep\", expected one of sleep, always (did you mean sleep?)\n\
+             v.yaml:2:10: workers: found \"0, 0\", expected at least one core number 0-1023, each once",
+    );
+    check(
+        "defaultEndpointToHostAction: Return\n",
+        &[],
+        &[],
+        "v.yaml:1:30: defaultEndpointToHostAction: found \"Return\", expected one of Drop, Accept (Return means \
+             the host's own filter chains, which packets here do not pass)",
+    );
+    check("poll: [sleep]\n", &[], &[], "v.yaml:1:7: poll: found a list, expected one value");
+    check("- poll\n", &[], &[], "v.yaml:1:1: found a list, expected a map of settings");
+    check(
+        "",
+        &[("VROUTER_XDP_MOD", "x")],
+        &[("poll", "never")],
+        "environment: VROUTER_XDP_MOD: found an unknown variable, expected a variable that is a setting \
+             (did you mean VROUTER_XDP_MODE?)\n\
+             command line: --poll: found \"never\", expected one of sleep, always",
+    );
+    let unfit = Settings::load("my_host", None, [], []).unwrap_err();
+    assert!(unfit[0].to_string().starts_with("host name: nodeName: found \"my_host\""), "{}", unfit[0]);
+}

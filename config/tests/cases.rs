@@ -1,0 +1,83 @@
+//! The cases in `data/`: rules and whole documents, and what is said of them.
+//!
+//! `UPDATE_CASES=1` writes what is found into the files instead of comparing.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::PathBuf;
+
+use config::yaml::{self, Problem, What};
+
+/// Compares a case file with itself after every expectation is replaced by what is found.
+fn check(file: &str, regenerate: impl Fn(&str) -> String) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(file);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let found = regenerate(&text);
+    if std::env::var_os("UPDATE_CASES").is_some() {
+        return std::fs::write(&path, found).unwrap();
+    }
+    for (number, (expected, found)) in text.lines().zip(found.lines()).enumerate() {
+        assert_eq!(found, expected, "{file}, line {}", number + 1);
+    }
+    assert_eq!(found.lines().count(), text.lines().count(), "{file} ends elsewhere");
+}
+
+#[test]
+fn rules() {
+    check("rules.txt", |text| {
+        let mut out = String::new();
+        for line in text.lines().filter(|line| !line.starts_with("    =>")) {
+            out.push_str(line);
+            out.push('\n');
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (place, rule) = line.split_once(' ').unwrap();
+            let (kind, direction) = match place.strip_prefix("global-") {
+                Some(direction) => ("GlobalNetworkPolicy", direction),
+                None => ("NetworkPolicy", place),
+            };
+            let document = format!(
+                "{{apiVersion: projectcalico.org/v3, kind: {kind}, metadata: {{name: x}}, spec: {{{direction}: [{rule}]}}}}"
+            );
+            match yaml::parse("case", &document) {
+                Ok(_) => out.push_str("    => ok\n"),
+                Err(problems) => {
+                    for problem in problems {
+                        let said = said(&problem).replace(&format!("spec.{direction}[0]."), "");
+                        out.push_str(&format!("    => {said}\n"));
+                    }
+                }
+            }
+        }
+        out
+    });
+}
+
+fn said(problem: &Problem) -> String {
+    match &problem.what {
+        What::Field(error) => error.to_string(),
+        What::Syntax(message) => message.clone(),
+    }
+}
+
+#[test]
+fn documents() {
+    check("documents.txt", |text| {
+        let mut parts = text.split("\n== ");
+        let mut out = parts.next().unwrap().to_string();
+        for case in parts {
+            let (title, rest) = case.split_once('\n').unwrap();
+            let document: Vec<&str> = rest.lines().filter(|line| !line.starts_with("=>")).collect();
+            let document = format!("{}\n", document.join("\n").trim_end());
+            let found = match yaml::parse("a.yaml", &document) {
+                Ok(resources) => {
+                    resources.iter().map(|resource| format!("=> {}\n", resource.key())).collect::<String>()
+                }
+                Err(problems) => problems.iter().map(|problem| format!("=> {problem}\n")).collect(),
+            };
+            out.push_str(&format!("\n== {title}\n{document}{found}"));
+        }
+        out
+    });
+}

@@ -1,0 +1,297 @@
+//! Interfaces of the fast path: for each a program, sockets, and a worker per queue.
+//!
+//! An interface is attached in this order: program loaded, sockets bound and registered, queues given to their workers,
+//! program put on the link. Until the last step the kernel has the packets, afterwards nobody but us. It is detached in
+//! three: out of the tables, then queues closed and flows forgotten, and when every worker has done that its index is
+//! free. The program stays on the link: what arrives there from then on is dropped.
+//!
+//! Left out: which interfaces are wanted (`control`), and what the tables say of them (`compile`).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+
+use fastpath::io::program::{Preference, Program, ProgramError, Role};
+use fastpath::io::xsk::{QueueOptions, XskError, XskMemory, XskQueue};
+use fastpath::io::{CopyMode, XdpMode};
+use fastpath::stats::counters::MAX_INTERFACES;
+use fastpath::table::interface::InterfaceKind;
+use fastpath::table::{InterfaceIndex, WorkerIndex};
+use fastpath::worker::{Command, Remote};
+
+use crate::compile::Attachment;
+use crate::host::{Link, LinkIndex, ethtool};
+
+/// Largest layer 2 header in front of a packet of MTU size.
+const LAYER2: u32 = 22;
+
+/// Why an interface could not be attached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    #[error("attach {name}")]
+    Program { name: String, source: ProgramError },
+    #[error("attach {name}")]
+    Socket { name: String, source: XskError },
+    #[error("attach {name}: {MAX_INTERFACES} interfaces are attached already")]
+    TooMany { name: String },
+}
+
+/// A queue of an attached interface.
+#[derive(Debug, Clone, Copy)]
+pub struct QueueState {
+    pub queue: u32,
+    pub worker: WorkerIndex,
+    pub copy: CopyMode,
+}
+
+struct Attached {
+    attachment: Attachment,
+    program: Program,
+    mode: XdpMode,
+    queues: Vec<QueueState>,
+}
+
+/// A worker as control knows it.
+struct Peer {
+    memory: XskMemory,
+    remote: Remote<XskQueue>,
+    /// Commands that found the ring full.
+    waiting: VecDeque<Command<XskQueue>>,
+    /// Commands given so far.
+    given: u64,
+    queues: usize,
+}
+
+/// All attached interfaces, and the workers that serve them.
+pub struct Attachments {
+    peers: Vec<Peer>,
+    by_name: BTreeMap<String, Attached>,
+    /// What `compile` sees.
+    view: BTreeMap<String, Attachment>,
+    /// Out of the tables with the next publication; then to be closed.
+    leaving: Vec<InterfaceIndex>,
+    /// Closing: free when each worker has carried out so many commands.
+    closing: Vec<(InterfaceIndex, Vec<u64>)>,
+    free: Vec<InterfaceIndex>,
+    preference: Preference,
+    prefixes: Vec<(IpAddr, u8)>,
+    frame_room: u32,
+}
+
+impl Attachments {
+    pub fn new(workers: Vec<(XskMemory, Remote<XskQueue>)>, preference: Preference, frame_room: usize) -> Self {
+        let peers = workers
+            .into_iter()
+            .map(|(memory, remote)| Peer { memory, remote, waiting: VecDeque::new(), given: 0, queues: 0 })
+            .collect();
+        Self {
+            peers,
+            by_name: BTreeMap::new(),
+            view: BTreeMap::new(),
+            leaving: Vec::new(),
+            closing: Vec::new(),
+            free: (0..MAX_INTERFACES as u16).rev().map(InterfaceIndex).collect(),
+            preference,
+            prefixes: Vec::new(),
+            frame_room: frame_room as u32,
+        }
+    }
+
+    /// What is attached, by name.
+    pub fn view(&self) -> &BTreeMap<String, Attachment> {
+        &self.view
+    }
+
+    pub fn remotes(&self) -> impl Iterator<Item = &Remote<XskQueue>> {
+        self.peers.iter().map(|peer| &peer.remote)
+    }
+
+    pub fn workers(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// How an interface is attached: program mode and queues.
+    pub fn state(&self, name: &str) -> Option<(XdpMode, &[QueueState])> {
+        self.by_name.get(name).map(|attached| (attached.mode, attached.queues.as_slice()))
+    }
+
+    pub fn name_of(&self, index: InterfaceIndex) -> Option<&str> {
+        self.view.iter().find(|(_, attachment)| attachment.index == index).map(|(name, _)| name.as_str())
+    }
+
+    /// Attaches what is wanted and there, detaches what is not. Errors concern one interface each.
+    pub fn sync(
+        &mut self,
+        wanted: &BTreeMap<String, InterfaceKind>,
+        links: &BTreeMap<LinkIndex, Link>,
+        errors: &mut Vec<AttachError>,
+    ) {
+        let is_right = |name: &String, attachment: &Attachment| {
+            wanted.get(name) == Some(&attachment.kind)
+                && links.get(&attachment.link).is_some_and(|link| link.name == *name)
+        };
+        let gone: Vec<String> =
+            self.view.iter().filter(|(name, a)| !is_right(name, a)).map(|(name, _)| name.clone()).collect();
+        for name in gone {
+            self.detach(&name);
+        }
+        for (name, kind) in wanted {
+            if self.view.contains_key(name) {
+                continue;
+            }
+            let Some(link) = links.values().find(|link| link.name == *name) else { continue };
+            if let Err(error) = self.attach(name, *kind, link) {
+                errors.push(error);
+            }
+        }
+    }
+
+    fn attach(&mut self, name: &str, kind: InterfaceKind, link: &Link) -> Result<(), AttachError> {
+        let role = match kind {
+            InterfaceKind::Workload => Role::Workload,
+            InterfaceKind::Uplink => Role::Uplink,
+            InterfaceKind::Host => Role::Host,
+        };
+        let program_error = |source| AttachError::Program { name: name.to_owned(), source };
+        let multi_buffer = self.peers.first().is_some_and(|peer| peer.memory.multi_buffer());
+        let mut program = Program::load(role, multi_buffer).map_err(program_error)?;
+        if kind == InterfaceKind::Uplink {
+            program.set_prefixes(&self.prefixes).map_err(program_error)?;
+        }
+        let index = *self.free.last().ok_or_else(|| AttachError::TooMany { name: name.to_owned() })?;
+        let mut opened = Vec::new();
+        for (queue, worker) in self.placement(kind, link) {
+            let opening = self.peers[worker].memory.open(name, queue, QueueOptions::default());
+            let socket = opening.map_err(|source| AttachError::Socket { name: name.to_owned(), source })?;
+            program.register(queue, socket.map_fd()).map_err(program_error)?;
+            opened.push((worker, socket));
+        }
+        let mode = program.attach(link.index.0, self.preference).map_err(program_error)?;
+        self.free.pop();
+        let queues: Vec<QueueState> = opened
+            .iter()
+            .map(|(worker, socket)| QueueState {
+                queue: socket.queue_id(),
+                worker: WorkerIndex(*worker as u16),
+                copy: socket.copy_mode(),
+            })
+            .collect();
+        let owner = queues.first().map_or(WorkerIndex(0), |queue| queue.worker);
+        for (worker, socket) in opened {
+            self.peers[worker].queues += 1;
+            self.command(worker, Command::Attach(index, Box::new(socket)));
+        }
+        tracing::info!(interface = name, ?kind, ?mode, queues = queues.len(), "attached");
+        let attachment = Attachment { index, link: link.index, kind, owner };
+        self.view.insert(name.to_owned(), attachment.clone());
+        self.by_name.insert(name.to_owned(), Attached { attachment, program, mode, queues });
+        Ok(())
+    }
+
+    /// Which worker has which queue: those of shared interfaces go round, an endpoint goes where there is least.
+    fn placement(&self, kind: InterfaceKind, link: &Link) -> Vec<(u32, usize)> {
+        let workers = self.peers.len();
+        let queues = match kind {
+            InterfaceKind::Host => workers as u32,
+            _ => ethtool::channels(link.index).ok().flatten().map_or(1, |c| c.rx.max(c.combined).max(1)),
+        };
+        if kind == InterfaceKind::Workload {
+            let least = (0..workers).min_by_key(|worker| self.peers[*worker].queues).unwrap_or(0);
+            return (0..queues).map(|queue| (queue, least)).collect();
+        }
+        (0..queues).map(|queue| (queue, queue as usize % workers)).collect()
+    }
+
+    fn detach(&mut self, name: &str) {
+        self.view.remove(name);
+        if let Some(attached) = self.by_name.remove(name) {
+            tracing::info!(interface = name, "detached");
+            for queue in &attached.queues {
+                if let Some(peer) = self.peers.get_mut(queue.worker.index()) {
+                    peer.queues -= 1;
+                }
+            }
+            self.leaving.push(attached.attachment.index);
+        }
+    }
+
+    /// To be called when tables without the leaving interfaces are published.
+    pub fn published(&mut self) {
+        for index in std::mem::take(&mut self.leaving) {
+            for worker in 0..self.peers.len() {
+                self.command(worker, Command::Detach(index));
+                self.command(worker, Command::Purge(index));
+            }
+            self.closing.push((index, self.peers.iter().map(|peer| peer.given).collect()));
+        }
+    }
+
+    /// Gives workers what waits for them, and takes indexes back that nobody uses any more.
+    pub fn tick(&mut self) {
+        for peer in &mut self.peers {
+            peer.push_waiting();
+        }
+        let done: Vec<u64> = self.peers.iter().map(|peer| peer.remote.counters.commands.get()).collect();
+        let (free, closing): (Vec<_>, Vec<_>) = std::mem::take(&mut self.closing)
+            .into_iter()
+            .partition(|(_, targets)| targets.iter().zip(&done).all(|(target, done)| done >= target));
+        self.closing = closing;
+        // At the far end, so that an index rests as long as possible.
+        self.free.splice(0..0, free.into_iter().map(|(index, _)| index));
+    }
+
+    /// Tells the programs of uplinks which prefixes are ours.
+    pub fn set_prefixes(&mut self, prefixes: &[(IpAddr, u8)]) -> Vec<AttachError> {
+        if self.prefixes == prefixes {
+            return Vec::new();
+        }
+        self.prefixes = prefixes.to_vec();
+        let uplinks = self.by_name.iter_mut().filter(|(_, a)| a.attachment.kind == InterfaceKind::Uplink);
+        uplinks
+            .filter_map(|(name, attached)| {
+                let result = attached.program.set_prefixes(prefixes);
+                result.err().map(|source| AttachError::Program { name: name.clone(), source })
+            })
+            .collect()
+    }
+
+    /// Interfaces whose packets do not fit the frames.
+    pub fn oversized<'a>(&'a self, links: &'a BTreeMap<LinkIndex, Link>) -> impl Iterator<Item = String> + 'a {
+        let is_bounded = self.peers.first().is_some_and(|peer| !peer.memory.multi_buffer());
+        let attached = self.view.values().filter(move |_| is_bounded);
+        attached.filter_map(|attachment| links.get(&attachment.link)).filter(|link| link.mtu + LAYER2 > self.frame_room).map(
+            |link| {
+                format!(
+                    "{}: MTU {} does not fit frames of {} bytes, longer packets are dropped; restart the router to take \
+                     larger frames",
+                    link.name, link.mtu, self.frame_room
+                )
+            },
+        )
+    }
+
+    /// Ends the workers. Sockets close with them; programs stay and drop.
+    pub fn stop(&mut self) {
+        for worker in 0..self.peers.len() {
+            self.command(worker, Command::Stop);
+        }
+    }
+
+    fn command(&mut self, worker: usize, command: Command<XskQueue>) {
+        let Some(peer) = self.peers.get_mut(worker) else { return };
+        peer.given += 1;
+        peer.waiting.push_back(command);
+        peer.push_waiting();
+    }
+}
+
+impl Peer {
+    fn push_waiting(&mut self) {
+        while let Some(command) = self.waiting.pop_front() {
+            if let Err(command) = self.remote.commands.push(command) {
+                self.waiting.push_front(command);
+                break;
+            }
+        }
+        self.remote.doorbell.ring();
+    }
+}

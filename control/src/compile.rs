@@ -1,0 +1,535 @@
+//! NodeState → fastpath::Tables; the only file that sees both.
+//!
+//! Also what follows from the same facts: the prefixes that uplinks hand to us, and what the kernel of the host should be
+//! told. A function of what should be (`NodeState`) and what is there (`HostView`); names of rules are numbered for good,
+//! so that counters outlive a snapshot.
+//!
+//! Routes, of equal prefixes the later wins: the kernel's routes by uplinks, neighbours on uplinks, pools (nowhere), static
+//! routes, the node's own addresses, local endpoints.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use config::net::{Cidr, IpVersion, MacAddress, PortRange};
+use config::resource::Action;
+use fastpath::flow::{mapped, mapped_address};
+use fastpath::table::acl::{self, AclSpec, IcmpMatch, L4Match, ProgramSpec, RuleSpec, SideMatch, TierEnd, TierSpec};
+use fastpath::table::adjacency::{Adjacency, AdjacencyKind};
+use fastpath::table::interface::{Endpoint, Interface, InterfaceKind};
+use fastpath::table::lpm::Lpm;
+use fastpath::table::{
+    AdjacencyIndex, EndpointIndex, GATEWAY_IPV4, GATEWAY_IPV6, InterfaceIndex, PolicyChange, ProgramIndex,
+    RouterAddresses, RuleIndex, Tables, WorkerIndex,
+};
+
+use crate::host::route::METRIC;
+use crate::host::{GATEWAY_MAC, InterfaceAddress, Link, LinkIndex, Neighbour, NextHop, Route, Target};
+use crate::node_state::{NodeState, ResolvedRule, ResolvedSide, RouteTarget};
+use crate::reconcile::{HostState, LinkState};
+
+/// An interface that is attached to the fast path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    pub index: InterfaceIndex,
+    pub link: LinkIndex,
+    pub kind: InterfaceKind,
+    /// The worker that transmits for those that have no queue here.
+    pub owner: WorkerIndex,
+}
+
+/// What is there, as far as it matters.
+pub struct HostView<'a> {
+    pub links: &'a BTreeMap<LinkIndex, Link>,
+    pub neighbours: &'a BTreeMap<(LinkIndex, IpAddr), Neighbour>,
+    pub routes: &'a [Route],
+    pub addresses: &'a [InterfaceAddress],
+    /// By interface name.
+    pub attached: &'a BTreeMap<String, Attachment>,
+    /// The kernel's end of the private pair.
+    pub host_link: Option<LinkIndex>,
+}
+
+/// Settings that shape the tables.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Choices {
+    pub policy_change: PolicyChange,
+    pub endpoint_to_host: bool,
+}
+
+/// What comes out.
+pub struct Compiled {
+    pub tables: Tables,
+    /// What uplinks hand to the fast path.
+    pub prefixes: Vec<(IpAddr, u8)>,
+    /// What the kernel should be told.
+    pub desired: HostState,
+    pub routes: Vec<RouteRow>,
+}
+
+/// A route as shown.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RouteRow {
+    pub prefix: Cidr,
+    pub kind: RouteRowKind,
+    pub next_hop: Option<IpAddr>,
+    pub interface: Option<String>,
+    pub mac: Option<MacAddress>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteRowKind {
+    LocalEndpoint,
+    NextHop,
+    Blackhole,
+    Host,
+}
+
+/// Names of rules and defaults, numbered for good.
+#[derive(Debug, Default)]
+pub struct RuleNames {
+    names: Vec<String>,
+    index: HashMap<String, u32>,
+}
+
+impl RuleNames {
+    pub fn index(&mut self, name: &str) -> RuleIndex {
+        if let Some(index) = self.index.get(name) {
+            return RuleIndex(*index);
+        }
+        let index = self.names.len() as u32;
+        self.names.push(name.to_owned());
+        self.index.insert(name.to_owned(), index);
+        RuleIndex(index)
+    }
+
+    pub fn name(&self, index: RuleIndex) -> Option<&str> {
+        self.names.get(index.index()).map(String::as_str)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (RuleIndex, &str)> {
+        (0..).map(RuleIndex).zip(self.names.iter().map(String::as_str))
+    }
+}
+
+pub fn compile(
+    state: &NodeState,
+    host: &HostView<'_>,
+    names: &mut RuleNames,
+    choices: Choices,
+    generation: u32,
+) -> Compiled {
+    let mut compiler = Compiler { state, host, adjacencies: Vec::new(), routes: BTreeMap::new(), managed: BTreeSet::new() };
+    compiler.kernel_routes();
+    compiler.pools();
+    compiler.static_routes();
+    compiler.own_addresses();
+    let (interfaces, endpoints) = compiler.interfaces();
+
+    let mut ipv4 = Vec::new();
+    let mut ipv6 = Vec::new();
+    for (prefix, (adjacency, _)) in &compiler.routes {
+        match prefix.address() {
+            IpAddr::V4(address) => ipv4.push((address.to_bits(), prefix.length(), adjacency.0)),
+            IpAddr::V6(address) => ipv6.push((address.to_bits(), prefix.length(), adjacency.0)),
+        }
+    }
+    let prefixes = compiler.our_prefixes();
+    let desired = compiler.desired();
+    let Compiler { adjacencies, routes, .. } = compiler;
+    let tables = Tables {
+        generation,
+        interfaces,
+        endpoints,
+        adjacencies,
+        routes_ipv4: Lpm::build(ipv4),
+        routes_ipv6: Lpm::build(ipv6),
+        policy: acl::Acl::build(&policy(state, names)),
+        addresses: router_addresses(state),
+        policy_change: choices.policy_change,
+        endpoint_to_host: choices.endpoint_to_host,
+    };
+    Compiled { tables, prefixes, desired, routes: routes.into_values().map(|(_, row)| row).collect() }
+}
+
+struct Compiler<'a> {
+    state: &'a NodeState,
+    host: &'a HostView<'a>,
+    adjacencies: Vec<Adjacency>,
+    /// A later insertion of the same prefix wins.
+    routes: BTreeMap<Cidr, (AdjacencyIndex, RouteRow)>,
+    /// Next hops that the kernel shall keep resolved.
+    managed: BTreeSet<(LinkIndex, IpAddr)>,
+}
+
+impl Compiler<'_> {
+    fn add(&mut self, adjacency: Adjacency) -> AdjacencyIndex {
+        self.adjacencies.push(adjacency);
+        AdjacencyIndex(self.adjacencies.len() as u32 - 1)
+    }
+
+    fn link_of(&self, attachment: &Attachment) -> Option<&Link> {
+        self.host.links.get(&attachment.link)
+    }
+
+    fn uplinks(&self) -> impl Iterator<Item = (&String, &Attachment)> {
+        self.host.attached.iter().filter(|(_, attachment)| attachment.kind == InterfaceKind::Uplink)
+    }
+
+    fn uplink_of(&self, link: LinkIndex) -> Option<(String, Attachment)> {
+        self.uplinks().find(|(_, a)| a.link == link).map(|(name, attachment)| (name.clone(), attachment.clone()))
+    }
+
+    /// The way to a neighbour on an uplink; unresolved as long as the kernel does not know its MAC address.
+    fn next_hop(&mut self, uplink: &Attachment, address: IpAddr) -> (AdjacencyIndex, Option<MacAddress>) {
+        let Some(link) = self.link_of(uplink).cloned() else {
+            return (self.add(Adjacency::without_rewrite(AdjacencyKind::Blackhole, uplink.index)), None);
+        };
+        let neighbour = self.host.neighbours.get(&(link.index, address));
+        let mac = neighbour.and_then(Neighbour::usable_mac);
+        let kind = if mac.is_some() { AdjacencyKind::Forward } else { AdjacencyKind::Unresolved };
+        let source = link.mac.unwrap_or_default();
+        let adjacency = Adjacency::new(
+            kind,
+            uplink.index,
+            EndpointIndex::NONE,
+            mtu_of(&link),
+            mac.unwrap_or_default().0,
+            source.0,
+            [0; 2],
+        );
+        (self.add(adjacency), mac)
+    }
+
+    fn route_by(&mut self, prefix: Cidr, name: &str, uplink: &Attachment, next_hop: Option<IpAddr>) {
+        let (adjacency, mac) = match next_hop {
+            Some(address) => self.next_hop(uplink, address),
+            // Everybody in the prefix is a neighbour; whoever is not known yet has to be resolved first.
+            None => (self.add(Adjacency::without_rewrite(AdjacencyKind::Unresolved, uplink.index)), None),
+        };
+        let row = RouteRow { prefix, kind: RouteRowKind::NextHop, next_hop, interface: Some(name.to_owned()), mac };
+        self.routes.insert(prefix, (adjacency, row));
+    }
+
+    /// What the kernel routes by uplinks, and every neighbour it knows there.
+    fn kernel_routes(&mut self) {
+        let mut best: BTreeMap<Cidr, (u32, LinkIndex, Option<IpAddr>)> = BTreeMap::new();
+        for route in self.host.routes {
+            let Target::Forward(hops) = &route.target else { continue };
+            let Some(hop) = hops.first() else { continue };
+            let entry = best.entry(route.destination()).or_insert((route.metric, hop.link, hop.gateway));
+            if route.metric < entry.0 {
+                *entry = (route.metric, hop.link, hop.gateway);
+            }
+        }
+        for (prefix, (_, link, gateway)) in &best {
+            let is_link_local = matches!(prefix.address(), IpAddr::V6(a) if a.is_unicast_link_local() || a.is_multicast());
+            let Some((name, uplink)) = self.uplink_of(*link).filter(|_| !is_link_local) else { continue };
+            if let Some(gateway) = gateway {
+                self.managed.insert((*link, *gateway));
+            }
+            self.route_by(*prefix, &name, &uplink, *gateway);
+        }
+        let on_link = |link: LinkIndex, address: IpAddr| {
+            best.iter().any(|(prefix, (_, l, gateway))| *l == link && gateway.is_none() && prefix.contains(address))
+        };
+        let known: Vec<(LinkIndex, IpAddr)> = self
+            .host
+            .neighbours
+            .values()
+            .filter(|neighbour| neighbour.usable_mac().is_some() && on_link(neighbour.link, neighbour.address))
+            .map(|neighbour| (neighbour.link, neighbour.address))
+            .collect();
+        for (link, address) in known {
+            if let Some((name, uplink)) = self.uplink_of(link) {
+                self.route_by(Cidr::host(address), &name, &uplink, Some(address));
+            }
+        }
+    }
+
+    fn blackhole(&mut self, prefix: Cidr) {
+        let adjacency = self.add(Adjacency::without_rewrite(AdjacencyKind::Blackhole, InterfaceIndex::NONE));
+        let row = RouteRow { prefix, kind: RouteRowKind::Blackhole, next_hop: None, interface: None, mac: None };
+        self.routes.insert(prefix, (adjacency, row));
+    }
+
+    fn pools(&mut self) {
+        for pool in &self.state.pools {
+            self.blackhole(*pool);
+        }
+    }
+
+    fn static_routes(&mut self) {
+        for route in &self.state.static_routes {
+            match &route.target {
+                RouteTarget::Blackhole => self.blackhole(route.destination),
+                RouteTarget::Interface(name) => {
+                    if let Some(uplink) = self.named_uplink(name) {
+                        self.route_by(route.destination, name, &uplink, None);
+                    }
+                }
+                RouteTarget::NextHop { address, interface } => {
+                    let found = match interface {
+                        Some(name) => self.named_uplink(name).map(|uplink| (name.clone(), uplink)),
+                        None => self.uplink_towards(*address),
+                    };
+                    if let Some((name, uplink)) = found {
+                        self.managed.insert((uplink.link, *address));
+                        self.route_by(route.destination, &name, &uplink, Some(*address));
+                    }
+                }
+            }
+        }
+    }
+
+    fn named_uplink(&self, name: &str) -> Option<Attachment> {
+        self.host.attached.get(name).filter(|attachment| attachment.kind == InterfaceKind::Uplink).cloned()
+    }
+
+    /// The uplink on which the address is a neighbour, by the kernel's addresses.
+    fn uplink_towards(&self, address: IpAddr) -> Option<(String, Attachment)> {
+        let is_near = |own: &&InterfaceAddress| {
+            Cidr::new(own.address, own.prefix_length).is_some_and(|subnet| subnet.masked().contains(address))
+        };
+        self.host.addresses.iter().filter(is_near).find_map(|own| self.uplink_of(own.link))
+    }
+
+    /// The host's own addresses lead to the host, whatever interface they are on.
+    fn own_addresses(&mut self) {
+        let Some((name, attachment)) =
+            self.host.attached.iter().find(|(_, attachment)| attachment.kind == InterfaceKind::Host)
+        else {
+            return;
+        };
+        let (name, index) = (name.clone(), attachment.index);
+        let kernel_end = self.host.host_link.and_then(|link| self.host.links.get(&link));
+        let (mac, mtu) = kernel_end.map_or((None, 1500), |link| (link.mac, mtu_of(link)));
+        let own: BTreeSet<IpAddr> = self
+            .host
+            .addresses
+            .iter()
+            .map(|address| address.address)
+            .chain(self.state.node_addresses.iter().copied())
+            .filter(|address| !address.is_loopback() && !is_link_local(*address))
+            .collect();
+        for address in own {
+            let adjacency = Adjacency::new(
+                AdjacencyKind::Host,
+                index,
+                EndpointIndex::NONE,
+                mtu,
+                mac.unwrap_or_default().0,
+                GATEWAY_MAC.0,
+                [0; 2],
+            );
+            let adjacency = self.add(adjacency);
+            let prefix = Cidr::host(address);
+            let row = RouteRow { prefix, kind: RouteRowKind::Host, next_hop: None, interface: Some(name.clone()), mac };
+            self.routes.insert(prefix, (adjacency, row));
+        }
+    }
+
+    /// Interfaces as the stages need them, and endpoints with their routes.
+    fn interfaces(&mut self) -> (Vec<Option<Interface>>, Vec<Endpoint>) {
+        let mut interfaces: Vec<Option<Interface>> = Vec::new();
+        let mut endpoints = Vec::new();
+        let by_interface: HashMap<&str, usize> =
+            self.state.endpoints.iter().enumerate().map(|(i, endpoint)| (endpoint.interface.as_str(), i)).collect();
+        for (name, attachment) in self.host.attached {
+            let Some(link) = self.link_of(attachment).cloned() else { continue };
+            let mut interface = Interface {
+                kind: attachment.kind,
+                mac: link.mac.unwrap_or_default().0,
+                mtu: mtu_of(&link),
+                tags: [0; 2],
+                owner: attachment.owner,
+                endpoint: EndpointIndex::NONE,
+                is_up: link.up,
+            };
+            if let (InterfaceKind::Workload, Some(position)) = (attachment.kind, by_interface.get(name.as_str())) {
+                let endpoint = &self.state.endpoints[*position];
+                interface.endpoint = EndpointIndex(endpoints.len() as u32);
+                endpoints.push(Endpoint {
+                    sources: endpoint.addresses.iter().map(range_of).collect(),
+                    egress: ProgramIndex(endpoint.egress as u32),
+                    ingress: ProgramIndex(endpoint.ingress as u32),
+                });
+                let kind = if endpoint.mac.is_some() { AdjacencyKind::Forward } else { AdjacencyKind::Unreachable };
+                let mac = endpoint.mac;
+                let adjacency = Adjacency::new(
+                    kind,
+                    attachment.index,
+                    interface.endpoint,
+                    interface.mtu,
+                    mac.unwrap_or_default().0,
+                    interface.mac,
+                    [0; 2],
+                );
+                let adjacency = self.add(adjacency);
+                for address in &endpoint.addresses {
+                    let prefix = address.masked();
+                    let interface = Some(name.clone());
+                    let row = RouteRow { prefix, kind: RouteRowKind::LocalEndpoint, next_hop: None, interface, mac };
+                    self.routes.insert(prefix, (adjacency, row));
+                }
+            }
+            let at = attachment.index.index();
+            if interfaces.len() <= at {
+                interfaces.resize(at + 1, None);
+            }
+            interfaces[at] = Some(interface);
+        }
+        (interfaces, endpoints)
+    }
+
+    /// What is ours on an uplink: the endpoints, and the pools they come from.
+    fn our_prefixes(&self) -> Vec<(IpAddr, u8)> {
+        let endpoints = self.state.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+        let all: BTreeSet<(IpAddr, u8)> = endpoints
+            .chain(&self.state.pools)
+            .map(|prefix| (prefix.masked().address(), prefix.length()))
+            .collect();
+        all.into_iter().collect()
+    }
+
+    /// The host's own way to endpoints leads through the private pair; next hops on uplinks stay resolved.
+    fn desired(&self) -> HostState {
+        let mut desired = HostState { managed: self.managed.clone(), ..HostState::default() };
+        for attachment in self.host.attached.values().filter(|a| a.kind == InterfaceKind::Workload) {
+            if let Some(link) = self.link_of(attachment) {
+                desired.links.insert(link.index, LinkState { up: true, mac: GATEWAY_MAC, mtu: link.mtu });
+            }
+        }
+        let Some(host_link) = self.host.host_link else { return desired };
+        let gateways = [IpAddr::V4(GATEWAY_IPV4.into()), IpAddr::V6(GATEWAY_IPV6.into())];
+        for gateway in gateways {
+            desired.neighbours.insert((host_link, gateway), GATEWAY_MAC);
+        }
+        for endpoint in &self.state.endpoints {
+            let is_attached = self.host.attached.contains_key(&endpoint.interface);
+            for address in endpoint.addresses.iter().filter(|_| is_attached) {
+                let gateway = if address.is_ipv4() { gateways[0] } else { gateways[1] };
+                let hop = NextHop { link: host_link, gateway: Some(gateway), onlink: address.is_ipv4() };
+                let mut route = Route::new(*address, METRIC, Target::Forward(vec![hop]));
+                route.source = self.host_source(address.is_ipv4());
+                desired.routes.insert(route);
+            }
+        }
+        desired
+    }
+
+    /// The address that the host uses towards endpoints: the node's, if the kernel has it.
+    fn host_source(&self, is_ipv4: bool) -> Option<IpAddr> {
+        let own = |address: &&IpAddr| self.host.addresses.iter().any(|own| own.address == **address);
+        self.state.node_addresses.iter().filter(|address| address.is_ipv4() == is_ipv4).find(own).copied()
+    }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
+fn mtu_of(link: &Link) -> u16 {
+    u16::try_from(link.mtu).unwrap_or(u16::MAX)
+}
+
+fn router_addresses(state: &NodeState) -> RouterAddresses {
+    let first = |is_ipv4: bool| state.node_addresses.iter().find(|address| address.is_ipv4() == is_ipv4);
+    RouterAddresses {
+        node_ipv4: first(true).map(|address| mapped_address(*address) as u32),
+        node_ipv6: first(false).map(|address| mapped_address(*address)),
+    }
+}
+
+/// First and last address of a prefix, IPv4 mapped.
+fn range_of(prefix: &Cidr) -> (u128, u128) {
+    let length = u32::from(prefix.length());
+    match prefix.masked().address() {
+        IpAddr::V4(address) => {
+            let host = u32::MAX.checked_shr(length).unwrap_or(0);
+            (mapped(address.to_bits()), mapped(address.to_bits() | host))
+        }
+        IpAddr::V6(address) => {
+            let host = u128::MAX.checked_shr(length).unwrap_or(0);
+            (address.to_bits(), address.to_bits() | host)
+        }
+    }
+}
+
+fn policy(state: &NodeState, names: &mut RuleNames) -> AclSpec {
+    let sets = state.sets.iter().map(|set| set.iter().map(range_of).collect()).collect();
+    let blocks = state
+        .blocks
+        .iter()
+        .map(|block| block.rules.iter().flat_map(|rule| rules(rule, names)).collect())
+        .collect();
+    let programs = state
+        .programs
+        .iter()
+        .map(|program| ProgramSpec {
+            tiers: program
+                .tiers
+                .iter()
+                .map(|tier| TierSpec {
+                    blocks: tier.blocks.clone(),
+                    end: tier.end.as_ref().map_or(TierEnd::Pass, |name| TierEnd::Deny(names.index(name))),
+                })
+                .collect(),
+            profiles: program.profiles.clone(),
+            no_match: names.index(&program.no_match),
+        })
+        .collect();
+    AclSpec { sets, blocks, programs }
+}
+
+/// A rule as the fast path has it: one per family that its prefixes leave possible.
+fn rules(rule: &ResolvedRule, names: &mut RuleNames) -> Vec<RuleSpec> {
+    let index = names.index(&rule.name);
+    let has_nets = [&rule.source, &rule.destination].iter().any(|side| !side.nets.is_empty() || !side.not_nets.is_empty());
+    let families: &[Option<bool>] = match rule.ip_version {
+        Some(IpVersion::V4) => &[Some(true)],
+        Some(IpVersion::V6) => &[Some(false)],
+        None if has_nets => &[Some(true), Some(false)],
+        None => &[None],
+    };
+    let l4 = |is_ipv4| L4Match {
+        is_ipv4,
+        protocol: rule.protocol,
+        not_protocol: rule.not_protocol,
+        icmp: rule.icmp.map(|(kind, code)| IcmpMatch { kind, code }),
+        not_icmp: rule.not_icmp.map(|(kind, code)| IcmpMatch { kind, code }),
+    };
+    families
+        .iter()
+        .map(|is_ipv4| RuleSpec {
+            l4: l4(*is_ipv4),
+            source: side(&rule.source, *is_ipv4),
+            destination: side(&rule.destination, *is_ipv4),
+            action: match rule.action {
+                Action::Allow => acl::Action::Allow,
+                Action::Deny => acl::Action::Deny,
+                Action::Log => acl::Action::Log,
+                Action::Pass => acl::Action::Pass,
+            },
+            index,
+        })
+        .collect()
+}
+
+fn side(side: &ResolvedSide, is_ipv4: Option<bool>) -> SideMatch {
+    let of_family = |prefix: &&Cidr| is_ipv4.is_none_or(|wanted| wanted == prefix.is_ipv4());
+    let nets: Vec<_> = side.nets.iter().filter(of_family).map(range_of).collect();
+    let not_nets: Vec<_> = side.not_nets.iter().filter(of_family).map(range_of).collect();
+    let ports = |ranges: &[PortRange]| ranges.iter().map(|range| (range.first(), range.last())).collect();
+    SideMatch {
+        never: nets.is_empty() && !side.nets.is_empty(),
+        nets,
+        not_nets,
+        sets: side.sets.clone(),
+        not_sets: side.not_sets.clone(),
+        ports: ports(&side.ports),
+        not_ports: ports(&side.not_ports),
+    }
+}

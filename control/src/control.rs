@@ -1,0 +1,498 @@
+//! Control: owns the parts and routes events. It holds no rules: what should be is decided in `policy` and `compile`.
+//!
+//! An event changes what is known; when no more events wait, `settle` turns what is known into tables, attachments and
+//! kernel state, once. Nothing is changed before the datastore has been read whole.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use config::settings::{EndpointToHostAction, PolicyChange, Settings};
+use fastpath::flow::FlowTable;
+use fastpath::rcu::Publisher;
+use fastpath::table::interface::InterfaceKind;
+use fastpath::table::{self, InterfaceIndex, Tables};
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use crate::attach::Attachments;
+use crate::compile::{self, Choices, Compiled, HostView, RouteRow, RuleNames};
+use crate::datastore::{Datastore, Revision, SyncEvent};
+use crate::event::Event;
+use crate::host::{Host, HostEvent, InterfaceAddress, Link, LinkIndex, Neighbour, Route};
+use crate::http::answer::{self, WriteMode};
+use crate::http::api::{ApiCall, ApiError, ApiProblem, ApiRequest, ErrorCode, WriteCall};
+use crate::node_state::NodeState;
+use crate::policy;
+use crate::reconcile::{self, HostState};
+use crate::resolve::{self, Resolver, Waiting};
+use crate::resources::Resources;
+use crate::show::drops::Drops;
+
+/// The private pair: the kernel's end, and ours.
+pub const HOST_LINK: &str = "vrouter";
+pub const HOST_INTERFACE: &str = "vrouter-fp";
+
+type Reply = oneshot::Sender<Result<Value, ApiError>>;
+
+/// What the kernel told us.
+#[derive(Default)]
+pub(crate) struct Kernel {
+    pub(crate) links: BTreeMap<LinkIndex, Link>,
+    pub(crate) neighbours: BTreeMap<(LinkIndex, IpAddr), Neighbour>,
+    pub(crate) routes: Vec<Route>,
+    pub(crate) addresses: Vec<InterfaceAddress>,
+}
+
+/// What has to be done again.
+#[derive(Default)]
+struct Dirty {
+    resources: bool,
+    tables: bool,
+    reconcile: bool,
+    links: bool,
+    routes: bool,
+}
+
+/// All parts of the control side.
+pub struct Control<D> {
+    pub(crate) settings: Settings,
+    pub(crate) store: D,
+    pub(crate) store_location: String,
+    pub(crate) store_error: Option<String>,
+    host: Host,
+    pub(crate) kernel: Kernel,
+    pub(crate) resources: Resources,
+    pub(crate) revision: Revision,
+    pub(crate) in_sync: bool,
+    pub(crate) state: NodeState,
+    pub(crate) attachments: Attachments,
+    pub(crate) publisher: Publisher<Tables>,
+    pub(crate) flows: Arc<FlowTable>,
+    pub(crate) names: RuleNames,
+    pub(crate) routes: Vec<RouteRow>,
+    desired: HostState,
+    pub(crate) generation: u32,
+    pub(crate) resolver: Resolver,
+    pub(crate) drops: Drops,
+    pub(crate) problems: BTreeMap<&'static str, Vec<String>>,
+    pub(crate) started: Instant,
+    dirty: Dirty,
+    /// Writes that are stored, to be answered when they are in force.
+    unanswered: Vec<(Revision, Reply, Value)>,
+}
+
+/// What `Control` is made of.
+pub struct Parts<D> {
+    pub settings: Settings,
+    pub store: D,
+    pub store_location: String,
+    pub host: Host,
+    pub attachments: Attachments,
+    pub publisher: Publisher<Tables>,
+    pub flows: Arc<FlowTable>,
+}
+
+impl<D: Datastore> Control<D> {
+    pub fn new(parts: Parts<D>) -> Self {
+        Self {
+            settings: parts.settings,
+            store: parts.store,
+            store_location: parts.store_location,
+            store_error: None,
+            host: parts.host,
+            kernel: Kernel::default(),
+            resources: Resources::default(),
+            revision: Revision(0),
+            in_sync: false,
+            state: NodeState::default(),
+            attachments: parts.attachments,
+            publisher: parts.publisher,
+            flows: parts.flows,
+            names: RuleNames::default(),
+            routes: Vec::new(),
+            desired: HostState::default(),
+            generation: 0,
+            resolver: Resolver::default(),
+            drops: Drops::default(),
+            problems: BTreeMap::new(),
+            started: Instant::now(),
+            // Everything has to be read once.
+            dirty: Dirty { resources: true, tables: true, reconcile: true, links: true, routes: true },
+            unanswered: Vec::new(),
+        }
+    }
+
+    /// True when a first set of tables is in force.
+    pub fn is_ready(&self) -> bool {
+        self.generation > 0
+    }
+
+    /// Takes note of an event. What follows from it is done by `settle`.
+    pub async fn handle(&mut self, event: Event) {
+        match event {
+            Event::Datastore(Ok(event)) => self.follow(event),
+            Event::Datastore(Err(error)) => {
+                let text = error.to_string();
+                if self.store_error.as_ref() != Some(&text) {
+                    tracing::error!(%error, "datastore cannot be followed; the last known state stays in force");
+                }
+                self.store_error = Some(text);
+            }
+            Event::Host(event) => self.host_changed(event),
+            Event::Api(request) => self.answer(request).await,
+            Event::Tick => self.tick().await,
+        }
+    }
+
+    fn follow(&mut self, event: SyncEvent) {
+        self.store_error = None;
+        match &event {
+            SyncEvent::InSync => self.in_sync = true,
+            SyncEvent::Updates(updates) => {
+                self.revision = updates.iter().map(|update| update.revision).max().unwrap_or(self.revision);
+            }
+            SyncEvent::Snapshot(objects) => {
+                self.revision = objects.iter().map(|stored| stored.revision).max().unwrap_or(self.revision);
+            }
+        }
+        self.dirty.resources |= self.resources.follow(event);
+    }
+
+    fn host_changed(&mut self, event: HostEvent) {
+        match event {
+            HostEvent::LinkChanged(link) => {
+                if self.kernel.links.get(&link.index) != Some(&link) {
+                    self.kernel.links.insert(link.index, link);
+                    self.dirty.tables = true;
+                    self.dirty.reconcile = true;
+                    // Routes and addresses of a link that goes down or comes up change without further notice.
+                    self.dirty.routes = true;
+                }
+            }
+            HostEvent::LinkRemoved { index, .. } => {
+                self.kernel.links.remove(&index);
+                self.kernel.neighbours.retain(|(link, _), _| *link != index);
+                self.dirty.tables = true;
+                self.dirty.reconcile = true;
+                self.dirty.routes = true;
+            }
+            HostEvent::NeighbourChanged(neighbour) => {
+                let key = (neighbour.link, neighbour.address);
+                let old = self.kernel.neighbours.get(&key).and_then(Neighbour::usable_mac);
+                // From stale to reachable and back is no news: the address to send to is the same.
+                self.dirty.tables |= old != neighbour.usable_mac();
+                self.kernel.neighbours.insert(key, neighbour);
+            }
+            HostEvent::NeighbourRemoved(neighbour) => {
+                let key = (neighbour.link, neighbour.address);
+                let old = self.kernel.neighbours.remove(&key);
+                self.dirty.tables |= old.is_some_and(|old| old.usable_mac().is_some());
+                self.dirty.reconcile |= self.desired.managed.contains(&key) || self.desired.neighbours.contains_key(&key);
+            }
+            HostEvent::AddressChanged { .. } | HostEvent::RouteChanged => {
+                self.dirty.routes = true;
+                self.dirty.reconcile = true;
+            }
+            HostEvent::Overflow => {
+                self.dirty.links = true;
+                self.dirty.routes = true;
+                self.dirty.reconcile = true;
+            }
+        }
+    }
+
+    /// Turns what is known into what is in force.
+    pub async fn settle(&mut self) {
+        if let Err(error) = self.read_kernel().await {
+            self.note("kernel", vec![format!("the kernel's state could not be read: {error}")]);
+            return;
+        }
+        if !self.in_sync {
+            return;
+        }
+        if std::mem::take(&mut self.dirty.resources) {
+            let state = policy::calculate(&self.resources, &self.settings.node_name);
+            self.note("resources", state.problems.clone());
+            self.dirty.tables |= state != self.state;
+            self.state = state;
+        }
+        if std::mem::take(&mut self.dirty.tables) {
+            self.publish();
+        }
+        if std::mem::take(&mut self.dirty.reconcile) {
+            self.reconcile().await;
+        }
+        self.answer_writes();
+    }
+
+    async fn read_kernel(&mut self) -> Result<(), crate::host::HostError> {
+        if self.dirty.links {
+            let links = self.host.links().await?;
+            let neighbours = self.host.neighbours().await?;
+            self.kernel.links = links.into_iter().map(|link| (link.index, link)).collect();
+            self.kernel.neighbours = neighbours.into_iter().map(|n| ((n.link, n.address), n)).collect();
+            self.dirty.links = false;
+            self.dirty.tables = true;
+        }
+        if self.dirty.routes {
+            let mut routes = self.host.routes().await?;
+            routes.sort();
+            let mut addresses = self.host.addresses().await?;
+            addresses.sort();
+            self.dirty.tables |= routes != self.kernel.routes || addresses != self.kernel.addresses;
+            self.kernel.routes = routes;
+            self.kernel.addresses = addresses;
+            self.dirty.routes = false;
+        }
+        Ok(())
+    }
+
+    /// Attaches what should be attached, compiles, and makes the result the one that every worker uses.
+    fn publish(&mut self) {
+        let mut errors = Vec::new();
+        self.attachments.sync(&self.wanted(), &self.kernel.links, &mut errors);
+        let mut problems: Vec<String> = errors.iter().map(|error| chain(error)).collect();
+        problems.extend(self.attachments.oversized(&self.kernel.links));
+        self.generation += 1;
+        let choices = Choices {
+            policy_change: match self.settings.policy_change {
+                PolicyChange::Preserve => table::PolicyChange::Preserve,
+                PolicyChange::Reevaluate => table::PolicyChange::Reevaluate,
+            },
+            endpoint_to_host: self.settings.default_endpoint_to_host_action == EndpointToHostAction::Accept,
+        };
+        let host_link = self.kernel.links.values().find(|link| link.name == HOST_LINK).map(|link| link.index);
+        let view = HostView {
+            links: &self.kernel.links,
+            neighbours: &self.kernel.neighbours,
+            routes: &self.kernel.routes,
+            addresses: &self.kernel.addresses,
+            attached: self.attachments.view(),
+            host_link,
+        };
+        let Compiled { tables, prefixes, mut desired, routes } =
+            compile::compile(&self.state, &view, &mut self.names, choices, self.generation);
+        let uplinks: Vec<(LinkIndex, IpAddr)> = self.resolver.neighbours().filter_map(|ip| self.on_uplink(ip)).collect();
+        desired.managed.extend(uplinks);
+        self.publisher.publish(tables);
+        // Uplinks hand over what is ours only now that the tables know what to do with it.
+        problems.extend(self.attachments.set_prefixes(&prefixes).iter().map(|error| chain(error)));
+        self.attachments.published();
+        self.dirty.reconcile |= desired != self.desired;
+        self.desired = desired;
+        self.routes = routes;
+        self.note("interfaces", problems);
+        self.give_back();
+    }
+
+    /// The interfaces that should be attached: endpoints', uplinks, and the way to the host.
+    fn wanted(&self) -> BTreeMap<String, InterfaceKind> {
+        let endpoints = self.state.endpoints.iter().map(|e| (e.interface.clone(), InterfaceKind::Workload));
+        // An interface with the workload prefix and no endpoint: nobody says what it may do, so it may do nothing.
+        let prefix = self.settings.default_workload_interface_prefix.as_str();
+        let orphans = self.kernel.links.values().filter(|link| !prefix.is_empty() && link.name.starts_with(prefix));
+        let orphans = orphans.map(|link| (link.name.clone(), InterfaceKind::Workload));
+        let uplinks = self.settings.uplinks.iter().chain(&self.state.host_interfaces);
+        let uplinks = uplinks.map(|name| (name.clone(), InterfaceKind::Uplink));
+        let host = (HOST_INTERFACE.to_owned(), InterfaceKind::Host);
+        orphans.chain(endpoints).chain(uplinks).chain([host]).collect()
+    }
+
+    async fn reconcile(&mut self) {
+        match reconcile::reconcile(&self.host, &self.desired).await {
+            Ok(outcome) => {
+                let failed = outcome.failed.iter().map(|failure| chain(failure)).collect();
+                self.note("host", failed);
+            }
+            Err(error) => self.note("host", vec![chain(&error)]),
+        }
+    }
+
+    /// Records the problems of one part, and logs those that are new.
+    fn note(&mut self, part: &'static str, problems: Vec<String>) {
+        let known = self.problems.entry(part).or_default();
+        for problem in problems.iter().filter(|problem| !known.contains(problem)) {
+            tracing::warn!(part, "{problem}");
+        }
+        *known = problems;
+    }
+
+    async fn tick(&mut self) {
+        self.attachments.tick();
+        self.publisher.reclaim();
+        self.drops.collect(self.attachments.remotes(), &self.names, Instant::now());
+        self.take_punts();
+        self.resolver.expire(Instant::now());
+        if self.problems.get("host").is_some_and(|problems| !problems.is_empty()) {
+            self.dirty.reconcile = true;
+        }
+        if self.problems.get("interfaces").is_some_and(|problems| !problems.is_empty()) {
+            self.dirty.tables |= self.retry_due();
+        }
+    }
+
+    /// Attachments that failed are tried again now and then, not at every tick.
+    fn retry_due(&self) -> bool {
+        self.started.elapsed().as_secs() % 5 == 0 && self.started.elapsed().subsec_millis() < 25
+    }
+
+    /// Keeps the packets that workers punted, and asks for the neighbours they wait for.
+    fn take_punts(&mut self) {
+        let mut packets = Vec::new();
+        for remote in self.attachments.remotes() {
+            while let Some(packet) = remote
+                .punt
+                .receive(|buffer| Waiting { interface: buffer.interface, bytes: buffer.bytes().to_vec() })
+            {
+                packets.push(packet);
+            }
+        }
+        for packet in packets {
+            let Some(neighbour) = resolve::destination(&packet.bytes).and_then(|address| self.next_hop_to(address)) else {
+                self.resolver.given_up += 1;
+                continue;
+            };
+            if self.resolver.keep(neighbour, packet, Instant::now()) {
+                self.dirty.tables = true;
+            }
+        }
+    }
+
+    /// The neighbour that a packet to this address has to be sent to.
+    fn next_hop_to(&self, address: IpAddr) -> Option<IpAddr> {
+        let covering = self.routes.iter().filter(|row| row.prefix.contains(address));
+        let row = covering.max_by_key(|row| row.prefix.length())?;
+        Some(row.next_hop.unwrap_or(address))
+    }
+
+    fn on_uplink(&self, neighbour: IpAddr) -> Option<(LinkIndex, IpAddr)> {
+        let covering = self.routes.iter().filter(|row| row.prefix.contains(neighbour));
+        let row = covering.max_by_key(|row| row.prefix.length())?;
+        let attachment = self.attachments.view().get(row.interface.as_ref()?)?;
+        (attachment.kind == InterfaceKind::Uplink).then_some((attachment.link, neighbour))
+    }
+
+    /// Gives packets back whose next hop has been resolved.
+    fn give_back(&mut self) {
+        let resolved: Vec<IpAddr> = self
+            .resolver
+            .neighbours()
+            .filter(|ip| {
+                let mut entries = self.kernel.neighbours.values().filter(|neighbour| neighbour.address == *ip);
+                entries.any(|neighbour| neighbour.usable_mac().is_some())
+            })
+            .collect();
+        for neighbour in resolved {
+            for packet in self.resolver.release(neighbour) {
+                let owner = self.owner_of(packet.interface);
+                if let Some(remote) = self.attachments.remotes().nth(owner) {
+                    remote.inject.send(packet.interface, [packet.bytes.as_slice()].into_iter());
+                    remote.doorbell.ring();
+                }
+            }
+        }
+    }
+
+    fn owner_of(&self, interface: InterfaceIndex) -> usize {
+        let mut attached = self.attachments.view().values();
+        attached.find(|attachment| attachment.index == interface).map_or(0, |attachment| attachment.owner.index())
+    }
+
+    async fn answer(&mut self, request: ApiRequest) {
+        let ApiRequest { call, reply } = request;
+        let now = SystemTime::now();
+        let result = match call {
+            ApiCall::Apply(call) => self.write(WriteMode::Apply, &call, now).await,
+            ApiCall::Create(call) => self.write(WriteMode::Create, &call, now).await,
+            ApiCall::Replace(call) => self.write(WriteMode::Replace, &call, now).await,
+            ApiCall::Delete(call) => {
+                let is_dry = call.dry_run;
+                answer::delete(&self.store, &call, now).await.map(|reply| (reply.revision, is_dry, to_json(&reply)))
+            }
+            ApiCall::Get(call) => {
+                let _ = reply.send(answer::get(&self.store, &call).await.map(|found| to_json(&found)));
+                return;
+            }
+            ApiCall::Show { what, filter } => {
+                self.drops.collect(self.attachments.remotes(), &self.names, Instant::now());
+                let _ = reply.send(Ok(crate::show::show(self, what, &filter)));
+                return;
+            }
+            ApiCall::Trace(request) => {
+                let _ = reply.send(crate::trace::trace(self, &request).map(|view| to_json(&view)));
+                return;
+            }
+            ApiCall::Version => {
+                let _ = reply.send(Ok(to_json(&crate::show::version(self))));
+                return;
+            }
+        };
+        match result {
+            // Success means in force, so it is said after the tables have been published.
+            Ok((revision, false, value)) => self.unanswered.push((Revision(revision), reply, value)),
+            Ok((_, true, value)) => {
+                let _ = reply.send(Ok(value));
+            }
+            Err(error) => {
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+
+    async fn write(
+        &mut self,
+        mode: WriteMode,
+        call: &WriteCall,
+        now: SystemTime,
+    ) -> Result<(u64, bool, Value), ApiError> {
+        refuse_unsupported(call)?;
+        let reply = answer::write(&self.store, mode, call, now).await?;
+        Ok((reply.revision, call.dry_run, to_json(&reply)))
+    }
+
+    fn answer_writes(&mut self) {
+        let revision = self.revision;
+        let (done, waiting): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.unanswered).into_iter().partition(|(wanted, ..)| *wanted <= revision);
+        self.unanswered = waiting;
+        for (_, reply, value) in done {
+            let _ = reply.send(Ok(value));
+        }
+    }
+}
+
+fn refuse_unsupported(call: &WriteCall) -> Result<(), ApiError> {
+    let resources = answer::read_resources(&call.resources)?;
+    let mut problems = Vec::new();
+    for resource in &resources {
+        for error in policy::supported::unsupported(resource) {
+            let message = error.to_string();
+            problems.push(ApiProblem { object: resource.key().to_string(), field: error.path, message });
+        }
+    }
+    match problems.first() {
+        None => Ok(()),
+        Some(first) => {
+            let message = format!("{}: {}", first.object, first.message);
+            Err(ApiError { code: ErrorCode::Invalid, message, problems })
+        }
+    }
+}
+
+pub(crate) fn to_json(value: &impl serde::Serialize) -> Value {
+    // Views have string keys and plain values only; null stands for a fault of ours.
+    serde_json::to_value(value).unwrap_or(Value::Null)
+}
+
+/// An error with everything that caused it.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

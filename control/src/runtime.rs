@@ -1,0 +1,245 @@
+//! Sockets and timers turned into events: the loop of the control thread, and the workers' threads beside it.
+//!
+//! Started in order: datastore, private pair, frames, workers, API; stopped in reverse. A restart is the same as a start:
+//! what an earlier process left (the private pair, programs on links, routes with our mark) is found and taken over.
+
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use config::settings::{self, Settings};
+use fastpath::flow::{FlowTable, FlowWriter};
+use fastpath::io::program::Preference;
+use fastpath::io::xsk::{XskError, XskMemory, XskOptions, XskQueue};
+use fastpath::rcu::Publisher;
+use fastpath::table::Tables;
+use fastpath::worker::{self, Poll, Remote, Worker};
+use tokio::sync::{mpsc, watch};
+
+use crate::attach::Attachments;
+use crate::control::{Control, HOST_INTERFACE, HOST_LINK, Parts};
+use crate::datastore::{Embedded, StoreError, Syncer};
+use crate::event::Event;
+use crate::host::{GATEWAY_MAC, Host, HostError};
+use crate::http::{self, ServeError};
+
+/// How often rings are looked at. Bounds how long a first packet to an unresolved next hop waits for its question.
+const TICK: Duration = Duration::from_millis(20);
+/// How long a broken datastore is left alone before it is asked again.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
+/// Requests that wait for control.
+const REQUESTS: usize = 64;
+/// Frames for packets of Ethernet's usual MTU, and for longer ones.
+const SMALL_FRAME: usize = 2048;
+const LARGE_FRAME: usize = 4096;
+/// Largest MTU for which a small frame is enough.
+const SMALL_MTU: u32 = 1500;
+
+/// Why the router could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("open the datastore")]
+    Store(#[from] StoreError),
+    #[error("read or change the host's interfaces")]
+    Host(#[from] HostError),
+    #[error("prepare frames for worker {worker}")]
+    Frames { worker: usize, source: XskError },
+    #[error("prepare workers")]
+    Worker(#[source] std::io::Error),
+    #[error("start the thread of worker {worker}")]
+    Thread { worker: usize, source: std::io::Error },
+    #[error("offer the API")]
+    Api(#[from] ServeError),
+    #[error("{0}")]
+    Setting(String),
+}
+
+/// Runs until `stop` says so. `ready` is called once, when a first set of tables is in force.
+pub async fn run(
+    settings: Settings,
+    mut stop: watch::Receiver<bool>,
+    ready: impl FnOnce(),
+) -> Result<(), StartError> {
+    let settings::Datastore::Embedded(path) = settings.datastore.clone();
+    let store = Embedded::open(&path)?;
+    let mut syncer = Syncer::new(store.clone());
+    let (host, mut host_events) = Host::open()?;
+
+    let cores = cores(&settings)?;
+    let workers = cores.len();
+    let (kernel_end, _) = host.ensure_veth_pair(HOST_LINK, HOST_INTERFACE, workers as u32).await?;
+    prepare_pair(&host, kernel_end.index).await?;
+    let frame_size = frame_size(&host, &settings).await?;
+
+    let flows = FlowTable::new(settings.flow_table_size as u32);
+    let publisher = Publisher::new(Tables::default());
+    let mut memories = Vec::with_capacity(workers);
+    let mut parts = Vec::with_capacity(workers);
+    for worker in 0..workers {
+        let options = XskOptions {
+            frame_size,
+            frame_count: settings.frames_per_worker as u32,
+            ..XskOptions::new(HOST_INTERFACE, worker as u32)
+        };
+        let (umem, memory) = XskMemory::new(options).map_err(|source| StartError::Frames { worker, source })?;
+        memories.push(memory);
+        parts.push(worker::Parts {
+            umem,
+            flows: FlowWriter::new(flows.clone(), worker, workers, publisher.grace()),
+            tables: publisher.reader(),
+            poll: match settings.poll {
+                settings::Poll::Sleep => Poll::Sleep,
+                settings::Poll::Always => Poll::Always,
+            },
+        });
+    }
+    let (threads, remotes) = spawn(worker::build(parts).map_err(StartError::Worker)?, &cores)?;
+    let preference = match settings.xdp_mode {
+        settings::XdpMode::Auto => Preference::Auto,
+        settings::XdpMode::Native => Preference::Native,
+        settings::XdpMode::Generic => Preference::Generic,
+    };
+    // Frames start with the kernel's headroom.
+    let frame_room = frame_size - fastpath::io::umem::HEADROOM;
+    let attachments = Attachments::new(memories.into_iter().zip(remotes).collect(), preference, frame_room);
+
+    let (requests, mut incoming) = mpsc::channel(REQUESTS);
+    let socket = settings.api_socket.clone();
+    let store_location = format!("embedded:{}", path.display());
+    let mut control =
+        Control::new(Parts { settings, store, store_location, host, attachments, publisher, flows });
+    let server = http::serve(&socket, requests)?;
+    tracing::info!(socket = %socket.display(), workers, frame_size, "started");
+
+    let mut ready = Some(ready);
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut store_pause: Option<tokio::time::Instant> = None;
+    loop {
+        let event = tokio::select! {
+            biased;
+            changed = stop.changed() => {
+                if changed.is_err() || *stop.borrow() {
+                    break;
+                }
+                continue;
+            }
+            event = host_events.next() => match event {
+                Ok(event) => Event::Host(event),
+                Err(error) => {
+                    tracing::error!(%error, "kernel events cannot be read; reading everything again");
+                    tokio::time::sleep(TICK).await;
+                    Event::Host(crate::host::HostEvent::Overflow)
+                }
+            },
+            event = syncer.next(), if store_pause.is_none_or(|until| until <= tokio::time::Instant::now()) => {
+                store_pause = event.is_err().then(|| tokio::time::Instant::now() + STORE_PAUSE);
+                Event::Datastore(event)
+            }
+            request = incoming.recv() => match request {
+                Some(request) => Event::Api(request),
+                None => break,
+            },
+            _ = tick.tick() => Event::Tick,
+        };
+        control.handle(event).await;
+        // A burst of kernel events is one change.
+        while let Some(event) = more(&mut host_events).await {
+            control.handle(Event::Host(event)).await;
+        }
+        control.settle().await;
+        if control.is_ready()
+            && let Some(ready) = ready.take()
+        {
+            ready();
+        }
+    }
+
+    tracing::info!("stopping");
+    drop(server);
+    control.attachments.stop();
+    for thread in threads {
+        if thread.join().is_err() {
+            tracing::error!("a worker ended in a panic");
+        }
+    }
+    Ok(())
+}
+
+/// The next kernel event, if one waits.
+async fn more(events: &mut crate::host::Events) -> Option<crate::host::HostEvent> {
+    tokio::select! {
+        biased;
+        event = events.next() => event.ok(),
+        () = std::future::ready(()) => None,
+    }
+}
+
+/// Brings the private pair up. The kernel's end may not answer for others nor take its address from the network.
+async fn prepare_pair(host: &Host, kernel_end: crate::host::LinkIndex) -> Result<(), HostError> {
+    let ours = host.link(HOST_INTERFACE).await?;
+    host.set_mac(ours.index, GATEWAY_MAC).await?;
+    for name in [HOST_LINK, HOST_INTERFACE] {
+        for (key, value) in [("accept_ra", "0"), ("dad_transmits", "0")] {
+            // Absent where IPv6 is switched off.
+            let _ = crate::host::sysctl::write(&format!("ipv6/conf/{name}/{key}"), value);
+        }
+    }
+    host.set_up(ours.index, true).await?;
+    host.set_up(kernel_end, true).await
+}
+
+/// Large frames when an interface that we will attach has long packets.
+async fn frame_size(host: &Host, settings: &Settings) -> Result<usize, HostError> {
+    let prefix = settings.default_workload_interface_prefix.as_str();
+    let is_ours = |name: &str| (!prefix.is_empty() && name.starts_with(prefix)) || settings.uplinks.iter().any(|u| u == name);
+    let links = host.links().await?;
+    let longest = links.iter().filter(|link| is_ours(&link.name)).map(|link| link.mtu).max().unwrap_or(SMALL_MTU);
+    Ok(if longest > SMALL_MTU { LARGE_FRAME } else { SMALL_FRAME })
+}
+
+/// The cores to pin to, all of them there.
+fn cores(settings: &Settings) -> Result<Vec<core_affinity::CoreId>, StartError> {
+    let present = core_affinity::get_core_ids().unwrap_or_default();
+    let find = |wanted: &usize| {
+        let found = present.iter().find(|core| core.id == *wanted).copied();
+        found.ok_or_else(|| {
+            let known: Vec<String> = present.iter().map(|core| core.id.to_string()).collect();
+            StartError::Setting(format!("workers: found core {wanted}, expected one of {}", known.join(", ")))
+        })
+    };
+    settings.workers.iter().map(find).collect()
+}
+
+type Spawned = (Vec<JoinHandle<()>>, Vec<Remote<XskQueue>>);
+
+fn spawn(workers: Vec<(Worker<XskQueue>, Remote<XskQueue>)>, cores: &[core_affinity::CoreId]) -> Result<Spawned, StartError> {
+    let mut threads = Vec::new();
+    let mut remotes = Vec::new();
+    for (position, ((worker, remote), core)) in workers.into_iter().zip(cores.iter().copied()).enumerate() {
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{position}"))
+            .spawn(move || {
+                if !core_affinity::set_for_current(core) {
+                    tracing::warn!(worker = position, core = core.id, "could not be pinned to its core");
+                }
+                // A worker that panics leaves its queues unserved: their packets are dropped in the kernel. Ending the
+                // process lets its supervisor start it again.
+                let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run()));
+                if outcome.is_err() {
+                    tracing::error!(worker = position, "worker failed; stopping the process");
+                    std::process::abort();
+                }
+            })
+            .map_err(|source| StartError::Thread { worker: position, source })?;
+        threads.push(thread);
+        remotes.push(remote);
+    }
+    Ok((threads, remotes))
+}
+
+/// Where the embedded store lives, for messages.
+pub fn store_path(settings: &Settings) -> PathBuf {
+    let settings::Datastore::Embedded(path) = &settings.datastore;
+    path.clone()
+}

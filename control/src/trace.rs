@@ -1,0 +1,210 @@
+//! One described packet through the production stages: what each decided, and by which rule.
+//!
+//! The packet is built here, put into memory of its own, and judged by `fastpath::pipeline` with the tables in force and
+//! an empty flow table, as the first packet of a flow. Nothing is sent and no counter moves.
+
+use std::net::IpAddr;
+
+use etherparse::{PacketBuilder, PacketBuilderStep, ip_number::IpNumber};
+use fastpath::burst::{Burst, Slot, Verdict};
+use fastpath::flow::{FlowTable, FlowWriter, unmapped_address};
+use fastpath::io::umem::Umem;
+use fastpath::pipeline::{Now, Pipeline, Stage};
+use fastpath::rcu::Publisher;
+use fastpath::table::adjacency::AdjacencyKind;
+use fastpath::table::{InterfaceIndex, Tables};
+
+use crate::compile::RuleNames;
+use crate::control::Control;
+use crate::http::api::{ApiError, ErrorCode};
+use crate::http::views::{TraceRequest, TraceStageView, TraceTransport, TraceView};
+
+/// The sender's side of the made-up link.
+const SENDER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+pub fn trace<D>(control: &Control<D>, request: &TraceRequest) -> Result<TraceView, ApiError> {
+    let invalid = |message: String| ApiError::new(ErrorCode::Invalid, message);
+    let ingress = ingress(control, &request.from)?;
+    let tables = control.publisher.current();
+    let interface = tables.interface(ingress).ok_or_else(|| {
+        ApiError::new(ErrorCode::Unavailable, format!("interface of {} is not in the tables yet; try again", request.from))
+    })?;
+    let bytes = build(request, interface.mac).map_err(invalid)?;
+
+    let mut umem = Umem::heap(2048, 4);
+    let packet = umem
+        .copy_in([bytes.as_slice()])
+        .ok_or_else(|| ApiError::new(ErrorCode::Internal, "the described packet does not fit a frame"))?;
+    let scratch = Publisher::new(());
+    let mut pipeline = Pipeline::new(FlowWriter::new(FlowTable::new(64), 0, 1, scratch.grace()));
+    let mut burst = Burst::with_capacity();
+    burst.slots.push(Slot::new(packet, ingress));
+
+    let mut stages = Vec::new();
+    let mut before = Verdict::Forward;
+    let known = |index: InterfaceIndex| control.attachments.name_of(index).unwrap_or("?").to_owned();
+    pipeline.run(&mut burst, &mut umem, tables, Now(0), |stage, burst, _| {
+        let Some(slot) = burst.slots.first() else { return };
+        // A stage that found the packet decided already has nothing to say about it; `respond` writes the answer.
+        let is_answer = matches!(before, Verdict::Respond(_)) && stage == Stage::Respond;
+        if before != Verdict::Forward && !is_answer {
+            return;
+        }
+        let decision = match slot.verdict {
+            Verdict::Forward => "ok".to_owned(),
+            verdict => describe(verdict),
+        };
+        let detail = detail(stage, slot, tables, &control.names, &known);
+        stages.push(TraceStageView { stage: stage.name().into(), decision, detail });
+        before = slot.verdict;
+    });
+    let slot = burst.slots.pop().ok_or_else(|| ApiError::new(ErrorCode::Internal, "the traced packet was lost"))?;
+    let view = TraceView {
+        stages,
+        verdict: describe(slot.verdict),
+        rule: control.names.name(slot.rule).map(str::to_owned),
+    };
+    umem.free(slot.packet);
+    Ok(view)
+}
+
+/// The interface that a packet of this sender comes in by.
+fn ingress<D>(control: &Control<D>, from: &str) -> Result<InterfaceIndex, ApiError> {
+    let endpoint = control.state.endpoints.iter().find(|endpoint| {
+        let namespace = endpoint.key.namespace.as_deref().unwrap_or_default();
+        let pod = control.resources.workload_endpoints().find(|resource| {
+            resource.metadata.name == endpoint.key.name && resource.metadata.namespace.as_deref() == Some(namespace)
+        });
+        let is_pod = pod.is_some_and(|resource| from == format!("{namespace}/{}", resource.spec.pod));
+        is_pod || from == format!("{namespace}/{}", endpoint.key.name)
+    });
+    let name = endpoint.map_or(from, |endpoint| endpoint.interface.as_str());
+    control.attachments.view().get(name).map(|attachment| attachment.index).ok_or_else(|| {
+        let known: Vec<&str> = control.attachments.view().keys().map(String::as_str).collect();
+        let message = format!(
+            "from: found \"{from}\", expected namespace/pod of an endpoint of this node, or one of the interfaces {}",
+            known.join(", ")
+        );
+        ApiError::new(ErrorCode::NotFound, message)
+    })
+}
+
+fn build(request: &TraceRequest, destination_mac: [u8; 6]) -> Result<Vec<u8>, String> {
+    let ethernet = PacketBuilder::ethernet2(SENDER_MAC, destination_mac);
+    let ttl = request.ttl;
+    let (builder, is_ipv4) = match (request.source, request.destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            (ethernet.ipv4(source.octets(), destination.octets(), ttl), true)
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            (ethernet.ipv6(source.octets(), destination.octets(), ttl), false)
+        }
+        (source, destination) => {
+            return Err(format!("destination: found {destination}, expected an address of the family of {source}"));
+        }
+    };
+    let mut bytes = transport(builder, request.transport, is_ipv4)?;
+    if request.is_fragment {
+        if !is_ipv4 {
+            return Err("fragment: expected IPv4 addresses; describe the first fragment instead".into());
+        }
+        later_fragment(&mut bytes);
+    }
+    Ok(bytes)
+}
+
+fn transport(
+    builder: PacketBuilderStep<etherparse::IpHeaders>,
+    transport: TraceTransport,
+    is_ipv4: bool,
+) -> Result<Vec<u8>, String> {
+    const PAYLOAD: &[u8] = b"vrouter trace";
+    let mut bytes = Vec::new();
+    let failed = |error: etherparse::err::packet::BuildWriteError| format!("build the described packet: {error}");
+    match transport {
+        TraceTransport::Tcp { source_port, destination_port } => {
+            builder.tcp(source_port, destination_port, 1, 65_535).syn().write(&mut bytes, &[]).map_err(failed)?;
+        }
+        TraceTransport::Udp { source_port, destination_port } => {
+            builder.udp(source_port, destination_port).write(&mut bytes, PAYLOAD).map_err(failed)?;
+        }
+        TraceTransport::IcmpEcho if is_ipv4 => {
+            builder.icmpv4_echo_request(1, 1).write(&mut bytes, PAYLOAD).map_err(failed)?;
+        }
+        TraceTransport::IcmpEcho => {
+            builder.icmpv6_echo_request(1, 1).write(&mut bytes, PAYLOAD).map_err(failed)?;
+        }
+        TraceTransport::Other { number } => {
+            builder.write(&mut bytes, IpNumber(number), &[0; 32]).map_err(failed)?;
+        }
+    }
+    Ok(bytes)
+}
+
+/// Turns a built IPv4 packet into one from the middle of a datagram.
+fn later_fragment(bytes: &mut [u8]) {
+    use fastpath::header::{checksum::Sum, ethernet, ipv4};
+    let Some(header) = bytes.get_mut(ethernet::HEADER_LEN..ethernet::HEADER_LEN + ipv4::HEADER_LEN) else { return };
+    // Offset 1480 bytes, the last of its datagram.
+    header[6..8].copy_from_slice(&185u16.to_be_bytes());
+    header[10..12].fill(0);
+    let sum = Sum::new().bytes(header).finish();
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
+fn describe(verdict: Verdict) -> String {
+    match verdict {
+        Verdict::Forward => "forward".into(),
+        Verdict::Respond(answer) => format!("respond: {answer:?}").to_lowercase(),
+        Verdict::Punt(reason) => format!("punt: {reason:?}").to_lowercase(),
+        Verdict::Drop(reason) => format!("drop: {}", reason.name()),
+    }
+}
+
+/// What a stage found out, in the user's terms.
+fn detail(
+    stage: Stage,
+    slot: &Slot,
+    tables: &Tables,
+    names: &RuleNames,
+    interface: &impl Fn(InterfaceIndex) -> String,
+) -> String {
+    if let Verdict::Drop(reason) = slot.verdict {
+        let rule = names.name(slot.rule).map_or(String::new(), |rule| format!("; rule: {rule}"));
+        return format!("{}{rule}", reason.description());
+    }
+    let key = &slot.key;
+    match stage {
+        Stage::Parse => format!(
+            "{} → {}, protocol {}, ports {} → {}, TTL {}",
+            unmapped_address(key.source),
+            unmapped_address(key.destination),
+            crate::show::protocol_name(key.protocol),
+            key.source_port,
+            key.destination_port,
+            slot.ttl
+        ),
+        Stage::Admit => format!("source belongs to the sender on {}", interface(slot.ingress)),
+        Stage::Classify => match slot.flow {
+            Some(_) => "part of a known flow".into(),
+            None => "first packet of a new flow".into(),
+        },
+        Stage::Route => match tables.adjacency(slot.adjacency) {
+            None => "no route".into(),
+            Some(adjacency) => match adjacency.kind {
+                AdjacencyKind::Unresolved => "the next hop's MAC address is not known yet".into(),
+                AdjacencyKind::Host => "to the host itself".into(),
+                _ => format!("leaves by {}, MTU {}", interface(adjacency.interface), adjacency.mtu),
+            },
+        },
+        Stage::Policy => {
+            names.name(slot.rule).map_or("no policy applies on the way".into(), |rule| format!("allowed by {rule}"))
+        }
+        Stage::Remember => "flow entered: replies will pass".into(),
+        Stage::Respond => match slot.verdict {
+            Verdict::Respond(_) => "the answer goes back to the sender".into(),
+            _ => "nothing to answer".into(),
+        },
+        Stage::Rewrite => format!("TTL {}, layer 2 header of the way out", slot.ttl.saturating_sub(1)),
+    }
+}

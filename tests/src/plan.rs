@@ -1,0 +1,367 @@
+//! A small node as a test describes it, and the tables that follow from it.
+//!
+//! A `Plan` is plain data: attachments, routes, and per endpoint an ordered list of rules in each direction. `tables`
+//! turns it into what workers read; `model` reads the same plan the slow way. Nothing here uses the control crate, so a
+//! test of the fast path fails for a fault of the fast path only.
+//!
+//! ```text
+//!      a 10.0.0.1 fd00::1 ─┐                  ┌─ up    192.0.2.0/24, 2001:db8::/32 by a neighbour
+//!      b 10.0.0.2 fd00::2 ─┼─ [ Plan::small ] ┤
+//!      c 10.0.0.3 fd00::3 ─┘                  └─ host  10.9.9.9, fd09::9
+//!      10.66/16, fd66::/16 blackhole    10.77/16, fd77::/16 unresolved    10.88/16, fd88::/16 unreachable
+//! ```
+
+use std::net::IpAddr;
+
+use fastpath::flow::mapped_address;
+use fastpath::table::acl::{
+    Acl, AclSpec, Action, AddressRange, IcmpMatch, L4Match, PortRange, ProgramSpec, RuleSpec, SideMatch, TierEnd,
+    TierSpec,
+};
+use fastpath::table::adjacency::{Adjacency, AdjacencyKind};
+use fastpath::table::interface::{Endpoint, Interface, InterfaceKind};
+use fastpath::table::lpm::Lpm;
+use fastpath::table::{
+    EndpointIndex, InterfaceIndex, PolicyChange, ProgramIndex, RouterAddresses, RuleIndex, Tables, WorkerIndex,
+};
+
+use crate::packet::{Link, Mac, ToAddress};
+
+/// The MAC address of every workload interface, as in Calico.
+pub const OUR_MAC: Mac = [0xee; 6];
+pub const MTU: u16 = 1500;
+
+/// A prefix: address and length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Net(pub IpAddr, pub u8);
+
+impl Net {
+    pub fn new(text: &str) -> Net {
+        let (address, length) = text.split_once('/').unwrap_or((text, ""));
+        let address = address.to_address();
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        Net(address, length.parse().unwrap_or(most))
+    }
+
+    /// First and last address, in the form that policy uses.
+    pub fn range(self) -> AddressRange {
+        let address = mapped_address(self.0);
+        let length = u32::from(self.1) + if self.0.is_ipv4() { 96 } else { 0 };
+        let host = u128::MAX.checked_shr(length).unwrap_or(0);
+        (address & !host, address | host)
+    }
+
+    pub fn contains(self, address: IpAddr) -> bool {
+        let (first, last) = self.range();
+        address.is_ipv4() == self.0.is_ipv4() && (first..=last).contains(&mapped_address(address))
+    }
+}
+
+/// A rule; empty lists do not constrain.
+#[derive(Clone, Debug, Default)]
+pub struct Rule {
+    pub deny: bool,
+    pub is_ipv4: Option<bool>,
+    pub protocol: Option<u8>,
+    pub icmp: Option<(u8, Option<u8>)>,
+    pub from: Vec<Net>,
+    pub to: Vec<Net>,
+    pub from_ports: Vec<PortRange>,
+    pub to_ports: Vec<PortRange>,
+    /// Note the packet and go on.
+    pub log: bool,
+}
+
+impl Rule {
+    pub fn allow(protocol: u8) -> Rule {
+        Rule { protocol: Some(protocol), ..Rule::default() }
+    }
+
+    pub fn to_port(mut self, port: u16) -> Rule {
+        self.to_ports.push((port, port));
+        self
+    }
+
+    pub fn from_net(mut self, net: &str) -> Rule {
+        self.from.push(Net::new(net));
+        self
+    }
+
+    pub fn to_net(mut self, net: &str) -> Rule {
+        self.to.push(Net::new(net));
+        self
+    }
+}
+
+/// What an endpoint enforces in one direction.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    pub rules: Vec<Rule>,
+    /// What happens to a packet that no rule matches.
+    pub otherwise_allow: bool,
+}
+
+impl Rules {
+    /// No policy applies.
+    pub fn open() -> Rules {
+        Rules { rules: Vec::new(), otherwise_allow: true }
+    }
+
+    /// Only what these allow.
+    pub fn only(rules: impl IntoIterator<Item = Rule>) -> Rules {
+        Rules { rules: rules.into_iter().collect(), otherwise_allow: false }
+    }
+}
+
+/// An attachment and what is behind it.
+#[derive(Clone, Debug)]
+pub struct Attachment {
+    pub name: String,
+    pub kind: InterfaceKind,
+    /// Ours.
+    pub mac: Mac,
+    /// That of the workload or next hop.
+    pub peer_mac: Mac,
+    pub mtu: u16,
+    pub tags: [u16; 2],
+    pub owner: u16,
+    pub is_up: bool,
+    /// Of a workload: what it may send from, and what is routed to it.
+    pub addresses: Vec<IpAddr>,
+    /// Of a workload: false means that nothing is known about it.
+    pub has_endpoint: bool,
+    pub egress: Rules,
+    pub ingress: Rules,
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// By the attachment of that name, to its peer.
+    Via(String),
+    /// By the attachment, whose peer's MAC address is not known.
+    Unresolved(String),
+    Unreachable(String),
+    Blackhole,
+}
+
+/// A node.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub attachments: Vec<Attachment>,
+    /// Beside those to the endpoints' own addresses.
+    pub routes: Vec<(Net, Way)>,
+    pub addresses: RouterAddresses,
+    pub policy_change: PolicyChange,
+    pub endpoint_to_host: bool,
+}
+
+impl Attachment {
+    pub fn workload(name: &str, number: u8, addresses: &[&str]) -> Attachment {
+        Attachment {
+            name: name.to_string(),
+            kind: InterfaceKind::Workload,
+            mac: OUR_MAC,
+            peer_mac: [2, 0, 0, 0, 0, number],
+            mtu: MTU,
+            tags: [0; 2],
+            owner: 0,
+            is_up: true,
+            addresses: addresses.iter().map(|address| address.to_address()).collect(),
+            has_endpoint: true,
+            egress: Rules::open(),
+            ingress: Rules::open(),
+        }
+    }
+
+    pub fn shared(name: &str, number: u8, kind: InterfaceKind) -> Attachment {
+        Attachment {
+            kind,
+            mac: [2, 0xaa, 0, 0, 0, number],
+            peer_mac: [2, 0xbb, 0, 0, 0, number],
+            has_endpoint: false,
+            ..Attachment::workload(name, number, &[])
+        }
+    }
+
+    /// The layer 2 header of a frame that the peer sends us.
+    pub fn link(&self) -> Link {
+        Link { destination: self.mac, source: self.peer_mac, tags: self.tags }
+    }
+}
+
+impl Plan {
+    /// The node in the file's header: everything may talk to everything.
+    pub fn small() -> Plan {
+        let route = |net: &str, way: Way| (Net::new(net), way);
+        let up = || "up".to_string();
+        Plan {
+            attachments: vec![
+                Attachment::workload("a", 1, &["10.0.0.1", "fd00::1"]),
+                Attachment::workload("b", 2, &["10.0.0.2", "fd00::2"]),
+                Attachment::workload("c", 3, &["10.0.0.3", "fd00::3"]),
+                Attachment::shared("up", 4, InterfaceKind::Uplink),
+                Attachment::shared("host", 5, InterfaceKind::Host),
+            ],
+            routes: vec![
+                route("192.0.2.0/24", Way::Via(up())),
+                route("2001:db8::/32", Way::Via(up())),
+                route("10.9.9.9", Way::Via("host".to_string())),
+                route("fd09::9", Way::Via("host".to_string())),
+                route("10.66.0.0/16", Way::Blackhole),
+                route("fd66::/16", Way::Blackhole),
+                route("10.77.0.0/16", Way::Unresolved(up())),
+                route("fd77::/16", Way::Unresolved(up())),
+                route("10.88.0.0/16", Way::Unreachable(up())),
+                route("fd88::/16", Way::Unreachable(up())),
+            ],
+            addresses: RouterAddresses {
+                node_ipv4: Some(u32::from_be_bytes([10, 9, 9, 9])),
+                node_ipv6: Some(0xfd09_0000_0000_0000_0000_0000_0000_0009),
+            },
+            policy_change: PolicyChange::Preserve,
+            endpoint_to_host: false,
+        }
+    }
+
+    pub fn index(&self, name: &str) -> InterfaceIndex {
+        let position = self.attachments.iter().position(|attachment| attachment.name == name);
+        InterfaceIndex(position.unwrap_or_else(|| panic!("no attachment {name:?}")) as u16)
+    }
+
+    pub fn at(&self, name: &str) -> &Attachment {
+        &self.attachments[self.index(name).index()]
+    }
+
+    pub fn at_mut(&mut self, name: &str) -> &mut Attachment {
+        let index = self.index(name).index();
+        &mut self.attachments[index]
+    }
+
+    /// All routes: those given and one to each address of each endpoint.
+    pub fn all_routes(&self) -> Vec<(Net, Way)> {
+        let own = self.attachments.iter().flat_map(|attachment| {
+            attachment.addresses.iter().map(|address| (Net::new(&address.to_string()), Way::Via(attachment.name.clone())))
+        });
+        self.routes.iter().cloned().chain(own).collect()
+    }
+
+    /// What workers read.
+    pub fn tables(&self, generation: u32) -> Tables {
+        let mut builder = Builder::default();
+        let mut tables = Tables {
+            generation,
+            addresses: self.addresses,
+            policy_change: self.policy_change,
+            endpoint_to_host: self.endpoint_to_host,
+            ..Tables::default()
+        };
+        for attachment in &self.attachments {
+            let mut endpoint = EndpointIndex::NONE;
+            if attachment.has_endpoint {
+                endpoint = EndpointIndex(tables.endpoints.len() as u32);
+                tables.endpoints.push(Endpoint {
+                    sources: attachment.addresses.iter().map(|a| (mapped_address(*a), mapped_address(*a))).collect(),
+                    egress: builder.program(&attachment.egress),
+                    ingress: builder.program(&attachment.ingress),
+                });
+            }
+            tables.interfaces.push(Some(Interface {
+                kind: attachment.kind,
+                mac: attachment.mac,
+                mtu: attachment.mtu,
+                tags: attachment.tags,
+                owner: WorkerIndex(attachment.owner),
+                endpoint,
+                is_up: attachment.is_up,
+            }));
+        }
+        let (mut ipv4, mut ipv6) = (Vec::new(), Vec::new());
+        for (net, way) in self.all_routes() {
+            let adjacency = tables.adjacencies.len() as u32;
+            tables.adjacencies.push(self.adjacency(&way, &tables));
+            match net.0 {
+                IpAddr::V4(address) => ipv4.push((address.to_bits(), net.1, adjacency)),
+                IpAddr::V6(address) => ipv6.push((address.to_bits(), net.1, adjacency)),
+            }
+        }
+        tables.routes_ipv4 = Lpm::build(ipv4);
+        tables.routes_ipv6 = Lpm::build(ipv6);
+        tables.policy = Acl::build(&builder.spec);
+        tables
+    }
+
+    fn adjacency(&self, way: &Way, tables: &Tables) -> Adjacency {
+        let without = |kind, name: &String| Adjacency::without_rewrite(kind, self.index(name));
+        match way {
+            Way::Blackhole => Adjacency::without_rewrite(AdjacencyKind::Blackhole, InterfaceIndex::NONE),
+            Way::Unresolved(name) => without(AdjacencyKind::Unresolved, name),
+            Way::Unreachable(name) => without(AdjacencyKind::Unreachable, name),
+            Way::Via(name) => {
+                let index = self.index(name);
+                let attachment = &self.attachments[index.index()];
+                let kind = if attachment.kind == InterfaceKind::Host { AdjacencyKind::Host } else { AdjacencyKind::Forward };
+                let endpoint = tables.interface(index).map_or(EndpointIndex::NONE, |interface| interface.endpoint);
+                let Attachment { peer_mac, mac, mtu, tags, .. } = *attachment;
+                Adjacency::new(kind, index, endpoint, mtu, peer_mac, mac, tags)
+            }
+        }
+    }
+}
+
+/// Numbers rules and programs as they come.
+#[derive(Default)]
+struct Builder {
+    spec: AclSpec,
+    rules: u32,
+}
+
+impl Builder {
+    fn program(&mut self, rules: &Rules) -> ProgramIndex {
+        let block: Vec<RuleSpec> = rules.rules.iter().map(|rule| self.rule(rule)).collect();
+        let block_index = self.spec.blocks.len();
+        self.spec.blocks.push(block);
+        let mut profiles = Vec::new();
+        let mut end = TierEnd::Deny(self.next());
+        if rules.otherwise_allow {
+            end = TierEnd::Pass;
+            let everything = Rule::default();
+            let everything = self.rule(&everything);
+            profiles.push(self.spec.blocks.len());
+            self.spec.blocks.push(vec![everything]);
+        }
+        let no_match = self.next();
+        self.spec.programs.push(ProgramSpec { tiers: vec![TierSpec { blocks: vec![block_index], end }], profiles, no_match });
+        ProgramIndex(self.spec.programs.len() as u32 - 1)
+    }
+
+    fn next(&mut self) -> RuleIndex {
+        self.rules += 1;
+        RuleIndex(self.rules - 1)
+    }
+
+    fn rule(&mut self, rule: &Rule) -> RuleSpec {
+        let side = |nets: &[Net], ports: &[PortRange]| SideMatch {
+            nets: nets.iter().map(|net| net.range()).collect(),
+            ports: ports.to_vec(),
+            ..SideMatch::default()
+        };
+        let action = match rule {
+            Rule { log: true, .. } => Action::Log,
+            Rule { deny: true, .. } => Action::Deny,
+            _ => Action::Allow,
+        };
+        RuleSpec {
+            l4: L4Match {
+                is_ipv4: rule.is_ipv4,
+                protocol: rule.protocol,
+                icmp: rule.icmp.map(|(kind, code)| IcmpMatch { kind, code }),
+                ..L4Match::default()
+            },
+            source: side(&rule.from, &rule.from_ports),
+            destination: side(&rule.to, &rule.to_ports),
+            action,
+            index: self.next(),
+        }
+    }
+}

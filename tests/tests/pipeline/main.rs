@@ -1,0 +1,25 @@
+//! The fast path in memory: bytes in, then verdict, bytes out and counters.
+//!
+//! | file | what it asks |
+//! |---|---|
+//! | `drops.rs` | is every drop reason reached, by each input that should end in it? |
+//! | `forward.rs` | do good packets leave as they should: MAC, TTL, checksums, tags, lengths? |
+//! | `answer.rs` | are ARP, ND and echo for the gateway answered, byte by byte? |
+//! | `error.rs` | are our ICMP errors right, and are others' let through only for an open flow? |
+//! | `fragment.rs` | do fragments share the fate of their first? |
+//! | `policy.rs` | do replies pass, and what does a change of policy or route do to an open flow? |
+//! | `handoff.rs` | two workers: does everything arrive that changes worker? |
+//! | `model.rs` | random packets: no panic, nothing lost, and the verdict of a naive model |
+//! | `case_files.rs` | the cases in tests/data/pipeline/*.case |
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod answer;
+mod case_files;
+mod drops;
+mod error;
+mod forward;
+mod fragment;
+mod handoff;
+mod model;
+mod policy;
