@@ -157,7 +157,7 @@ impl fmt::Display for Cidr {
 }
 
 /// A 48-bit Ethernet address, written `02:42:ac:11:00:02`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Default, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MacAddress(pub [u8; 6]);
 
 impl MacAddress {

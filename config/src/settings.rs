@@ -20,6 +20,8 @@ const CALICO_NODE_NAME: &str = "NODENAME";
 const ENVIRONMENT_PREFIX: &str = "VROUTER_";
 /// Says where the settings file is; read by whoever opens it.
 const FILE_VARIABLE: &str = "VROUTER_CONFIG";
+/// Says where the command line finds the daemon, and so where the daemon listens.
+const SOCKET_VARIABLE: &str = "VROUTER_SOCKET";
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -430,7 +432,7 @@ impl Overlay {
             if let Some(setting) = setting {
                 is_named |= setting.name == NODE_NAME;
                 self.text("environment", name, setting, &value);
-            } else if name.starts_with(ENVIRONMENT_PREFIX) && name != FILE_VARIABLE {
+            } else if name.starts_with(ENVIRONMENT_PREFIX) && ![FILE_VARIABLE, SOCKET_VARIABLE].contains(&name.as_str()) {
                 // Only a near miss is refused: Kubernetes puts variables such as VROUTER_SERVICE_HOST into the
                 // environment of every pod beside a service of our name.
                 let known = SETTINGS.map(|setting| setting.variable());

@@ -94,6 +94,13 @@ pub struct Parts<D> {
     pub flows: Arc<FlowTable>,
 }
 
+impl<D> Control<D> {
+    /// True when a first set of tables is in force.
+    pub fn is_ready(&self) -> bool {
+        self.generation > 0
+    }
+}
+
 impl<D: Datastore> Control<D> {
     pub fn new(parts: Parts<D>) -> Self {
         Self {
@@ -122,11 +129,6 @@ impl<D: Datastore> Control<D> {
             dirty: Dirty { resources: true, tables: true, reconcile: true, links: true, routes: true },
             unanswered: Vec::new(),
         }
-    }
-
-    /// True when a first set of tables is in force.
-    pub fn is_ready(&self) -> bool {
-        self.generation > 0
     }
 
     /// Takes note of an event. What follows from it is done by `settle`.

@@ -5,8 +5,9 @@
 
 use std::path::PathBuf;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use config::resource::Resource;
 use config::settings::{self, Settings};
 use fastpath::flow::{FlowTable, FlowWriter};
 use fastpath::io::program::Preference;
@@ -18,10 +19,11 @@ use tokio::sync::{mpsc, watch};
 
 use crate::attach::Attachments;
 use crate::control::{Control, HOST_INTERFACE, HOST_LINK, Parts};
-use crate::datastore::{Embedded, StoreError, Syncer};
+use crate::datastore::{Datastore, Embedded, StoreError, Syncer, Write};
 use crate::event::Event;
 use crate::host::{GATEWAY_MAC, Host, HostError};
 use crate::http::{self, ServeError};
+use crate::policy;
 
 /// How often rings are looked at. Bounds how long a first packet to an unresolved next hop waits for its question.
 const TICK: Duration = Duration::from_millis(20);
@@ -48,6 +50,8 @@ pub enum StartError {
     Worker(#[source] std::io::Error),
     #[error("start the thread of worker {worker}")]
     Thread { worker: usize, source: std::io::Error },
+    #[error("start the runtime")]
+    Runtime(#[source] std::io::Error),
     #[error("offer the API")]
     Api(#[from] ServeError),
     #[error("{0}")]
@@ -57,11 +61,13 @@ pub enum StartError {
 /// Runs until `stop` says so. `ready` is called once, when a first set of tables is in force.
 pub async fn run(
     settings: Settings,
+    manifests: Vec<Resource>,
     mut stop: watch::Receiver<bool>,
     ready: impl FnOnce(),
 ) -> Result<(), StartError> {
     let settings::Datastore::Embedded(path) = settings.datastore.clone();
     let store = Embedded::open(&path)?;
+    apply(&store, manifests).await?;
     let mut syncer = Syncer::new(store.clone());
     let (host, mut host_events) = Host::open()?;
 
@@ -163,6 +169,22 @@ pub async fn run(
             tracing::error!("a worker ended in a panic");
         }
     }
+    Ok(())
+}
+
+/// Writes manifests that were given at start, all or none.
+async fn apply(store: &Embedded, manifests: Vec<Resource>) -> Result<(), StartError> {
+    if manifests.is_empty() {
+        return Ok(());
+    }
+    for resource in &manifests {
+        if let Some(error) = policy::supported::unsupported(resource).first() {
+            return Err(StartError::Setting(format!("{}: {error}", resource.key())));
+        }
+    }
+    let count = manifests.len();
+    store.commit(manifests.into_iter().map(Write::Put).collect(), SystemTime::now()).await?;
+    tracing::info!(resources = count, "manifests applied");
     Ok(())
 }
 

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use etherparse::{PacketBuilder, PacketBuilderStep, ip_number::IpNumber};
+use etherparse::{PacketBuilder, PacketBuilderStep, IpNumber};
 use fastpath::burst::{Burst, Slot, Verdict};
 use fastpath::flow::{FlowTable, FlowWriter, unmapped_address};
 use fastpath::io::umem::Umem;

@@ -11,8 +11,6 @@ const NO_QUEUE: u16 = u16::MAX;
 pub struct Attached<Q> {
     pub interface: InterfaceIndex,
     pub queue: Q,
-    /// Packets were queued since the last flush.
-    pub is_dirty: bool,
 }
 
 /// All queues of a worker.
@@ -30,24 +28,29 @@ impl<Q: Queue> Default for Interfaces<Q> {
 }
 
 impl<Q: Queue> Interfaces<Q> {
-    /// Takes a queue in. A worker has one queue per interface: an earlier one is closed.
+    /// Takes a queue in. A worker may have several queues of one interface; it receives from all and sends by the first.
     pub fn attach(&mut self, interface: InterfaceIndex, queue: Q, umem: &mut Umem) {
-        self.detach(interface, umem);
-        let Some(position) = self.by_interface.get_mut(interface.index()) else {
+        if interface.index() >= self.by_interface.len() {
             queue.close(umem);
             return;
-        };
-        *position = self.queues.len() as u16;
-        self.queues.push(Attached { interface, queue, is_dirty: false });
+        }
+        self.queues.push(Attached { interface, queue });
+        self.index();
     }
 
-    /// Closes the queue of an interface, if there is one.
+    /// Closes the queues of an interface, if there are any.
     pub fn detach(&mut self, interface: InterfaceIndex, umem: &mut Umem) {
-        let Some(position) = self.position(interface) else { return };
-        self.by_interface[interface.index()] = NO_QUEUE;
-        self.queues.swap_remove(position).queue.close(umem);
-        if let Some(moved) = self.queues.get(position) {
-            self.by_interface[moved.interface.index()] = position as u16;
+        while let Some(position) = self.queues.iter().position(|attached| attached.interface == interface) {
+            self.queues.swap_remove(position).queue.close(umem);
+        }
+        self.index();
+    }
+
+    /// Which queue an interface sends by. Done anew at each change: changes are rare, look-ups are not.
+    fn index(&mut self) {
+        self.by_interface.fill(NO_QUEUE);
+        for (position, attached) in self.queues.iter().enumerate().rev() {
+            self.by_interface[attached.interface.index()] = position as u16;
         }
     }
 

@@ -1,1 +1,129 @@
+//! Measures what the router costs, and what kernel forwarding costs in the same run.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `memory.rs` | the stages, tables and checksum on one core, without kernel |
+//! | `veth.rs`, `tcp.rs`, `latency.rs` | endpoint → router → endpoint over veth, kernel forwarding and router in turn |
+//! | `lab.rs` | namespaces, veth pairs, and the two ways of forwarding between them |
+//! | `generator.rs`, `sink.rs` | where packets come from and where they are counted |
+//! | `tables.rs`, `linear.rs` | what the router is told; policy by walking the rules, for comparison |
+//! | `report.rs`, `baseline.rs` | numbers for people and as JSON lines; the numbers of an earlier run |
+//!
+//! Invariants: a figure over veth is the median of rounds that alternate with kernel forwarding, and its ratio is the
+//! median of the rounds' ratios, so that a neighbour on the host disturbs both; nothing is judged by a threshold on time.
+//! Left out: network cards. Nothing here touches an interface that it has not made.
 
+#![forbid(unsafe_code)]
+
+pub mod baseline;
+pub mod generator;
+pub mod lab;
+pub mod latency;
+pub mod linear;
+pub mod memory;
+pub mod report;
+pub mod sink;
+pub mod tables;
+pub mod tcp;
+pub mod veth;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use report::Report;
+
+/// What can be measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Topic {
+    Memory,
+    Veth,
+    Tcp,
+    Latency,
+}
+
+impl Topic {
+    pub const ALL: [Topic; 4] = [Topic::Memory, Topic::Veth, Topic::Tcp, Topic::Latency];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Topic::Memory => "memory",
+            Topic::Veth => "veth",
+            Topic::Tcp => "tcp",
+            Topic::Latency => "latency",
+        }
+    }
+}
+
+/// How much is measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Scale {
+    /// Bursts of 256 packets per figure in memory.
+    pub bursts: usize,
+    /// Largest number of flows, rules and routes.
+    pub flows: usize,
+    pub rules: usize,
+    pub routes: usize,
+    /// Rounds over veth; each measures every way of forwarding once.
+    pub rounds: usize,
+    /// Length of one measurement over veth.
+    pub window: Duration,
+}
+
+impl Scale {
+    /// Figures worth keeping: some minutes.
+    pub const FULL: Scale = Scale {
+        bursts: 2000,
+        flows: 1_000_000,
+        rules: 10_000,
+        routes: 100_000,
+        rounds: 5,
+        window: Duration::from_secs(2),
+    };
+    /// Shows that every measurement still runs: within a minute.
+    pub const SMOKE: Scale = Scale {
+        bursts: 20,
+        flows: 50_000,
+        rules: 1000,
+        routes: 10_000,
+        rounds: 1,
+        window: Duration::from_millis(300),
+    };
+}
+
+/// What a run is asked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub topics: Vec<Topic>,
+    pub scale: Scale,
+    /// Written into every line; where they are not given, git and the clock are asked.
+    pub commit: Option<String>,
+    pub date: Option<String>,
+    /// Directory for the lines of this run.
+    pub out: PathBuf,
+    /// Directory of baselines, and whether this run becomes one.
+    pub baselines: PathBuf,
+    pub save_baseline: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Lab(#[from] lab::LabError),
+    #[error(transparent)]
+    Report(#[from] report::ReportError),
+}
+
+/// Measures, prints, and writes the lines.
+pub fn run(options: &Options) -> Result<(), Error> {
+    let mut report = Report::open(options)?;
+    for topic in &options.topics {
+        match topic {
+            Topic::Memory => memory::measure(&options.scale, &mut report)?,
+            Topic::Veth => veth::measure(&options.scale, &mut report)?,
+            Topic::Tcp => tcp::measure(&options.scale, &mut report)?,
+            Topic::Latency => latency::measure(&options.scale, &mut report)?,
+        }
+    }
+    report.finish(options)?;
+    Ok(())
+}

@@ -6,6 +6,7 @@
 //! | `decode.rs` | what a frame holds, by an independent decoder; checksums recomputed |
 //! | `plan.rs` | a small node as a test describes it, and the tables that follow from it |
 //! | `router.rs` | workers over queues in memory, with the far ends in the test's hands |
+//! | `live.rs` | the same workers on threads of their own |
 //! | `model.rs` | what a router should do with a valid packet, the slow and obvious way |
 //! | `casefile.rs` | cases in text that a network engineer can read and extend |
 //! | `fuzz.rs` | seeded mutation, the fuzz targets and their corpus |
@@ -22,6 +23,7 @@ pub mod casefile;
 pub mod daemon;
 pub mod decode;
 pub mod fuzz;
+pub mod live;
 pub mod model;
 pub mod packet;
 pub mod plan;

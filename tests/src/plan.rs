@@ -126,6 +126,8 @@ pub struct Attachment {
     pub tags: [u16; 2],
     pub owner: u16,
     pub is_up: bool,
+    /// False: the tables say nothing about it.
+    pub is_known: bool,
     /// Of a workload: what it may send from, and what is routed to it.
     pub addresses: Vec<IpAddr>,
     /// Of a workload: false means that nothing is known about it.
@@ -167,6 +169,7 @@ impl Attachment {
             tags: [0; 2],
             owner: 0,
             is_up: true,
+            is_known: true,
             addresses: addresses.iter().map(|address| address.to_address()).collect(),
             has_endpoint: true,
             egress: Rules::open(),
@@ -266,7 +269,7 @@ impl Plan {
                     ingress: builder.program(&attachment.ingress),
                 });
             }
-            tables.interfaces.push(Some(Interface {
+            tables.interfaces.push(attachment.is_known.then_some(Interface {
                 kind: attachment.kind,
                 mac: attachment.mac,
                 mtu: attachment.mtu,

@@ -40,11 +40,12 @@ pub struct Options {
     /// Packets that each ring of each queue holds.
     pub ring: usize,
     pub flows: u32,
+    pub poll: Poll,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { workers: 1, frames: 1024, frame_size: 2048, ring: 512, flows: 4096 }
+        Self { workers: 1, frames: 1024, frame_size: 2048, ring: 512, flows: 4096, poll: Poll::Always }
     }
 }
 
@@ -109,11 +110,11 @@ impl std::fmt::Display for Fate {
 /// The workers of a node, and everything around them.
 pub struct Router {
     pub plan: Plan,
-    workers: Vec<(Worker<MemoryQueue>, Remote<MemoryQueue>)>,
+    pub(crate) workers: Vec<(Worker<MemoryQueue>, Remote<MemoryQueue>)>,
     /// By attachment.
-    far_ends: Vec<FarEnd>,
+    pub(crate) far_ends: Vec<FarEnd>,
     inboxes: Vec<Vec<Vec<u8>>>,
-    publisher: Publisher<Tables>,
+    pub(crate) publisher: Publisher<Tables>,
     flows: Arc<FlowTable>,
     generation: u32,
     now: Duration,
@@ -151,7 +152,7 @@ impl Router {
                 umem: Umem::heap(options.frame_size, options.frames),
                 flows: FlowWriter::new(flows.clone(), index, options.workers, publisher.grace()),
                 tables: publisher.reader(),
-                poll: Poll::Always,
+                poll: options.poll,
             })
             .collect();
         let workers = worker::build(parts).expect("workers need an epoll descriptor each");

@@ -9,7 +9,7 @@
 //! Left out: repairing anything, and measuring speed.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -85,17 +85,16 @@ impl Finding {
 /// Exit status 1 when something would keep the router from running.
 pub fn run(arguments: DoctorArguments) -> ExitCode {
     let findings = examine();
-    match arguments.output {
-        Format::Json => match serde_json::to_string_pretty(&findings) {
-            Ok(text) => println!("{text}"),
-            Err(error) => eprintln!("error: write findings as JSON: {error}"),
-        },
-        Format::Yaml => match serde_saphyr::to_string(&findings) {
-            Ok(text) => print!("{text}"),
-            Err(error) => eprintln!("error: write findings as YAML: {error}"),
-        },
-        Format::Ps | Format::Wide => print!("{}", text(&findings)),
-    }
+    let failed = |form: &str, error: &dyn std::fmt::Display| format!("error: write findings as {form}: {error}\n");
+    let report = match arguments.output {
+        Format::Json => {
+            serde_json::to_string_pretty(&findings).map_or_else(|error| failed("JSON", &error), |text| text + "\n")
+        }
+        Format::Yaml => serde_saphyr::to_string(&findings).unwrap_or_else(|error| failed("YAML", &error)),
+        Format::Ps | Format::Wide => text(&findings),
+    };
+    // A reader who has gone away wants no more.
+    let _ = io::stdout().write_all(report.as_bytes());
     ExitCode::from(u8::from(findings.iter().any(|finding| finding.status == Health::Fail)))
 }
 
@@ -315,7 +314,8 @@ fn judge(link: &Link, driver: &str, queues: &str, features: Option<XdpFeatures>)
         );
         return Finding::warn(&check, found, advice);
     }
-    if !features.native {
+    let is_hardware = link.kind.is_none();
+    if !features.native && is_hardware {
         return Finding::warn(&check, found, "as an uplink it would be slow: use a card whose driver knows native XDP");
     }
     Finding::ok(&check, found)

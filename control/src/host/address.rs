@@ -46,7 +46,7 @@ impl Host {
     pub async fn add_address(&self, address: &InterfaceAddress) -> Result<(), HostError> {
         self.change(
             || format!("add address {}/{} to {}", address.address, address.prefix_length, address.link),
-            RouteNetlinkMessage::NewAddress(message_of(address)),
+            RouteNetlinkMessage::NewAddress(message_of(address, self.mark)),
             NLM_F_CREATE | NLM_F_REPLACE,
         )
         .await
@@ -55,7 +55,7 @@ impl Host {
     /// Deletes the address; one that is gone already, or whose link is, is fine.
     pub async fn delete_address(&self, address: &InterfaceAddress) -> Result<(), HostError> {
         let action = || format!("delete address {}/{} from {}", address.address, address.prefix_length, address.link);
-        let request = RouteNetlinkMessage::DelAddress(message_of(address));
+        let request = RouteNetlinkMessage::DelAddress(message_of(address, self.mark));
         match self.change(action, request, 0).await {
             Err(error) if matches!(error.errno(), Some(EADDRNOTAVAIL | ENODEV)) => Ok(()),
             result => result,
@@ -72,7 +72,7 @@ impl Host {
     }
 }
 
-fn message_of(address: &InterfaceAddress) -> AddressMessage {
+fn message_of(address: &InterfaceAddress, mark: u8) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = family_of(address.address);
     message.header.index = address.link.0;
@@ -84,7 +84,7 @@ fn message_of(address: &InterfaceAddress) -> AddressMessage {
     message.attributes = vec![
         AddressAttribute::Local(address.address),
         AddressAttribute::Address(address.address),
-        AddressAttribute::Protocol(PROTOCOL.into()),
+        AddressAttribute::Protocol(mark.into()),
     ];
     if let IpAddr::V4(v4) = address.address
         && address.prefix_length < 31

@@ -48,6 +48,9 @@ pub use rtnetlink::{Events, Host, HostEvent};
 /// and 196 is in no list of iproute2 (rt_protos) or the kernel (include/uapi/linux/rtnetlink.h).
 pub const PROTOCOL: u8 = 196;
 
+/// What `ip` marks routes with that a person adds (RTPROT_STATIC in linux/rtnetlink.h).
+const OPERATOR: u8 = 4;
+
 /// The kernel's number for an interface (ifindex); 0 is never a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkIndex(pub u32);

@@ -108,6 +108,19 @@ pub fn in_namespace_of<T: Send>(namespace: &File, name: &str, work: impl FnOnce(
     }
 }
 
+/// As `in_namespace`, with /sys showing that namespace too: /sys/class/net lists what was there when
+/// sysfs was mounted, so it is mounted anew, for this one thread.
+pub fn in_namespace_with_sysfs<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> Result<T, HostError> {
+    in_namespace(name, || {
+        let mounted = unshare(CloneFlags::CLONE_NEWNS)
+            // Nothing mounted here may be seen outside.
+            .and_then(|()| mount(NONE, "/", NONE, MsFlags::MS_SLAVE | MsFlags::MS_REC, NONE))
+            .and_then(|()| mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), NONE));
+        mounted.map_err(|error| HostError::io(format!("mount sysfs of network namespace {name}"))(error.into()))?;
+        Ok(work())
+    })?
+}
+
 /// Runs `work` in a new namespace without a name, which is gone when the last thing `work` made in it is.
 pub fn in_scratch<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, HostError> {
     let action = "make a scratch network namespace";

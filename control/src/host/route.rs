@@ -128,7 +128,7 @@ impl Host {
 
     /// Adds a route of ours. An equal one of ours is fine; one of somebody else's is an error.
     pub async fn add_route(&self, route: &Route) -> Result<(), HostError> {
-        let request = RouteNetlinkMessage::NewRoute(message_of(route));
+        let request = RouteNetlinkMessage::NewRoute(message_of(route, self.mark));
         let action = || format!("add route to {}", route.destination);
         let added = self.change(action, request, NLM_F_CREATE | NLM_F_EXCL).await;
         match added {
@@ -146,14 +146,14 @@ impl Host {
     /// replaces whatever has the same destination and metric.
     pub async fn replace_route(&self, old: &Route, new: &Route) -> Result<(), HostError> {
         assert_eq!(old.key(), new.key());
-        let request = RouteNetlinkMessage::NewRoute(message_of(new));
+        let request = RouteNetlinkMessage::NewRoute(message_of(new, self.mark));
         let action = || format!("replace route to {}", new.destination);
         self.change(action, request, NLM_F_CREATE | NLM_F_REPLACE).await
     }
 
     /// Deletes a route of ours; one that is gone already, or whose link is, is fine.
     pub async fn delete_route(&self, route: &Route) -> Result<(), HostError> {
-        let request = RouteNetlinkMessage::DelRoute(message_of(route));
+        let request = RouteNetlinkMessage::DelRoute(message_of(route, self.mark));
         let action = || format!("delete route to {}", route.destination);
         match self.change(action, request, 0).await {
             Err(error) if matches!(error.errno(), Some(ESRCH | ENODEV | ENETUNREACH)) => Ok(()),
@@ -200,13 +200,13 @@ impl Host {
     }
 }
 
-fn message_of(route: &Route) -> RouteMessage {
+fn message_of(route: &Route, mark: u8) -> RouteMessage {
     let destination = route.destination;
     let mut message = RouteMessage::default();
     message.header.address_family = family_of(destination.address());
     message.header.destination_prefix_length = destination.length();
     message.header.table = RouteHeader::RT_TABLE_MAIN;
-    message.header.protocol = RouteProtocol::Other(PROTOCOL);
+    message.header.protocol = RouteProtocol::from(mark);
     message.attributes =
         vec![RouteAttribute::Destination(destination.address().into()), RouteAttribute::Priority(route.metric)];
     if let Some(source) = route.source {

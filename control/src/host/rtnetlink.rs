@@ -24,7 +24,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::{AsyncSocket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
 use rtnetlink::{Handle, MulticastGroup};
 
-use super::{HostError, Link, LinkIndex, Neighbour};
+use super::{PROTOCOL, OPERATOR, HostError, Link, LinkIndex, Neighbour};
 
 /// Receive buffer of the event socket: about 10 000 notifications before an overflow.
 const EVENT_BUFFER: usize = 4 << 20;
@@ -44,6 +44,8 @@ const ENOBUFS: i32 = 105;
 #[derive(Clone, Debug)]
 pub struct Host {
     handle: Handle,
+    /// Protocol number of the routes and addresses it makes.
+    pub(super) mark: u8,
 }
 
 impl Host {
@@ -68,7 +70,13 @@ impl Host {
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
         runtime.spawn(connection);
-        Ok(Host { handle })
+        Ok(Host { handle, mark: PROTOCOL })
+    }
+
+    /// What this handle makes counts as made by the operator: a router that runs here leaves it alone.
+    pub fn as_operator(mut self) -> Host {
+        self.mark = OPERATOR;
+        self
     }
 
     /// Sends one request that changes something and waits until the kernel has done it.

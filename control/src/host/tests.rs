@@ -87,6 +87,21 @@ fn namespaces_come_and_go() {
 }
 
 #[test]
+fn sysfs_and_scratch_namespaces() {
+    if !is_root() {
+        return;
+    }
+    let namespace = Namespace::new();
+    let names = || std::fs::read_dir("/sys/class/net").unwrap().count();
+    let outside = names();
+    namespace.run(|| async { Host::connect().unwrap().ensure_veth_pair("v0", "v1", 1).await.unwrap() });
+    assert_eq!(netns::in_namespace_with_sysfs(&namespace.0, names).unwrap(), 3, "lo, v0, v1");
+    assert_eq!(names(), outside, "the mount is seen by one thread only");
+    let scratch = netns::in_scratch(|| std::fs::read_link("/proc/thread-self/ns/net").unwrap()).unwrap();
+    assert_ne!(scratch, std::fs::read_link("/proc/thread-self/ns/net").unwrap());
+}
+
+#[test]
 fn veth_pair_is_kept_when_it_fits_and_replaced_when_not() {
     if !is_root() {
         return;

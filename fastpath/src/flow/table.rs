@@ -107,6 +107,7 @@ struct Line0 {
     version: AtomicU32,
     rule: AtomicU32,
     ingress: [AtomicU16; 2],
+    created: AtomicU32,
     covered: AtomicU16,
     state: AtomicU8,
     _reserved: AtomicU8,
@@ -310,6 +311,7 @@ impl FlowTable {
                 rule: self.rule(handle),
                 ingress: self.decision(handle).ingress,
                 egress: self.egress(handle),
+                created: entry.line0.created.load(Ordering::Relaxed),
                 last_seen: self.last_seen(index),
                 packets: [0, 1].map(|side| entry.sides[side].packets.load(Ordering::Relaxed)),
                 bytes: [0, 1].map(|side| entry.sides[side].bytes.load(Ordering::Relaxed)),
@@ -381,6 +383,7 @@ pub struct FlowView {
     pub rule: RuleIndex,
     pub ingress: InterfaceIndex,
     pub egress: InterfaceIndex,
+    pub created: Seconds,
     pub last_seen: Seconds,
     /// Forward and reverse.
     pub packets: [u64; 2],
@@ -446,6 +449,7 @@ impl FlowWriter {
         entry.line0.ingress[0].store(new.ingress.0, Ordering::Relaxed);
         entry.line0.ingress[1].store(new.egress.0, Ordering::Relaxed);
         entry.line0.covered.store(new.covered, Ordering::Relaxed);
+        entry.line0.created.store(now, Ordering::Relaxed);
         let state = tcp_state::first(&new.key, new.tcp_flags);
         entry.line0.state.store(state as u8, Ordering::Relaxed);
         for (position, side) in entry.sides.iter().enumerate() {

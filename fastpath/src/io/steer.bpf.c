@@ -103,21 +103,19 @@ static __always_inline int redirect(struct xdp_md *ctx)
 	return count(action == XDP_REDIRECT ? REDIRECTED : DROPPED_NO_SOCKET, action);
 }
 
-// True when an entry takes a packet of this protocol whose transport header starts at `transport`, if it is here.
-static __always_inline int takes(__u32 steer, __u8 protocol, void *transport, void *end)
+// True when an entry takes a packet of this protocol. Ports are looked at only if the caller says that they are there.
+static __always_inline int takes(__u32 steer, __u8 protocol, struct udp_ports *ports, int has_ports, void *end)
 {
-	struct udp_ports *ports = transport;
-
 	if (steer & STEER_EVERYTHING)
 		return 1;
 	switch (protocol) {
 	case IPPROTO_IPIP:
 	case IPPROTO_IPV6:
-		return steer & STEER_IPIP;
+		return (steer & STEER_IPIP) != 0;
 	case IPPROTO_GRE:
-		return steer & STEER_GRE;
+		return (steer & STEER_GRE) != 0;
 	case IPPROTO_UDP:
-		if (!(steer & STEER_VXLAN) || !transport || (void *)(ports + 1) > end)
+		if (!(steer & STEER_VXLAN) || !has_ports || (void *)(ports + 1) > end)
 			return 0;
 		return bpf_ntohs(ports->dest) == steer >> 16;
 	default:
@@ -128,7 +126,7 @@ static __always_inline int takes(__u32 steer, __u8 protocol, void *transport, vo
 static __always_inline int steer_ipv4(struct xdp_md *ctx, struct iphdr *ip, void *end)
 {
 	struct ipv4_key key = { .prefix_len = 32 };
-	void *transport = ip + 1;
+	int has_ports;
 	__u32 *steer;
 
 	if ((void *)(ip + 1) > end || ip->version != 4)
@@ -137,10 +135,9 @@ static __always_inline int steer_ipv4(struct xdp_md *ctx, struct iphdr *ip, void
 	steer = bpf_map_lookup_elem(&ipv4_prefixes, &key);
 	if (!steer)
 		return count(PASSED, XDP_PASS);
-	// Tunnels are sent without IP options; a packet with some has no ports to look at.
-	if (ip->ihl != 5 || (ip->frag_off & bpf_htons(IPV4_FRAGMENT)))
-		transport = 0;
-	if (takes(*steer, ip->protocol, transport, end))
+	// Tunnels are sent without IP options; with some, the ports are elsewhere. Late fragments have none.
+	has_ports = ip->ihl == 5 && !(ip->frag_off & bpf_htons(IPV4_FRAGMENT));
+	if (takes(*steer, ip->protocol, (void *)(ip + 1), has_ports, end))
 		return redirect(ctx);
 	return count(PASSED, XDP_PASS);
 }
@@ -154,7 +151,7 @@ static __always_inline int steer_ipv6(struct xdp_md *ctx, struct ipv6hdr *ip, vo
 		return count(DROPPED_MALFORMED, XDP_DROP);
 	key.address = ip->daddr;
 	steer = bpf_map_lookup_elem(&ipv6_prefixes, &key);
-	if (steer && takes(*steer, ip->nexthdr, ip + 1, end))
+	if (steer && takes(*steer, ip->nexthdr, (void *)(ip + 1), 1, end))
 		return redirect(ctx);
 	return count(PASSED, XDP_PASS);
 }

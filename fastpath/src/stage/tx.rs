@@ -59,7 +59,6 @@ pub fn burst<Q: Queue>(
             let Slot { packet, .. } = slot;
             match attached.queue.send(umem, packet) {
                 Ok(()) => {
-                    attached.is_dirty = true;
                     if is_answer { counters.answered.add(1) } else { counters.sent.add(1) }
                     let interface = counters.interface(egress);
                     interface.sent_packets.add(1);
@@ -151,7 +150,6 @@ fn send_one<Q: Queue>(
         return Err(DropReason::InterfaceDown);
     };
     let length = packet.len() as u64;
-    attached.is_dirty = true;
     attached.queue.send(umem, packet).map_err(|packet| {
         umem.free(packet);
         DropReason::TransmitRingFull
@@ -162,10 +160,8 @@ fn send_one<Q: Queue>(
 /// Makes everything queued go, and gets frames back.
 pub fn flush<Q: Queue>(interfaces: &mut Interfaces<Q>, umem: &mut Umem) {
     for attached in interfaces.iter_mut() {
-        if attached.is_dirty {
-            attached.queue.flush(umem);
-            attached.is_dirty = false;
-        }
+        // Also where nothing was sent: what the kernel refused in an earlier breath is offered again.
+        attached.queue.flush(umem);
         attached.queue.reclaim(umem);
     }
 }

@@ -220,11 +220,15 @@ pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// A veth pair, up.
+/// A veth pair, up. The kernel gives a device a queue only some time after it is up, and loses packets until then.
 pub fn veth(near: &str, far: &str, mtu: u32) {
     ip(&format!("link add {near} mtu {mtu} type veth peer name {far} mtu {mtu}"));
     ip(&format!("link set {far} up"));
     ip(&format!("link set {near} up"));
+    let deadline = Instant::now() + DEADLINE;
+    while [near, far].iter().any(|name| ip_output(&format!("link show {name}")).contains("qdisc noop ")) {
+        assert!(Instant::now() < deadline, "{near} and {far} do not come up");
+    }
 }
 
 pub fn ip(arguments: &str) {

@@ -34,11 +34,10 @@ pub fn describe(client: &Client, format: Format, arguments: &DescribeArguments) 
     let reply: GetReply = client.get(&get::path(&key))?;
     let mut resource = reply.items.into_iter().next().unwrap_or_default();
     render::shorten_numbers(&mut resource);
-    let endpoint = endpoint(client, &key)?;
-    if let Some(text) = render::structured(
-        format,
-        &json!({ "resource": resource, "interfaces": endpoint.interfaces, "drops": endpoint.drops, "flows": endpoint.flows }),
-    )? {
+    let endpoint = endpoint(client, &key, &resource)?;
+    let Endpoint { interfaces, drops, flows } = &endpoint;
+    let whole = json!({ "resource": resource, "interfaces": interfaces, "drops": drops, "flows": flows });
+    if let Some(text) = render::structured(format, &whole)? {
         return render::print(&text);
     }
     let mut text = header(&resource);
@@ -61,16 +60,18 @@ struct Endpoint {
     flows: Vec<FlowView>,
 }
 
-fn endpoint(client: &Client, key: &Key) -> Result<Endpoint, CliError> {
+/// Found by the endpoint's name or, should the daemon not have linked the two yet, its interface's.
+fn endpoint(client: &Client, key: &Key, resource: &Value) -> Result<Endpoint, CliError> {
     let name = match (key.kind, &key.namespace) {
         (Kind::WorkloadEndpoint, Some(namespace)) => format!("{namespace}/{}", key.name),
         (Kind::HostEndpoint, _) => key.name.clone(),
         _ => return Ok(Endpoint::default()),
     };
+    let device = resource["spec"]["interfaceName"].as_str();
     let mut endpoint = Endpoint::default();
     let interfaces: Vec<InterfaceView> = client.get("/v1/show/interfaces")?;
     for interface in interfaces {
-        if interface.endpoint.as_ref() != Some(&name) {
+        if interface.endpoint.as_ref() != Some(&name) && Some(interface.name.as_str()) != device {
             continue;
         }
         let filter = format!("interface={}", encode(&interface.name));

@@ -19,9 +19,9 @@
 mod apply;
 mod delete;
 mod describe;
-mod error;
+pub mod error;
 mod get;
-mod input;
+pub mod input;
 mod render;
 pub mod run;
 mod show;

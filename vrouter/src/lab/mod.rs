@@ -14,7 +14,7 @@
 //! | `manifests.rs` | the lab as resources: Node, Profile, WorkloadEndpoints, StaticRoutes |
 //! | `state.rs` | what a lab leaves on disk, so that it can be taken down by any later process |
 //! | `up.rs` `down.rs` | build it; take it down |
-//! | `story.rs` | up, router, checks, live policy change, report, down |
+//! | `run.rs` | up, router, checks, live policy change, report, down |
 //! | `router.rs` | the daemon under test and its command line: the only file that knows its JSON |
 //! | `checks.rs` `live.rs` | ping, TCP, UDP between all pairs; the policy change under an open connection |
 //! | `report.rs` | tables |
@@ -29,8 +29,10 @@ mod live;
 mod manifests;
 mod report;
 mod router;
+mod run;
 mod state;
-mod story;
+#[cfg(test)]
+mod tests;
 mod up;
 
 use std::io;
@@ -85,7 +87,7 @@ fn execute(command: LabCommand) -> Result<ExitCode, LabError> {
         LabCommand::Up { file } => {
             let lab = Lab::read(&file)?;
             up::up(&lab)?;
-            print!("{}", up::how_to_enter(&lab));
+            report::say(up::how_to_enter(&lab));
             Ok(ExitCode::SUCCESS)
         }
         LabCommand::Down { lab } => {
@@ -96,7 +98,7 @@ fn execute(command: LabCommand) -> Result<ExitCode, LabError> {
         }
         LabCommand::Run { file, manifests, keep } => {
             let lab = Lab::read(&file)?;
-            story::run(&lab, manifests.as_deref(), keep)
+            run::run(&lab, manifests.as_deref(), keep)
         }
     }
 }

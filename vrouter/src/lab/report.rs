@@ -1,6 +1,7 @@
 //! What a run found, as tables for people.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -24,8 +25,14 @@ impl Line {
     /// `PASS  ping IPv4 client > web  3 of 3 answered`
     pub fn print(&self) {
         let word = if self.passed { "PASS" } else { "FAIL" };
-        println!("{word}  {:<44} {}", self.check, self.detail);
+        say(format!("{word}  {:<44} {}", self.check, self.detail).trim_end().to_owned() + "\n");
     }
+}
+
+/// Prints. A reader who has gone away is no reason to leave the lab standing.
+pub fn say(text: impl AsRef<str>) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_ref().as_bytes()).and_then(|()| out.flush());
 }
 
 /// Columns as wide as their widest cell; the first is left-aligned, numbers are right-aligned.

@@ -13,6 +13,7 @@
 //! ```
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 
@@ -98,7 +99,7 @@ pub fn in_host<T: Send>(
             .enable_io()
             .build()
             .map_err(LabError::io("start a runtime"))?;
-        runtime.block_on(async { Ok::<T, LabError>(work(&Host::connect()?).await?) })
+        runtime.block_on(async { Ok::<T, LabError>(work(&Host::connect()?.as_operator()).await?) })
     });
     result?
 }
@@ -171,7 +172,23 @@ fn connect_endpoint(lab: &Lab, endpoint: &Endpoint) -> Result<(), LabError> {
             }
         }
         Ok(())
-    })
+    })?;
+    if endpoint.offload == Offload::Off {
+        receive_on_own_thread(&namespace)?;
+    }
+    Ok(())
+}
+
+/// The endpoint's stack receives on a thread of its own then, and not inside the router's send. Only
+/// an interface that is up has something to move. A kernel that cannot do it is slower, not wrong.
+fn receive_on_own_thread(namespace: &str) -> Result<(), LabError> {
+    let switch = format!("/sys/class/net/{INSIDE}/threaded");
+    match netns::in_namespace_with_sysfs(namespace, || fs::write(&switch, "1"))? {
+        Err(error) if !matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::NotFound) => {
+            Err(LabError::io(format!("write 1 to {switch} in {namespace}"))(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn connect_host(lab: &Lab, far: &FarHost) -> Result<(), LabError> {

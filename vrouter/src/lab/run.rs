@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::checks::{self, Path};
 use super::description::Live;
 use super::down::down;
-use super::report::{self, Line};
+use super::report::{self, Line, say};
 use super::router::Router;
 use super::state::State;
 use super::{Lab, LabError, live, up};
@@ -25,25 +25,22 @@ pub fn run(lab: &Lab, manifests: Option<&FilePath>, keep: bool) -> Result<ExitCo
     let start = Instant::now();
     let state = up::up(lab)?;
     let guard = Guard { name: Some(lab.name.clone()) };
-    println!("lab {}: {} namespaces built in {:.1?}", lab.name, lab.namespaces().len(), start.elapsed());
+    say(format!("lab {}: {} namespaces built in {:.1?}\n", lab.name, lab.namespaces().len(), start.elapsed()));
 
     let result = with_router(lab, &state, manifests, keep, &stop);
     let interrupted = stop.load(Ordering::Relaxed);
     if keep && !interrupted {
         guard.keep();
-        print!("{}", up::how_to_enter(lab));
-        println!("  socket       {}\ntake it down with: vrouter lab down {}", state.socket().display(), lab.name);
+        say(up::how_to_enter(lab));
+        let socket = state.socket();
+        say(format!("  socket       {}\n  take down    vrouter lab down {}\n", socket.display(), lab.name));
     } else {
         guard.finish()?;
     }
     let lines = result?;
     let failed = lines.iter().filter(|line| !line.passed).count();
-    println!(
-        "\n{}: {} checks, {failed} failed, {:.1?}",
-        if failed == 0 { "PASS" } else { "FAIL" },
-        lines.len(),
-        start.elapsed()
-    );
+    let verdict = if failed == 0 { "PASS" } else { "FAIL" };
+    say(format!("\n{verdict}: {} checks, {failed} failed, {:.1?}\n", lines.len(), start.elapsed()));
     Ok(ExitCode::from(u8::from(failed > 0)))
 }
 
@@ -125,9 +122,9 @@ fn examine(
         }
     }
     add(report::accounts_line(&router.accounts()?));
-    print!("{}", report::interface_table(&before, &after, elapsed));
-    print!("{}", report::latency_table(&latencies));
-    print!("{}", report::drop_table(&router.drops()?));
+    say(report::interface_table(&before, &after, elapsed));
+    say(report::latency_table(&latencies));
+    say(report::drop_table(&router.drops()?));
     if stop.load(Ordering::Relaxed) { Err(LabError::Interrupted) } else { Ok(lines) }
 }
 

@@ -1,0 +1,86 @@
+//! `perf [all|smoke|memory|veth|tcp|latency]... [options]`: arguments to [`perf::Options`], and nothing else.
+
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use perf::{Options, Scale, Topic};
+
+const USAGE: &str = "usage: perf [all|smoke|memory|veth|tcp|latency]... [options]
+
+  all            everything, at full length (some minutes; needs root)
+  smoke          everything, as short as possible
+  memory         the pipeline and its tables in memory; needs no privilege
+  veth           packets per second between two namespaces, beside kernel forwarding
+  tcp            iperf3 between two namespaces, beside kernel forwarding
+  latency        UDP ping-pong between two namespaces, beside kernel forwarding
+
+  --commit TEXT      written into every line (default: git)
+  --date TEXT        written into every line (default: today)
+  --out DIR          where the lines go (default: perf/out)
+  --rounds N         rounds over veth
+  --save-baseline    keep this run's lines in perf/baselines";
+
+fn main() -> ExitCode {
+    let options = match parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(message) => {
+            eprintln!("{message}\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match perf::run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut message = error.to_string();
+            let mut cause = std::error::Error::source(&error);
+            while let Some(source) = cause {
+                message = format!("{message}: {source}");
+                cause = source.source();
+            }
+            eprintln!("perf: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {
+    let mut options = Options {
+        topics: Vec::new(),
+        scale: Scale::FULL,
+        commit: None,
+        date: None,
+        out: PathBuf::from("perf/out"),
+        baselines: PathBuf::from("perf/baselines"),
+        save_baseline: false,
+    };
+    let mut rounds = None;
+    while let Some(argument) = arguments.next() {
+        let mut value = |name: &str| arguments.next().ok_or(format!("{name}: expected a value after it"));
+        match argument.as_str() {
+            "all" => options.topics.extend(Topic::ALL),
+            "smoke" => options.scale = Scale::SMOKE,
+            "--commit" => options.commit = Some(value("--commit")?),
+            "--date" => options.date = Some(value("--date")?),
+            "--out" => options.out = value("--out")?.into(),
+            "--rounds" => {
+                let given = value("--rounds")?;
+                let count = given.parse().ok().filter(|count| (1..=1000).contains(count));
+                rounds = Some(count.ok_or(format!("--rounds {given}: expected a number from 1 to 1000"))?);
+            }
+            "--save-baseline" => options.save_baseline = true,
+            name => match Topic::ALL.into_iter().find(|topic| topic.name() == name) {
+                Some(topic) => options.topics.push(topic),
+                None => return Err(format!("{name}: expected a topic or an option")),
+            },
+        }
+    }
+    if options.topics.is_empty() {
+        options.topics.extend(Topic::ALL);
+    }
+    if let Some(rounds) = rounds {
+        options.scale.rounds = rounds;
+    }
+    Ok(options)
+}

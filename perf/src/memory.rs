@@ -1,0 +1,414 @@
+//! The stages, the tables and the checksum on one core, without kernel.
+//!
+//! A window is one burst of 256 packets, or one batch of lookups. Packets are written into their frames before the window
+//! and freed after it, so a window holds what [`Pipeline::run`] does and nothing else; the frames are as warm as
+//! a driver that has just copied them leaves them. `worker, 64 packets a breath` is the one exception: it runs whole
+//! breaths over queues in memory, with receiving, sending and counting.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use fastpath::burst::{BURST, Burst, Slot, Verdict};
+use fastpath::flow::{FlowTable, FlowWriter, MAPPED_PREFIX};
+use fastpath::header::checksum::Sum;
+use fastpath::io::memory::ReplayQueue;
+use fastpath::io::umem::Umem;
+use fastpath::pipeline::{Now, Pipeline, Stage};
+use fastpath::rcu::Publisher;
+use fastpath::table::acl::{Acl, Question};
+use fastpath::table::lpm::{Address, Lpm, Prefix};
+use fastpath::table::{ProgramIndex, Tables};
+use fastpath::worker::{self, Parts, Poll};
+
+use crate::generator::{self, Random};
+use crate::report::{Measurement, Report, ReportError, Spread};
+use crate::tables::{self, A, B};
+use crate::{Scale, linear};
+
+const STAGES: [Stage; 8] = [
+    Stage::Parse,
+    Stage::Admit,
+    Stage::Classify,
+    Stage::Route,
+    Stage::Policy,
+    Stage::Remember,
+    Stage::Respond,
+    Stage::Rewrite,
+];
+
+/// Smallest Ethernet frame without its checksum.
+const SHORT: usize = 60;
+const LONG: usize = 1514;
+const MTU: u16 = 1500;
+/// Lookups in one window.
+const BATCH: usize = 1024;
+
+pub fn measure(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
+    if let Some(core) = core_affinity::get_core_ids().and_then(|cores| cores.last().copied()) {
+        core_affinity::set_for_current(core);
+    }
+    flow_hits(scale, report)?;
+    flow_misses(scale, report)?;
+    policies(scale, report)?;
+    lookups(scale, report)?;
+    checksums(scale, report)
+}
+
+/// Pipeline, tables and frames, and a clock that stands still.
+struct Bench {
+    pipeline: Pipeline,
+    tables: Tables,
+    umem: Umem,
+    burst: Burst,
+    frame: Vec<u8>,
+    /// Its grace periods are what flows are freed by.
+    _publisher: Publisher<()>,
+}
+
+/// Time of a burst, in all and by stage.
+struct Burst256 {
+    nanoseconds: u64,
+    stages: [u64; STAGES.len()],
+}
+
+impl Bench {
+    fn new(rules: usize, flow_capacity: usize, frame: Vec<u8>) -> Bench {
+        let publisher = Publisher::new(());
+        let table = FlowTable::new(flow_capacity as u32);
+        Bench {
+            pipeline: Pipeline::new(FlowWriter::new(table, 0, 1, publisher.grace())),
+            tables: tables::two_endpoints(rules, MTU),
+            umem: Umem::heap(2048, 2 * BURST),
+            burst: Burst::with_capacity(),
+            frame,
+            _publisher: publisher,
+        }
+    }
+
+    /// Passes a burst of packets of these flows and checks that all were forwarded.
+    fn pass(&mut self, by_stage: bool, mut flow: impl FnMut() -> u32) -> Burst256 {
+        let (burst, umem) = (&mut self.burst, &mut self.umem);
+        for _ in 0..BURST {
+            let Some(packet) = umem.copy_in([self.frame.as_slice()]) else { break };
+            write_flow(umem.data_mut(&packet), flow());
+            burst.slots.push(Slot::new(packet, A));
+        }
+        let count = burst.slots.len();
+        assert_eq!(count, BURST, "frames for a burst");
+        let mut stages = [0; STAGES.len()];
+        let start = Instant::now();
+        if by_stage {
+            let mut last = start;
+            self.pipeline.run(burst, umem, &self.tables, Now(1), |stage, _, _| {
+                let now = Instant::now();
+                stages[stage as usize] = (now - last).as_nanos() as u64;
+                last = now;
+            });
+        } else {
+            self.pipeline.run(burst, umem, &self.tables, Now(1), |_, _, _| {});
+        }
+        let nanoseconds = start.elapsed().as_nanos() as u64;
+        for slot in burst.slots.drain(..) {
+            assert_eq!(slot.verdict, Verdict::Forward, "a packet of the measurement was not forwarded");
+            umem.free(slot.packet);
+        }
+        Burst256 { nanoseconds, stages }
+    }
+}
+
+fn write_flow(frame: &mut [u8], flow: u32) {
+    let is_partial = frame[40..42] != [0; 2];
+    generator::address(frame, flow);
+    if is_partial {
+        generator::leave_partial_checksum(frame);
+    }
+}
+
+/// Flows in an order that no prefetcher guesses; every one comes once in a round.
+struct Order {
+    count: u32,
+    mask: u32,
+    next: u32,
+}
+
+impl Order {
+    fn new(count: usize) -> Order {
+        Order { count: count as u32, mask: count.next_power_of_two() as u32 - 1, next: 0 }
+    }
+
+    fn next(&mut self) -> u32 {
+        loop {
+            // Full period modulo a power of two: odd increment, multiplier 1 modulo 4. Hull, Dobell, 1962.
+            self.next = self.next.wrapping_mul(1_664_525).wrapping_add(1_013_904_223) & self.mask;
+            if self.next < self.count {
+                return self.next;
+            }
+        }
+    }
+}
+
+fn flow_hits(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
+    for flows in [64, 50_000, 1_000_000].into_iter().filter(|flows| *flows <= scale.flows) {
+        let mut bench = Bench::new(1, flows.max(4096) * 5 / 4, generator::udp_frame(SHORT));
+        let mut order = Order::new(flows);
+        for _ in 0..flows.div_ceil(BURST) + 4 {
+            bench.pass(false, || order.next());
+        }
+        let mut spread = Spread::default();
+        for _ in 0..scale.bursts {
+            spread.record(bench.pass(false, || order.next()).nanoseconds, BURST);
+        }
+        report.add(row(report, format!("flow hit, {} flows", thousands(flows)), &spread))?;
+        if flows != 50_000 {
+            stages(&mut bench, &format!("flow hit, {} flows", thousands(flows)), scale, report, || order.next())?;
+        }
+    }
+    whole_breaths(scale, report)?;
+    for (name, frame) in [("complete", generator::udp_frame(LONG)), ("partial", with_partial_checksum(LONG))] {
+        let mut bench = Bench::new(1, 4096, frame);
+        let mut order = Order::new(64);
+        let mut spread = Spread::default();
+        for _ in 0..scale.bursts {
+            spread.record(bench.pass(false, || order.next()).nanoseconds, BURST);
+        }
+        report.add(row(report, format!("flow hit, 64 flows, 1514 B, checksum {name}"), &spread))?;
+    }
+    Ok(())
+}
+
+fn with_partial_checksum(length: usize) -> Vec<u8> {
+    let mut frame = generator::udp_frame(length);
+    generator::leave_partial_checksum(&mut frame);
+    frame
+}
+
+/// The same packets through whole breaths of a worker.
+fn whole_breaths(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
+    let publisher = Publisher::new(tables::two_endpoints(1, MTU));
+    let parts = Parts {
+        umem: Umem::heap(2048, 1024),
+        flows: FlowWriter::new(FlowTable::new(4096), 0, 1, publisher.grace()),
+        tables: publisher.reader(),
+        poll: Poll::Always,
+    };
+    let workers = match worker::build::<ReplayQueue>(vec![parts]) {
+        Ok(workers) => workers,
+        Err(error) => {
+            report.note(&format!("worker in memory not measured: {error}"));
+            return Ok(());
+        }
+    };
+    let mut order = Order::new(64);
+    let packets: Vec<Vec<u8>> = (0..64)
+        .map(|_| {
+            let mut frame = generator::udp_frame(SHORT);
+            generator::address(&mut frame, order.next());
+            frame
+        })
+        .collect();
+    for (mut worker, _remote) in workers {
+        worker.attach(A, ReplayQueue::new(packets.clone()).0);
+        worker.attach(B, ReplayQueue::new(Vec::new()).0);
+        let mut spread = Spread::default();
+        for _ in 0..scale.bursts {
+            // Four breaths make a window of the usual length.
+            let start = Instant::now();
+            let count: usize = (0..4).map(|_| worker.breathe(Now(1))).sum();
+            spread.record(start.elapsed().as_nanos() as u64, count);
+        }
+        report.add(row(report, "worker, 64 packets a breath, 64 flows".to_owned(), &spread))?;
+    }
+    Ok(())
+}
+
+fn flow_misses(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
+    for rules in [1, 10, 100, 1000].into_iter().filter(|rules| *rules <= scale.rules) {
+        // A quarter of the table at most, which is what its owner should see.
+        let mut bench = Bench::new(rules, (scale.bursts * BURST * 4).max(4096), generator::udp_frame(SHORT));
+        let mut order = Order::new(scale.bursts * BURST);
+        let mut spread = Spread::default();
+        for _ in 0..scale.bursts / 2 {
+            spread.record(bench.pass(false, || order.next()).nanoseconds, BURST);
+        }
+        let name = format!("flow miss, {} rules", thousands(rules));
+        report.add(row(report, name.clone(), &spread))?;
+        if rules == 1000 {
+            stages(&mut bench, &name, &Scale { bursts: scale.bursts / 2, ..*scale }, report, || order.next())?;
+        }
+    }
+    Ok(())
+}
+
+fn stages(
+    bench: &mut Bench,
+    name: &str,
+    scale: &Scale,
+    report: &mut Report,
+    mut flow: impl FnMut() -> u32,
+) -> Result<(), ReportError> {
+    let mut spreads: [Spread; STAGES.len()] = std::array::from_fn(|_| Spread::default());
+    for _ in 0..scale.bursts {
+        let times = bench.pass(true, &mut flow).stages;
+        for (spread, nanoseconds) in spreads.iter_mut().zip(times) {
+            spread.record(nanoseconds, BURST);
+        }
+    }
+    for (stage, spread) in STAGES.iter().zip(&spreads) {
+        report.add(row(report, format!("  {name}: {}", stage.name()), spread))?;
+    }
+    Ok(())
+}
+
+/// Policy alone: the compiled form and the walk over the rules, on the same packets in turn, with the same answers.
+fn policies(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
+    for rules in [10, 100, 1000, 10_000].into_iter().filter(|rules| *rules <= scale.rules) {
+        let spec = tables::policy(rules);
+        let start = Instant::now();
+        let acl = Acl::build(&spec);
+        let built = start.elapsed();
+        let questions = questions(BATCH);
+        let program = &spec.programs[0];
+        let (mut compiled, mut walked) = (Spread::default(), Spread::default());
+        for round in 0..(scale.bursts / 20).max(3) {
+            let start = Instant::now();
+            for question in &questions {
+                black_box(acl.evaluate(ProgramIndex(0), &acl.classify(question)));
+            }
+            compiled.record(start.elapsed().as_nanos() as u64, BATCH);
+            // The walk takes its time: a part of the batch each round.
+            let part = &questions[(round * 16) % BATCH..][..16];
+            let start = Instant::now();
+            for question in part {
+                black_box(linear::evaluate(&spec, program, question));
+            }
+            walked.record(start.elapsed().as_nanos() as u64, part.len());
+        }
+        for question in &questions[..64] {
+            let answer = acl.evaluate(ProgramIndex(0), &acl.classify(question));
+            assert_eq!(answer, linear::evaluate(&spec, program, question), "compiled and walked policy agree");
+        }
+        let name = thousands(rules);
+        let (compiled_p50, walked_p50) = (compiled.percentile(50.0), walked.percentile(50.0));
+        report.add(row(report, format!("policy compiled, {name} rules"), &compiled))?;
+        report.add(row(report, format!("policy walked, {name} rules"), &walked))?;
+        report.note(&format!(
+            "{name} rules: {:.1} × as fast as walking them; compiled in {:.1} ms",
+            walked_p50 / compiled_p50,
+            built.as_secs_f64() * 1e3
+        ));
+    }
+    Ok(())
+}
+
+/// Packets, half of them from addresses that rules are about.
+fn questions(count: usize) -> Vec<Question> {
+    let mut random = Random::new(7);
+    (0..count)
+        .map(|position| {
+            let network = if position % 2 == 0 { 0x0a80_0000 } else { 0x0a42_0000 };
+            Question {
+                source: MAPPED_PREFIX | u128::from(network | random.below(1 << 16) as u32),
+                destination: MAPPED_PREFIX | u128::from(0x0a43_0000 | random.below(1 << 16) as u32),
+                is_ipv4: true,
+                protocol: if random.below(2) == 0 { 6 } else { 17 },
+                source_port: random.next_u64() as u16,
+                destination_port: [80, 443, 8080, 9][random.below(4) as usize],
+                icmp: None,
+            }
+        })
+        .collect()
+}
+
+fn lookups(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
+    for routes in [1000, 100_000].into_iter().map(|routes: usize| routes.min(scale.routes)) {
+        let mut random = Random::new(1);
+        let name = format!("IPv4 lookup, {} cluster routes", thousands(routes));
+        let targets = (0..BATCH).map(|_| 0x0a00_0000 | random.below(1 << 24) as u32).collect();
+        lookup(name, tables::cluster_routes_ipv4(routes), targets, scale, report)?;
+        let name = format!("IPv6 lookup, {} cluster routes", thousands(routes));
+        let targets = (0..BATCH).map(|_| tables::A_IPV6 | u128::from(random.below(1 << 30))).collect();
+        lookup(name, tables::cluster_routes_ipv6(routes), targets, scale, report)?;
+    }
+    Ok(())
+}
+
+fn lookup<T: Address>(
+    name: String,
+    routes: Vec<Prefix<T>>,
+    targets: Vec<T>,
+    scale: &Scale,
+    report: &mut Report,
+) -> Result<(), ReportError> {
+    let table = Lpm::build(routes);
+    let mut spread = Spread::default();
+    for _ in 0..scale.bursts {
+        let start = Instant::now();
+        for target in &targets {
+            black_box(table.lookup(*target));
+        }
+        spread.record(start.elapsed().as_nanos() as u64, BATCH);
+    }
+    report.add(row(report, name, &spread))
+}
+
+/// The sum over a full TCP segment, in the cache and out of it.
+fn checksums(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
+    const SEGMENT: usize = 1480;
+    const COLD: usize = 64 << 20;
+    let memory = vec![0x5au8; COLD];
+    for (name, reach) in [("hot", SEGMENT), ("cold", COLD - SEGMENT)] {
+        let mut random = Random::new(3);
+        let mut spread = Spread::default();
+        for _ in 0..scale.bursts {
+            let places: [usize; 64] = std::array::from_fn(|_| (random.below(reach as u64) as usize) & !63);
+            let places = places.map(|place| if reach == SEGMENT { 0 } else { place });
+            let start = Instant::now();
+            for place in places {
+                black_box(Sum::new().bytes(&memory[place..place + SEGMENT]).finish());
+            }
+            spread.record(start.elapsed().as_nanos() as u64, places.len());
+        }
+        report.add(row(report, format!("checksum of {SEGMENT} bytes, {name}"), &spread))?;
+    }
+    Ok(())
+}
+
+fn row(report: &Report, name: String, spread: &Spread) -> Measurement {
+    let p50 = spread.percentile(50.0);
+    let mut numbers = vec![("ns p50", p50), ("p10", spread.percentile(10.0)), ("p99", spread.percentile(99.0))];
+    numbers.extend(report.machine().tsc_ghz.map(|ghz| ("TSC ticks", p50 * ghz)));
+    Measurement { group: "memory", name, frame_mode: "memory", numbers }
+}
+
+/// 50,000 rather than 50000.
+fn thousands(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (position, digit) in digits.chars().enumerate() {
+        if position > 0 && (digits.len() - position).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_visits_every_flow_once_a_round() {
+        for count in [1, 64, 1000] {
+            let mut order = Order::new(count);
+            let mut seen: Vec<u32> = (0..count).map(|_| order.next()).collect();
+            seen.sort_unstable();
+            assert_eq!(seen, (0..count as u32).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn digits_are_grouped() {
+        assert_eq!([1, 100, 1000, 1_000_000].map(thousands), ["1", "100", "1,000", "1,000,000"]);
+    }
+}

@@ -1,0 +1,114 @@
+//! What the router is told in every measurement: two endpoints, their routes, and a policy of a given number of rules.
+//!
+//!     endpoint A  10.66.0.0/16  fd66::/64 ── interface 1 ── router ── interface 2 ── endpoint B  10.67.0.0/16  fd67::/64
+//!
+//! The same policy stands at A's egress and at B's ingress. All its rules but the last are about addresses outside
+//! both networks, so that the last one decides: the worst case of a linear list, and no special case of a compiled one.
+
+use fastpath::flow::mapped;
+use fastpath::header::ethernet::Mac;
+use fastpath::header::protocol;
+use fastpath::table::acl::{Acl, AclSpec, Action, L4Match, ProgramSpec, RuleSpec, SideMatch, TierEnd, TierSpec};
+use fastpath::table::adjacency::{Adjacency, AdjacencyKind};
+use fastpath::table::interface::{Endpoint, Interface, InterfaceKind};
+use fastpath::table::lpm::{Lpm, Prefix};
+use fastpath::table::{EndpointIndex, InterfaceIndex, ProgramIndex, RuleIndex, Tables, WorkerIndex};
+
+use crate::generator::Random;
+
+pub const A: InterfaceIndex = InterfaceIndex(1);
+pub const B: InterfaceIndex = InterfaceIndex(2);
+
+/// The router's MAC address on every endpoint interface, as in Calico.
+pub const ROUTER_MAC: Mac = [0xee; 6];
+pub const A_MAC: Mac = [2, 0, 0, 0, 0, 0x0a];
+pub const B_MAC: Mac = [2, 0, 0, 0, 0, 0x0b];
+
+pub const A_IPV4: u32 = 0x0a42_0000;
+pub const B_IPV4: u32 = 0x0a43_0000;
+const NET_LENGTH_IPV4: u8 = 16;
+pub const A_IPV6: u128 = 0xfd66 << 112;
+pub const B_IPV6: u128 = 0xfd67 << 112;
+const NET_LENGTH_IPV6: u8 = 64;
+
+/// Numbered beyond all rules.
+const END_OF_TIER: RuleIndex = RuleIndex(60_000);
+const NO_MATCH: RuleIndex = RuleIndex(60_001);
+
+/// The tables of a node with both endpoints.
+pub fn two_endpoints(rules: usize, mtu: u16) -> Tables {
+    let interface = |endpoint| {
+        Some(Interface {
+            kind: InterfaceKind::Workload,
+            mac: ROUTER_MAC,
+            mtu,
+            tags: [0; 2],
+            owner: WorkerIndex(0),
+            endpoint: EndpointIndex(endpoint),
+            is_up: true,
+        })
+    };
+    let endpoint = |ipv4: u32, ipv6: u128| Endpoint {
+        sources: vec![(mapped(ipv4), mapped(ipv4 | 0xffff)), (ipv6, ipv6 | u128::from(u64::MAX))],
+        egress: ProgramIndex(0),
+        ingress: ProgramIndex(0),
+    };
+    let adjacency = |interface, endpoint, mac| {
+        Adjacency::new(AdjacencyKind::Forward, interface, EndpointIndex(endpoint), mtu, mac, ROUTER_MAC, [0; 2])
+    };
+    Tables {
+        generation: 1,
+        interfaces: vec![None, interface(0), interface(1)],
+        endpoints: vec![endpoint(A_IPV4, A_IPV6), endpoint(B_IPV4, B_IPV6)],
+        adjacencies: vec![adjacency(A, 0, A_MAC), adjacency(B, 1, B_MAC)],
+        routes_ipv4: Lpm::build(vec![(A_IPV4, NET_LENGTH_IPV4, 0), (B_IPV4, NET_LENGTH_IPV4, 1)]),
+        routes_ipv6: Lpm::build(vec![(A_IPV6, NET_LENGTH_IPV6, 0), (B_IPV6, NET_LENGTH_IPV6, 1)]),
+        policy: Acl::build(&policy(rules)),
+        ..Tables::default()
+    }
+}
+
+/// One program of one tier of one policy: rules as a cluster has them, and a last one that allows everything.
+pub fn policy(rules: usize) -> AclSpec {
+    const PORTS: [u16; 8] = [53, 80, 443, 2379, 3306, 5432, 8080, 9090];
+    let mut random = Random::new(rules as u64);
+    let mut block: Vec<RuleSpec> = (1..rules)
+        .map(|position| {
+            // 10.128.0.0/9: the networks of other nodes.
+            let length = 24 + random.below(9) as u32;
+            let host = (1u32 << (32 - length)) - 1;
+            let first = (0x0a80_0000 | random.below(1 << 23) as u32) & !host;
+            let port = PORTS[random.below(PORTS.len() as u64) as usize];
+            let number = if random.below(4) == 0 { protocol::UDP } else { protocol::TCP };
+            RuleSpec {
+                l4: L4Match { protocol: Some(number), ..L4Match::default() },
+                source: SideMatch { nets: vec![(mapped(first), mapped(first | host))], ..SideMatch::default() },
+                destination: SideMatch { ports: vec![(port, port + 1)], ..SideMatch::default() },
+                action: if random.below(8) == 0 { Action::Deny } else { Action::Allow },
+                index: RuleIndex(position as u32),
+            }
+        })
+        .collect();
+    block.push(RuleSpec {
+        l4: L4Match::default(),
+        source: SideMatch::default(),
+        destination: SideMatch::default(),
+        action: Action::Allow,
+        index: RuleIndex(rules as u32),
+    });
+    let tier = TierSpec { blocks: vec![0], end: TierEnd::Deny(END_OF_TIER) };
+    let program = ProgramSpec { tiers: vec![tier], profiles: Vec::new(), no_match: NO_MATCH };
+    AclSpec { sets: Vec::new(), blocks: vec![block], programs: vec![program] }
+}
+
+/// Routes of a cluster in IPv4: blocks of 64 addresses at random places of 10.0.0.0/8, on a few next hops.
+pub fn cluster_routes_ipv4(count: usize) -> Vec<Prefix<u32>> {
+    let mut random = Random::new(4);
+    (0..count).map(|_| (0x0a00_0000 | (random.below(1 << 18) as u32) << 6, 26, random.below(64) as u32)).collect()
+}
+
+/// The same in IPv6: blocks of 64 addresses in one /64.
+pub fn cluster_routes_ipv6(count: usize) -> Vec<Prefix<u128>> {
+    let mut random = Random::new(6);
+    (0..count).map(|_| (A_IPV6 | u128::from(random.below(1 << 24)) << 6, 122, random.below(64) as u32)).collect()
+}
