@@ -432,7 +432,8 @@ impl Overlay {
             if let Some(setting) = setting {
                 is_named |= setting.name == NODE_NAME;
                 self.text("environment", name, setting, &value);
-            } else if name.starts_with(ENVIRONMENT_PREFIX) && ![FILE_VARIABLE, SOCKET_VARIABLE].contains(&name.as_str()) {
+            } else if name.starts_with(ENVIRONMENT_PREFIX) && ![FILE_VARIABLE, SOCKET_VARIABLE].contains(&name.as_str())
+            {
                 // Only a near miss is refused: Kubernetes puts variables such as VROUTER_SERVICE_HOST into the
                 // environment of every pod beside a service of our name.
                 let known = SETTINGS.map(|setting| setting.variable());

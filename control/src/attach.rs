@@ -28,7 +28,7 @@ const LAYER2: u32 = 22;
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     #[error("attach {name}")]
-    Program { name: String, source: ProgramError },
+    Program { name: String, source: Box<ProgramError> },
     #[error("attach {name}")]
     Socket { name: String, source: XskError },
     #[error("attach {name}: {MAX_INTERFACES} interfaces are attached already")]
@@ -151,7 +151,7 @@ impl Attachments {
             InterfaceKind::Uplink => Role::Uplink,
             InterfaceKind::Host => Role::Host,
         };
-        let program_error = |source| AttachError::Program { name: name.to_owned(), source };
+        let program_error = |source| AttachError::Program { name: name.to_owned(), source: Box::new(source) };
         let multi_buffer = self.peers.first().is_some_and(|peer| peer.memory.multi_buffer());
         let mut program = Program::load(role, multi_buffer).map_err(program_error)?;
         if kind == InterfaceKind::Uplink {
@@ -249,7 +249,7 @@ impl Attachments {
         uplinks
             .filter_map(|(name, attached)| {
                 let result = attached.program.set_prefixes(prefixes);
-                result.err().map(|source| AttachError::Program { name: name.clone(), source })
+                result.err().map(|source| AttachError::Program { name: name.clone(), source: Box::new(source) })
             })
             .collect()
     }

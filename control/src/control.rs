@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use config::settings::{EndpointToHostAction, PolicyChange, Settings};
 use fastpath::flow::FlowTable;
@@ -33,6 +33,9 @@ use crate::show::drops::Drops;
 /// The private pair: the kernel's end, and ours.
 pub const HOST_LINK: &str = "vrouter";
 pub const HOST_INTERFACE: &str = "vrouter-fp";
+
+/// How long an interface that could not be attached is left alone.
+const RETRY: Duration = Duration::from_secs(5);
 
 type Reply = oneshot::Sender<Result<Value, ApiError>>;
 
@@ -81,6 +84,8 @@ pub struct Control<D> {
     dirty: Dirty,
     /// Writes that are stored, to be answered when they are in force.
     unanswered: Vec<(Revision, Reply, Value)>,
+    /// When attaching was tried last.
+    retried: Instant,
 }
 
 /// What `Control` is made of.
@@ -128,6 +133,7 @@ impl<D: Datastore> Control<D> {
             // Everything has to be read once.
             dirty: Dirty { resources: true, tables: true, reconcile: true, links: true, routes: true },
             unanswered: Vec::new(),
+            retried: Instant::now(),
         }
     }
 
@@ -254,6 +260,7 @@ impl<D: Datastore> Control<D> {
     /// Attaches what should be attached, compiles, and makes the result the one that every worker uses.
     fn publish(&mut self) {
         let mut errors = Vec::new();
+        self.retried = Instant::now();
         self.attachments.sync(&self.wanted(), &self.kernel.links, &mut errors);
         let mut problems: Vec<String> = errors.iter().map(|error| chain(error)).collect();
         problems.extend(self.attachments.oversized(&self.kernel.links));
@@ -331,13 +338,9 @@ impl<D: Datastore> Control<D> {
             self.dirty.reconcile = true;
         }
         if self.problems.get("interfaces").is_some_and(|problems| !problems.is_empty()) {
-            self.dirty.tables |= self.retry_due();
+            let is_due = self.retried.elapsed() > RETRY;
+            self.dirty.tables |= is_due;
         }
-    }
-
-    /// Attachments that failed are tried again now and then, not at every tick.
-    fn retry_due(&self) -> bool {
-        self.started.elapsed().as_secs() % 5 == 0 && self.started.elapsed().subsec_millis() < 25
     }
 
     /// Keeps the packets that workers punted, and asks for the neighbours they wait for.

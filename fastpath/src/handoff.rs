@@ -99,7 +99,10 @@ mod tests {
             assert!(lane.send(InterfaceIndex(1), [&[round][..], &[round + 1]].into_iter()));
             assert!(lane.send(InterfaceIndex(2), [&[9u8][..]].into_iter()));
             assert!(!lane.send(InterfaceIndex(3), [&[7u8][..]].into_iter()), "full");
-            assert_eq!(lane.receive(|b| (b.interface, b.bytes().to_vec())), Some((InterfaceIndex(1), vec![round, round + 1])));
+            assert_eq!(
+                lane.receive(|b| (b.interface, b.bytes().to_vec())),
+                Some((InterfaceIndex(1), vec![round, round + 1]))
+            );
             assert_eq!(lane.receive(|b| b.interface), Some(InterfaceIndex(2)));
             assert!(lane.is_empty());
         }

@@ -277,9 +277,8 @@ impl<Q: Queue> Worker<Q> {
         self.asleep.store(true, Ordering::Relaxed);
         // Pairs with the fence in `Doorbell::ring`.
         std::sync::atomic::fence(Ordering::SeqCst);
-        let is_wanted = !self.commands.is_empty()
-            || !self.inject.is_empty()
-            || self.incoming.iter().any(|lane| !lane.is_empty());
+        let is_wanted =
+            !self.commands.is_empty() || !self.inject.is_empty() || self.incoming.iter().any(|lane| !lane.is_empty());
         if !is_wanted {
             self.tables.offline();
             self.counters.sleeps.add(1);

@@ -1,8 +1,17 @@
 //! Where packets come from: UDP packets of many flows from A to B, in memory or out of an AF_XDP socket.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+
 use fastpath::header::checksum::{Sum, pseudo_header};
 use fastpath::header::{build, ethernet, protocol};
+use fastpath::io::Queue;
+use fastpath::io::xsk::{QueueOptions, XskMemory, XskOptions};
 
+use crate::cpu::Task;
+use crate::lab::{Lab, LabError, Place, system};
 use crate::tables::{A_IPV4, A_MAC, B_IPV4, ROUTER_MAC};
 
 const IPV4_AT: usize = ethernet::HEADER_LEN;
@@ -64,9 +73,66 @@ pub fn address(frame: &mut [u8], index: u32) {
 pub fn leave_partial_checksum(frame: &mut [u8]) {
     let source = u32::from_be_bytes([frame[26], frame[27], frame[28], frame[29]]);
     let destination = u32::from_be_bytes([frame[30], frame[31], frame[32], frame[33]]);
-    let sum: Sum =
-        pseudo_header(source.into(), destination.into(), true, protocol::UDP, frame.len() - UDP_AT);
+    let sum: Sum = pseudo_header(source.into(), destination.into(), true, protocol::UDP, frame.len() - UDP_AT);
     frame[UDP_AT + 6..PAYLOAD_AT].copy_from_slice(&sum.fold().to_be_bytes());
+}
+
+/// Sends as fast as it can, from A's own interface, until it is stopped.
+pub struct Generator {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<(), LabError>>,
+    pub task: Task,
+}
+
+impl Generator {
+    /// Packets of `length` bytes of so many flows, one after the other.
+    pub fn start(lab: &Arc<Lab>, length: usize, flows: u32) -> Result<Generator, LabError> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (send, receive) = mpsc::channel();
+        let (lab, is_stopped) = (lab.clone(), stop.clone());
+        let thread = thread::Builder::new()
+            .name("generator".to_owned())
+            .spawn(move || {
+                lab.enter(Place::A)?;
+                // Nobody waits for the answer only if the lab has given up.
+                let _ = send.send(Task::current());
+                transmit(length, flows, &is_stopped)
+            })
+            .map_err(system("start the generator's thread"))?;
+        match receive.recv() {
+            Ok(task) => Ok(Generator { stop, thread, task }),
+            // The thread has ended without a word: it has an error to tell.
+            Err(_) => Err(thread.join().map_err(|_| LabError::Panicked)?.err().unwrap_or(LabError::Panicked)),
+        }
+    }
+
+    pub fn stop(self) -> Result<(), LabError> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| LabError::Panicked)?
+    }
+}
+
+fn transmit(length: usize, flows: u32, is_stopped: &AtomicBool) -> Result<(), LabError> {
+    const BATCH: usize = 64;
+    let (mut umem, memory) = XskMemory::new(XskOptions::new("end0", 0))?;
+    let mut queue = memory.open("end0", 0, QueueOptions::default())?;
+    let frame = udp_frame(length);
+    let mut flow = 0;
+    while !is_stopped.load(Ordering::Relaxed) {
+        for _ in 0..BATCH {
+            let Some(packet) = umem.copy_in([frame.as_slice()]) else { break };
+            address(umem.data_mut(&packet), flow);
+            flow = if flow + 1 >= flows { 0 } else { flow + 1 };
+            if let Err(packet) = queue.send(&mut umem, packet) {
+                umem.free(packet);
+                break;
+            }
+        }
+        queue.flush(&mut umem);
+        queue.reclaim(&mut umem);
+    }
+    queue.close(&mut umem);
+    Ok(())
 }
 
 #[cfg(test)]

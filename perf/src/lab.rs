@@ -1,2 +1,372 @@
+//! Two endpoints and a router between them, in network namespaces of this process's own.
+//!
+//! ```text
+//!     PREFIX-a                      PREFIX-r                      PREFIX-b
+//!     10.66.0.2, fd66::2                                          10.67.0.2, fd67::2
+//!     end0 ═══════════════ near-a  ┌ kernel ┐  near-b ═══════════════ end0
+//!                                  └ worker ┘
+//!                                  anchor0 ══ anchor1
+//! ```
+//!
+//! The kernel forwards when no program is attached to the near interfaces; a worker of this process does when ours is.
+//! Both ways use the same addresses, routes and permanent neighbours, so nothing else differs between them.
+//!
+//! Invariants: nothing outside the three namespaces is touched; they are deleted when the lab is dropped and when the
+//! process is interrupted; those that a killed process left are deleted by the next one.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Once;
+use std::thread::{self, JoinHandle};
+
+use fastpath::flow::{FlowTable, FlowWriter};
+use fastpath::io::program::{Preference, Program, ProgramError, Role};
+use fastpath::io::xsk::{QueueOptions, XskError, XskMemory, XskOptions, XskQueue};
+use fastpath::rcu::Publisher;
+use fastpath::table::Tables;
+use fastpath::worker::{self, Parts, Poll, Remote};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::cpu::Task;
+use crate::tables;
+
+const NAME: &str = "vrperf";
+const ROUTER_LINK_LOCAL: &str = "fe80::ecee:eeff:feee:eeee";
+pub const A_ADDRESSES: (&str, &str) = ("10.66.0.2", "fd66::2");
+pub const B_ADDRESSES: (&str, &str) = ("10.67.0.2", "fd67::2");
+
 #[derive(Debug, thiserror::Error)]
-pub enum LabError { #[error("x")] X }
+pub enum LabError {
+    #[error("run `{command}`: {output}")]
+    Command { command: String, output: String },
+    #[error("{what}")]
+    System { what: String, source: io::Error },
+    #[error("{what}: not within {seconds} s")]
+    Late { what: String, seconds: u64 },
+    #[error("read the answer of iperf3: {answer}")]
+    Answer { answer: String },
+    #[error("a thread of the lab panicked")]
+    Panicked,
+    #[error(transparent)]
+    Socket(#[from] XskError),
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+}
+
+/// Turns an operating system error into one that says what was tried.
+pub fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> LabError {
+    let what = what.into();
+    |source| LabError::System { what, source }
+}
+
+/// One of the namespaces.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    A,
+    Router,
+    B,
+}
+
+pub struct Lab {
+    prefix: String,
+    mtu: u16,
+}
+
+/// How the router is set up for a measurement.
+#[derive(Clone, Copy, Debug)]
+pub struct RouterOptions {
+    pub rules: usize,
+    pub flows: u32,
+    pub poll: Poll,
+}
+
+impl Default for RouterOptions {
+    fn default() -> Self {
+        RouterOptions { rules: 1, flows: 1 << 16, poll: Poll::Sleep }
+    }
+}
+
+/// A worker that forwards between the near interfaces, on a thread of its own.
+pub struct Router {
+    remote: Remote<XskQueue>,
+    thread: JoinHandle<()>,
+    /// What its thread costs.
+    pub task: Task,
+    _publisher: Publisher<Tables>,
+    _memory: XskMemory,
+    programs: [Program; 2],
+}
+
+impl Lab {
+    /// Builds namespaces, links, addresses, routes and neighbours.
+    pub fn new(mtu: u16) -> Result<Lab, LabError> {
+        watch_for_interruption();
+        delete_leftovers();
+        let lab = Lab { prefix: prefix(std::process::id()), mtu };
+        for place in [Place::A, Place::Router, Place::B] {
+            ip(&format!("netns add {}", lab.name(place)))?;
+            lab.within(place, || {
+                // Nothing may wait for duplicate address detection, nor be lost to a check of the way back.
+                for (name, value) in [
+                    ("ipv6/conf/all/accept_dad", "0"),
+                    ("ipv6/conf/default/accept_dad", "0"),
+                    ("ipv4/conf/all/rp_filter", "0"),
+                    ("ipv4/conf/default/rp_filter", "0"),
+                ] {
+                    set(name, value)?;
+                }
+                Ok::<_, LabError>(())
+            })??;
+            ip(&format!("-n {} link set lo up", lab.name(place)))?;
+        }
+        lab.attach(Place::A, "near-a", A_ADDRESSES, tables::A_MAC)?;
+        lab.attach(Place::B, "near-b", B_ADDRESSES, tables::B_MAC)?;
+        let router = lab.name(Place::Router);
+        ip(&format!("-n {router} link add anchor0 mtu {mtu} type veth peer name anchor1 mtu {mtu}"))?;
+        ip(&format!("-n {router} link set anchor0 up"))?;
+        ip(&format!("-n {router} link set anchor1 up"))?;
+        Ok(lab)
+    }
+
+    /// One endpoint and the router's side of it.
+    fn attach(&self, place: Place, near: &str, addresses: (&str, &str), mac: [u8; 6]) -> Result<(), LabError> {
+        let (router, end, mtu) = (self.name(Place::Router), self.name(place), self.mtu);
+        let (mac, gateway_mac) = (mac_text(mac), mac_text(tables::ROUTER_MAC));
+        let (ipv4, ipv6) = addresses;
+        for command in [
+            format!("-n {router} link add {near} mtu {mtu} type veth peer name end0 mtu {mtu} netns {end}"),
+            format!("-n {router} link set {near} address {gateway_mac}"),
+            format!("-n {end} link set end0 address {mac}"),
+            format!("-n {end} link set end0 up"),
+            format!("-n {router} link set {near} up"),
+            format!("-n {end} addr add {ipv4}/32 dev end0"),
+            format!("-n {end} addr add {ipv6}/128 dev end0 nodad"),
+            format!("-n {end} neigh add 169.254.1.1 lladdr {gateway_mac} dev end0 nud permanent"),
+            format!("-n {end} neigh add {ROUTER_LINK_LOCAL} lladdr {gateway_mac} dev end0 nud permanent"),
+            format!("-n {end} route add default via 169.254.1.1 dev end0 onlink"),
+            format!("-n {end} -6 route add default via {ROUTER_LINK_LOCAL} dev end0 onlink"),
+            format!("-n {router} route add {ipv4}/32 dev {near}"),
+            format!("-n {router} -6 route add {ipv6}/128 dev {near}"),
+            format!("-n {router} neigh add {ipv4} lladdr {mac} dev {near} nud permanent"),
+            format!("-n {router} neigh add {ipv6} lladdr {mac} dev {near} nud permanent"),
+        ] {
+            ip(&command)?;
+        }
+        Ok(())
+    }
+
+    pub fn name(&self, place: Place) -> String {
+        let suffix = match place {
+            Place::A => "a",
+            Place::Router => "r",
+            Place::B => "b",
+        };
+        format!("{}-{suffix}", self.prefix)
+    }
+
+    pub fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    /// Moves the calling thread into a namespace, for good.
+    pub fn enter(&self, place: Place) -> Result<(), LabError> {
+        let path = format!("/run/netns/{}", self.name(place));
+        let file = File::open(&path).map_err(system(format!("open {path}")))?;
+        setns(&file, CloneFlags::CLONE_NEWNET).map_err(|error| system(format!("enter {path}"))(error.into()))
+    }
+
+    /// Does something on a thread inside a namespace.
+    pub fn within<T: Send>(&self, place: Place, work: impl FnOnce() -> T + Send) -> Result<T, LabError> {
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                self.enter(place)?;
+                Ok(work())
+            });
+            thread.join().map_err(|_| LabError::Panicked)?
+        })
+    }
+
+    /// Lets the kernel forward while `measure` runs.
+    pub fn with_kernel<T>(&self, measure: impl FnOnce() -> Result<T, LabError>) -> Result<T, LabError> {
+        self.forward_by_kernel(true)?;
+        let result = measure();
+        self.forward_by_kernel(false)?;
+        result
+    }
+
+    /// Lets a worker forward while `measure` runs.
+    pub fn with_router<T>(
+        &self,
+        options: RouterOptions,
+        measure: impl FnOnce(&Router) -> Result<T, LabError>,
+    ) -> Result<T, LabError> {
+        let router = self.within(Place::Router, || self.start_router(options))??;
+        let result = measure(&router);
+        router.stop()?;
+        self.within(Place::Router, || detach_program("near-a").and_then(|()| detach_program("near-b")))??;
+        result
+    }
+
+    fn forward_by_kernel(&self, is_on: bool) -> Result<(), LabError> {
+        let value = if is_on { "1" } else { "0" };
+        self.within(Place::Router, || {
+            set("ipv4/ip_forward", value)?;
+            set("ipv6/conf/all/forwarding", value)
+        })?
+    }
+
+    /// To be called in the router's namespace.
+    fn start_router(&self, options: RouterOptions) -> Result<Router, LabError> {
+        let frame_size = if self.mtu > 1500 { 4096 } else { 2048 };
+        let (umem, memory) = XskMemory::new(XskOptions {
+            frame_size,
+            frame_count: std::env::var("FC").map_or(4096, |v| v.parse().unwrap()),
+            ..XskOptions::new("anchor0", 0)
+        })?;
+        let publisher = Publisher::new(tables::two_endpoints(options.rules, self.mtu));
+        let flows = FlowWriter::new(FlowTable::new(options.flows), 0, 1, publisher.grace());
+        let parts = Parts { umem, flows, tables: publisher.reader(), poll: options.poll };
+        let build = worker::build(vec![parts]).map_err(system("build a worker"))?;
+        let Some((mut worker, remote)) = build.into_iter().next() else { return Err(LabError::Panicked) };
+        let mut programs = Vec::with_capacity(2);
+        for (near, interface) in [("near-a", tables::A), ("near-b", tables::B)] {
+            let queue = memory.open(
+                near,
+                0,
+                QueueOptions { fill_limit: std::env::var("FL").map_or(512, |v| v.parse().unwrap()) },
+            )?;
+            programs.push(attach_program(near, memory.multi_buffer(), Some(&queue))?);
+            worker.attach(interface, queue);
+        }
+        let programs = programs.try_into().map_err(|_| LabError::Panicked)?;
+        let (send, receive) = std::sync::mpsc::channel();
+        let thread = thread::Builder::new()
+            .name("worker".to_owned())
+            .spawn(move || {
+                // Nobody waits for the answer only if the lab has given up.
+                let _ = send.send(Task::current());
+                worker.run();
+            })
+            .map_err(system("start the worker's thread"))?;
+        let task = receive.recv().map_err(|_| LabError::Panicked)?;
+        Ok(Router { remote, thread, task, _publisher: publisher, _memory: memory, programs })
+    }
+}
+
+impl Router {
+    pub fn counters(&self) -> &fastpath::stats::counters::Counters {
+        &self.remote.counters
+    }
+
+    /// Packets that were redirected to a socket and did not arrive: no frame was waiting, or the receive ring was full.
+    pub fn lost_before(&self) -> Result<u64, LabError> {
+        let mut redirected = 0;
+        for program in &self.programs {
+            redirected += program.counters()?.redirected;
+        }
+        Ok(redirected.saturating_sub(self.counters().received.get()))
+    }
+
+    fn stop(self) -> Result<(), LabError> {
+        // The ring of commands is empty: this is the only one.
+        let _ = self.remote.commands.push(worker::Command::Stop);
+        self.remote.doorbell.ring();
+        self.thread.join().map_err(|_| LabError::Panicked)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        delete_namespaces(&self.prefix);
+    }
+}
+
+/// Puts our program on an interface of the calling thread's namespace.
+pub fn attach_program(interface: &str, frags: bool, queue: Option<&XskQueue>) -> Result<Program, LabError> {
+    let mut program = Program::load(Role::Workload, frags)?;
+    if let Some(queue) = queue {
+        program.register(0, queue.map_fd())?;
+    }
+    program.attach(index(interface)?, Preference::Native)?;
+    Ok(program)
+}
+
+/// Takes it off again.
+pub fn detach_program(interface: &str) -> Result<(), LabError> {
+    Ok(Program::detach(index(interface)?)?)
+}
+
+fn index(interface: &str) -> Result<u32, LabError> {
+    nix::net::if_::if_nametoindex(interface)
+        .map_err(|error| system(format!("find interface {interface}"))(error.into()))
+}
+
+fn set(name: &str, value: &str) -> Result<(), LabError> {
+    let path = format!("/proc/sys/net/{name}");
+    fs::write(&path, value).map_err(system(format!("write {path}")))
+}
+
+/// Runs `ip` with these arguments.
+pub fn ip(arguments: &str) -> Result<(), LabError> {
+    let command = || format!("ip {arguments}");
+    let output = Command::new("ip").args(arguments.split(' ')).output().map_err(system(command()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let output = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(LabError::Command { command: command(), output })
+}
+
+fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+fn prefix(process: u32) -> String {
+    format!("{NAME}{process}")
+}
+
+fn namespaces() -> Vec<String> {
+    let names = fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    names.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name.starts_with(NAME)).collect()
+}
+
+/// Ends what runs in the namespaces, and deletes them. Goes on after a failure: the next process tries again.
+fn delete_namespaces(prefix: &str) {
+    for name in namespaces().into_iter().filter(|name| name.rsplit_once('-').is_some_and(|(head, _)| head == prefix)) {
+        if let Ok(output) = Command::new("ip").args(["netns", "pids", &name]).output() {
+            for process in String::from_utf8_lossy(&output.stdout).split_whitespace() {
+                let _ = Command::new("kill").args(["-9", process]).status();
+            }
+        }
+        let _ = ip(&format!("netns del {name}"));
+    }
+}
+
+fn delete_leftovers() {
+    for name in namespaces() {
+        let Some((head, _)) = name.rsplit_once('-') else { continue };
+        if !Path::new("/proc").join(head.trim_start_matches(NAME)).exists() {
+            delete_namespaces(head);
+        }
+    }
+}
+
+/// The signals that would end the process are blocked, and a thread waits for them, so that no handler is needed.
+fn watch_for_interruption() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+        if signals.thread_block().is_err() {
+            return;
+        }
+        thread::spawn(move || {
+            if signals.wait().is_ok() {
+                delete_namespaces(&prefix(std::process::id()));
+                std::process::exit(130);
+            }
+        });
+    });
+}

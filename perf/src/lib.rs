@@ -6,6 +6,7 @@
 //! | `veth.rs`, `tcp.rs`, `latency.rs` | endpoint → router → endpoint over veth, kernel forwarding and router in turn |
 //! | `lab.rs` | namespaces, veth pairs, and the two ways of forwarding between them |
 //! | `generator.rs`, `sink.rs` | where packets come from and where they are counted |
+//! | `cpu.rs` | what a thread has cost |
 //! | `tables.rs`, `linear.rs` | what the router is told; policy by walking the rules, for comparison |
 //! | `report.rs`, `baseline.rs` | numbers for people and as JSON lines; the numbers of an earlier run |
 //!
@@ -16,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod baseline;
+pub mod cpu;
 pub mod generator;
 pub mod lab;
 pub mod latency;
@@ -80,14 +82,8 @@ impl Scale {
         window: Duration::from_secs(2),
     };
     /// Shows that every measurement still runs: within a minute.
-    pub const SMOKE: Scale = Scale {
-        bursts: 20,
-        flows: 50_000,
-        rules: 1000,
-        routes: 10_000,
-        rounds: 1,
-        window: Duration::from_millis(300),
-    };
+    pub const SMOKE: Scale =
+        Scale { bursts: 20, flows: 50_000, rules: 1000, routes: 10_000, rounds: 1, window: Duration::from_millis(300) };
 }
 
 /// What a run is asked for.

@@ -40,8 +40,9 @@ const STAGES: [Stage; 8] = [
 const SHORT: usize = 60;
 const LONG: usize = 1514;
 const MTU: u16 = 1500;
-/// Lookups in one window.
+/// Lookups in one window, and different ones before the first comes again: more than a branch predictor remembers.
 const BATCH: usize = 1024;
+const DIFFERENT: usize = 64 * BATCH;
 
 pub fn measure(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
     if let Some(core) = core_affinity::get_core_ids().and_then(|cores| cores.last().copied()) {
@@ -266,17 +267,18 @@ fn policies(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
         let start = Instant::now();
         let acl = Acl::build(&spec);
         let built = start.elapsed();
-        let questions = questions(BATCH);
+        let questions = questions(DIFFERENT);
         let program = &spec.programs[0];
         let (mut compiled, mut walked) = (Spread::default(), Spread::default());
         for round in 0..(scale.bursts / 20).max(3) {
+            let part = &questions[(round * BATCH) % DIFFERENT..][..BATCH];
             let start = Instant::now();
-            for question in &questions {
+            for question in part {
                 black_box(acl.evaluate(ProgramIndex(0), &acl.classify(question)));
             }
             compiled.record(start.elapsed().as_nanos() as u64, BATCH);
-            // The walk takes its time: a part of the batch each round.
-            let part = &questions[(round * 16) % BATCH..][..16];
+            // The walk takes its time: a few of them will do.
+            let part = &part[..16];
             let start = Instant::now();
             for question in part {
                 black_box(linear::evaluate(&spec, program, question));
@@ -323,10 +325,10 @@ fn lookups(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
     for routes in [1000, 100_000].into_iter().map(|routes: usize| routes.min(scale.routes)) {
         let mut random = Random::new(1);
         let name = format!("IPv4 lookup, {} cluster routes", thousands(routes));
-        let targets = (0..BATCH).map(|_| 0x0a00_0000 | random.below(1 << 24) as u32).collect();
+        let targets = (0..DIFFERENT).map(|_| 0x0a00_0000 | random.below(1 << 24) as u32).collect();
         lookup(name, tables::cluster_routes_ipv4(routes), targets, scale, report)?;
         let name = format!("IPv6 lookup, {} cluster routes", thousands(routes));
-        let targets = (0..BATCH).map(|_| tables::A_IPV6 | u128::from(random.below(1 << 30))).collect();
+        let targets = (0..DIFFERENT).map(|_| tables::A_IPV6 | u128::from(random.below(1 << 30))).collect();
         lookup(name, tables::cluster_routes_ipv6(routes), targets, scale, report)?;
     }
     Ok(())
@@ -341,9 +343,10 @@ fn lookup<T: Address>(
 ) -> Result<(), ReportError> {
     let table = Lpm::build(routes);
     let mut spread = Spread::default();
-    for _ in 0..scale.bursts {
+    for window in 0..scale.bursts {
+        let part = &targets[(window * BATCH) % DIFFERENT..][..BATCH];
         let start = Instant::now();
-        for target in &targets {
+        for target in part {
             black_box(table.lookup(*target));
         }
         spread.record(start.elapsed().as_nanos() as u64, BATCH);

@@ -70,10 +70,7 @@ impl Report {
         fs::create_dir_all(&options.out).map_err(failed)?;
         let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
         let baseline = Baseline::load(&options.baselines, &machine)?;
-        println!(
-            "{} × {}, Linux {}, commit {commit}, {date}",
-            machine.cores, machine.cpu, machine.kernel
-        );
+        println!("{} × {}, Linux {}, commit {commit}, {date}", machine.cores, machine.cpu, machine.kernel);
         Ok(Report { machine, commit, date, path, file, lines: Vec::new(), baseline, heading: String::new() })
     }
 

@@ -59,13 +59,14 @@ impl Model {
             return Expected::Dropped(DropReason::SourceSpoofed);
         }
         let known = self.flows.iter().find(|flow| is_forward(flow, packet) || is_reverse(flow, packet));
-        if let Some(flow) = known {
-            let expected_from = if is_forward(flow, packet) { &flow.first.from } else { &flow.out };
-            if *expected_from != packet.from {
-                return Expected::Dropped(DropReason::FlowWrongInterface);
-            }
+        // Where a packet of this direction comes in, and where it leaves.
+        let ends = known.map(|flow| {
+            if is_forward(flow, packet) { (&flow.first.from, &flow.out) } else { (&flow.out, &flow.first.from) }
+        });
+        let is_known = ends.is_some();
+        if ends.is_some_and(|(comes_in, _)| *comes_in != packet.from) {
+            return Expected::Dropped(DropReason::FlowWrongInterface);
         }
-        let is_known = known.is_some();
         let out = match way(plan, packet.destination) {
             None => return Expected::Error(DropReason::NoRoute),
             Some(Way::Blackhole) => return Expected::Dropped(DropReason::Blackhole),
@@ -80,6 +81,10 @@ impl Model {
                 return Expected::Dropped(DropReason::EndpointToHost);
             }
             _ => {}
+        }
+        // The answer to one who came by the uplink with an endpoint's address does not go to that endpoint.
+        if ends.is_some_and(|(_, leaves)| *leaves != out) {
+            return Expected::Dropped(DropReason::FlowWrongInterface);
         }
         if packet.ttl <= 1 {
             return Expected::Error(DropReason::TtlExceeded);

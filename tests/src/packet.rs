@@ -39,11 +39,22 @@ pub struct Link {
 /// What follows the network header.
 #[derive(Clone, Debug)]
 enum Transport {
-    Ports { number: u8, source: u16, destination: u16, flags: u8 },
+    Ports {
+        number: u8,
+        source: u16,
+        destination: u16,
+        flags: u8,
+    },
     /// Type, code and the four bytes that depend on them.
-    Icmp { kind: u8, code: u8, rest: [u8; 4] },
+    Icmp {
+        kind: u8,
+        code: u8,
+        rest: [u8; 4],
+    },
     /// Nothing that we build: the payload is all there is.
-    Raw { number: u8 },
+    Raw {
+        number: u8,
+    },
 }
 
 /// What stands in the transport checksum field.

@@ -13,7 +13,7 @@
 
 use std::net::IpAddr;
 
-use fastpath::flow::mapped_address;
+use fastpath::flow::{MAPPED_PREFIX, mapped_address};
 use fastpath::table::acl::{
     Acl, AclSpec, Action, AddressRange, IcmpMatch, L4Match, PortRange, ProgramSpec, RuleSpec, SideMatch, TierEnd,
     TierSpec,
@@ -43,8 +43,18 @@ impl Net {
         Net(address, length.parse().unwrap_or(most))
     }
 
-    /// First and last address, in the form that policy uses.
-    pub fn range(self) -> AddressRange {
+    /// First and last address, in the form that policy uses. An IPv6 prefix around the mapped IPv4 addresses has a
+    /// hole there: it says nothing about IPv4.
+    pub fn ranges(self) -> Vec<AddressRange> {
+        const MAPPED: AddressRange = (MAPPED_PREFIX, MAPPED_PREFIX | 0xffff_ffff);
+        let (first, last) = self.range();
+        if self.0.is_ipv4() || last < MAPPED.0 || first > MAPPED.1 {
+            return vec![(first, last)];
+        }
+        vec![(first, MAPPED.0 - 1), (MAPPED.1 + 1, last)]
+    }
+
+    fn range(self) -> AddressRange {
         let address = mapped_address(self.0);
         let length = u32::from(self.1) + if self.0.is_ipv4() { 96 } else { 0 };
         let host = u128::MAX.checked_shr(length).unwrap_or(0);
@@ -244,7 +254,10 @@ impl Plan {
     /// All routes: those given and one to each address of each endpoint.
     pub fn all_routes(&self) -> Vec<(Net, Way)> {
         let own = self.attachments.iter().flat_map(|attachment| {
-            attachment.addresses.iter().map(|address| (Net::new(&address.to_string()), Way::Via(attachment.name.clone())))
+            attachment
+                .addresses
+                .iter()
+                .map(|address| (Net::new(&address.to_string()), Way::Via(attachment.name.clone())))
         });
         self.routes.iter().cloned().chain(own).collect()
     }
@@ -303,7 +316,8 @@ impl Plan {
             Way::Via(name) => {
                 let index = self.index(name);
                 let attachment = &self.attachments[index.index()];
-                let kind = if attachment.kind == InterfaceKind::Host { AdjacencyKind::Host } else { AdjacencyKind::Forward };
+                let kind =
+                    if attachment.kind == InterfaceKind::Host { AdjacencyKind::Host } else { AdjacencyKind::Forward };
                 let endpoint = tables.interface(index).map_or(EndpointIndex::NONE, |interface| interface.endpoint);
                 let Attachment { peer_mac, mac, mtu, tags, .. } = *attachment;
                 Adjacency::new(kind, index, endpoint, mtu, peer_mac, mac, tags)
@@ -334,7 +348,11 @@ impl Builder {
             self.spec.blocks.push(vec![everything]);
         }
         let no_match = self.next();
-        self.spec.programs.push(ProgramSpec { tiers: vec![TierSpec { blocks: vec![block_index], end }], profiles, no_match });
+        self.spec.programs.push(ProgramSpec {
+            tiers: vec![TierSpec { blocks: vec![block_index], end }],
+            profiles,
+            no_match,
+        });
         ProgramIndex(self.spec.programs.len() as u32 - 1)
     }
 
@@ -345,7 +363,7 @@ impl Builder {
 
     fn rule(&mut self, rule: &Rule) -> RuleSpec {
         let side = |nets: &[Net], ports: &[PortRange]| SideMatch {
-            nets: nets.iter().map(|net| net.range()).collect(),
+            nets: nets.iter().flat_map(|net| net.ranges()).collect(),
             ports: ports.to_vec(),
             ..SideMatch::default()
         };

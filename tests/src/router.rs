@@ -159,8 +159,7 @@ impl Router {
         let inboxes = vec![Vec::new(); plan.attachments.len()];
         // An hour, so that nothing is decided by a clock that begins at zero.
         let now = Duration::from_secs(3600);
-        let mut router =
-            Router { plan, workers, far_ends: Vec::new(), inboxes, publisher, flows, generation: 1, now };
+        let mut router = Router { plan, workers, far_ends: Vec::new(), inboxes, publisher, flows, generation: 1, now };
         for attachment in router.plan.attachments.clone() {
             let (queue, far_end) = MemoryQueue::pair(options.ring);
             let index = router.plan.index(&attachment.name);
@@ -254,7 +253,8 @@ impl Router {
         let waiting: Vec<usize> = self.inboxes.iter().map(Vec::len).collect();
         act(self);
         let after = self.totals();
-        let dropped = DropReason::ALL.iter().find(|reason| after.dropped[**reason as usize] > before.dropped[**reason as usize]);
+        let dropped =
+            DropReason::ALL.iter().find(|reason| after.dropped[**reason as usize] > before.dropped[**reason as usize]);
         if let Some(reason) = dropped {
             return Fate::Dropped(*reason);
         }

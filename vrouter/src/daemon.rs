@@ -59,8 +59,8 @@ fn load(arguments: &RunArguments) -> Result<Settings, Vec<String>> {
     let text = arguments.config.as_deref().map(|path| read(path).map(|text| (path.display().to_string(), text)));
     let text = text.transpose().map_err(|problem| vec![problem])?;
     let file = text.as_ref().map(|(name, text)| File { name, text });
-    let environment = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let environment =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     Settings::load(&host_name, file, environment, arguments.settings.iter())
         .map_err(|errors| errors.iter().map(SettingsError::to_string).collect())
 }
@@ -79,7 +79,8 @@ fn log_to_stderr(format: LogFormat, level: LogLevel) {
     };
     // Libraries tell their own story only from warnings up.
     let ours = ["vrouter", "control", "fastpath", "policy"];
-    let targets = Targets::new().with_default(level.min(LevelFilter::WARN)).with_targets(ours.map(|name| (name, level)));
+    let targets =
+        Targets::new().with_default(level.min(LevelFilter::WARN)).with_targets(ours.map(|name| (name, level)));
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false);
     let registry = tracing_subscriber::registry().with(targets);
     match format {

@@ -17,14 +17,18 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
+use std::sync::Arc;
 
 use futures_util::StreamExt;
-use netlink_packet_core::{ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::{AsyncSocket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
 use rtnetlink::{Handle, MulticastGroup};
+use tokio::sync::Mutex;
 
-use super::{PROTOCOL, OPERATOR, HostError, Link, LinkIndex, Neighbour};
+use super::{HostError, Link, LinkIndex, Neighbour, OPERATOR, PROTOCOL};
 
 /// Receive buffer of the event socket: about 10 000 notifications before an overflow.
 const EVENT_BUFFER: usize = 4 << 20;
@@ -38,6 +42,9 @@ const EVENT_GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Ipv6Route,
 ];
 
+/// How often a dump is begun again because something changed under it.
+const DUMP_ATTEMPTS: u32 = 4;
+
 const ENOBUFS: i32 = 105;
 
 /// Requests to the kernel in one network namespace. Cheap to clone.
@@ -46,6 +53,7 @@ pub struct Host {
     handle: Handle,
     /// Protocol number of the routes and addresses it makes.
     pub(super) mark: u8,
+    dumping: Arc<Mutex<()>>,
 }
 
 impl Host {
@@ -70,7 +78,7 @@ impl Host {
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
         runtime.spawn(connection);
-        Ok(Host { handle, mark: PROTOCOL })
+        Ok(Host { handle, mark: PROTOCOL, dumping: Arc::default() })
     }
 
     /// What this handle makes counts as made by the operator: a router that runs here leaves it alone.
@@ -123,28 +131,52 @@ impl Host {
         }
     }
 
-    /// Asks for all objects of a kind.
+    /// Asks for all objects of a kind. A dump that something changed under is not one state of the
+    /// kernel and is done again; after `DUMP_ATTEMPTS` it is taken as it is, since the change that
+    /// spoilt it has an event of its own.
     pub(super) async fn dump(
         &self,
         action: impl FnOnce() -> String,
         message: RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>, HostError> {
+        // The kernel does one dump per socket at a time.
+        let _turn = self.dumping.lock().await;
+        let mut last = Vec::new();
+        for _ in 0..DUMP_ATTEMPTS {
+            let (messages, is_consistent) = match self.dump_once(message.clone()).await {
+                Ok(dump) => dump,
+                Err(None) => return Err(HostError::Closed { action: action() }),
+                Err(Some(error)) => return Err(refused(action(), &error)),
+            };
+            last = messages;
+            if is_consistent {
+                break;
+            }
+        }
+        Ok(last)
+    }
+
+    /// The objects and whether they are one state. An error without a message is a lost connection.
+    async fn dump_once(
+        &self,
+        message: RouteNetlinkMessage,
+    ) -> Result<(Vec<RouteNetlinkMessage>, bool), Option<ErrorMessage>> {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
         let mut handle = self.handle.clone();
-        let Ok(mut answers) = handle.request(request) else {
-            return Err(HostError::Closed { action: action() });
-        };
+        let mut answers = handle.request(request).map_err(|_| None)?;
         let mut messages = Vec::new();
+        let mut is_consistent = true;
         while let Some(answer) = answers.next().await {
+            is_consistent &= answer.header.flags & NLM_F_DUMP_INTR == 0;
             match answer.payload {
                 NetlinkPayload::InnerMessage(message) => messages.push(message),
-                NetlinkPayload::Done(_) => return Ok(messages),
-                NetlinkPayload::Error(error) => return Err(refused(action(), &error)),
+                NetlinkPayload::Done(_) => return Ok((messages, is_consistent)),
+                NetlinkPayload::Error(error) => return Err(Some(error)),
                 _ => {}
             }
         }
-        Err(HostError::Closed { action: action() })
+        Err(None)
     }
 }
 

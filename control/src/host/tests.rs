@@ -144,6 +144,23 @@ fn veth_pair_is_kept_when_it_fits_and_replaced_when_not() {
 }
 
 #[test]
+fn requests_may_overlap() {
+    if !is_root() {
+        return;
+    }
+    Namespace::new().run(|| async {
+        let host = Host::connect().unwrap();
+        host.ensure_veth_pair("v0", "v1", 1).await.unwrap();
+        let dumps = (0..20).map(|_| async { tokio::join!(host.links(), host.routes(), host.neighbours()) });
+        for (links, routes, neighbours) in futures_util::future::join_all(dumps).await {
+            assert_eq!(links.unwrap().len(), 3);
+            routes.unwrap();
+            neighbours.unwrap();
+        }
+    });
+}
+
+#[test]
 fn routes_of_others_are_left_alone() {
     if !is_root() {
         return;

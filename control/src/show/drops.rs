@@ -82,7 +82,7 @@ impl Drops {
                 let of = |remote: &&Remote<XskQueue>| {
                     remote.counters.interface(attachment.index).dropped[*reason as usize].get()
                 };
-                let total: u64 = remotes.iter().map(|remote| of(&remote)).sum();
+                let total: u64 = remotes.iter().map(|remote| of(remote)).sum();
                 if total > 0 {
                     self.rows_of(attachment.index, *reason, total, &name, &mut rows);
                     unattributed = unattributed.saturating_sub(total);

@@ -188,7 +188,14 @@ mod tests {
 
     #[test]
     fn an_echo_request_is_not_the_reply_of_the_opposite_request() {
-        let request = Key { source: 1, destination: 2, source_port: 7, destination_port: 7, protocol: 1, kind: KeyKind::EchoRequest };
+        let request = Key {
+            source: 1,
+            destination: 2,
+            source_port: 7,
+            destination_port: 7,
+            protocol: 1,
+            kind: KeyKind::EchoRequest,
+        };
         let opposite = Key { source: 2, destination: 1, ..request };
         assert_ne!(request.reversed(), opposite);
     }

@@ -153,7 +153,9 @@ impl FlowTable {
         let buckets = (capacity as usize * 4 / WAYS).next_power_of_two();
         Arc::new(Self {
             buckets: (0..buckets).map(|_| Bucket::default()).collect(),
-            entries: (0..capacity).map(|_| Entry { line0: Line0 { version: AtomicU32::new(1), ..Line0::default() }, ..Entry::default() }).collect(),
+            entries: (0..capacity)
+                .map(|_| Entry { line0: Line0 { version: AtomicU32::new(1), ..Line0::default() }, ..Entry::default() })
+                .collect(),
             hasher,
         })
     }

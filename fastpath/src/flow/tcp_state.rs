@@ -135,8 +135,7 @@ mod tests {
             (Forward, tcp::ACK),
             (Forward, tcp::SYN),
         ]);
-        let expected =
-            [TcpOpening, TcpOpening, TcpEstablished, TcpEstablished, TcpClosing, TcpClosing, TcpOpening];
+        let expected = [TcpOpening, TcpOpening, TcpEstablished, TcpEstablished, TcpClosing, TcpClosing, TcpOpening];
         assert_eq!(states, expected);
     }
 
@@ -147,6 +146,9 @@ mod tests {
 
     #[test]
     fn one_side_alone_never_establishes() {
-        assert_eq!(walk(&[(Forward, tcp::SYN), (Forward, tcp::ACK), (Forward, tcp::ACK)]).last(), Some(&State::TcpOpening));
+        assert_eq!(
+            walk(&[(Forward, tcp::SYN), (Forward, tcp::ACK), (Forward, tcp::ACK)]).last(),
+            Some(&State::TcpOpening)
+        );
     }
 }

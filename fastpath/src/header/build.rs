@@ -113,4 +113,3 @@ pub fn neighbour_advertisement(
     message[2..4].copy_from_slice(&checksum.to_be_bytes());
     message
 }
-

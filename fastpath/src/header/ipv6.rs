@@ -140,11 +140,19 @@ mod tests {
         let later = [60, 0, 0, 0x10, 0, 0, 0, 9]; // "destination options" here is payload of the datagram
         assert_eq!(
             chain(44, &first),
-            Ok(Chain { protocol: 17, offset: 48, fragment: Some(Fragment { offset: 0, more: true, identification: 9 }) })
+            Ok(Chain {
+                protocol: 17,
+                offset: 48,
+                fragment: Some(Fragment { offset: 0, more: true, identification: 9 })
+            })
         );
         assert_eq!(
             chain(44, &later),
-            Ok(Chain { protocol: 60, offset: 48, fragment: Some(Fragment { offset: 16, more: false, identification: 9 }) })
+            Ok(Chain {
+                protocol: 60,
+                offset: 48,
+                fragment: Some(Fragment { offset: 16, more: false, identification: 9 })
+            })
         );
     }
 

@@ -9,7 +9,7 @@
 //! Left out: taking the program off when `Program` is dropped (see above; `detach` does it on request), and pinning
 //! maps (a new process fills new ones before it replaces the old program).
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -28,10 +28,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/st
 /// What every program in `steer.bpf.c` is called, to tell our own from those of others.
 const OUR_NAMES: &str = "steer_";
 
-const STEER_EVERYTHING: u32 = 1;
-const STEER_IPIP: u32 = 2;
-const STEER_GRE: u32 = 4;
-const STEER_VXLAN: u32 = 8;
+/// What the prefix maps hold behind a prefix: it is there, and that is all that is asked.
+const PRESENT: u32 = 1;
 
 /// Making a loader reads and parses the kernel's own types, which takes 17 ms and which our program asks nothing about;
 /// with hundreds of interfaces that was most of a start. So one loader serves all, without those types.
@@ -46,7 +44,7 @@ static LOADER: LazyLock<Mutex<EbpfLoader<'static>>> = LazyLock::new(|| {
 pub enum Role {
     /// All of them.
     Workload,
-    /// Those that the prefixes and tunnel ends name; the kernel has the others.
+    /// Those that the prefixes name; the kernel has the others.
     Uplink,
     /// All of them.
     Host,
@@ -61,15 +59,6 @@ pub enum Preference {
     Auto,
     Native,
     Generic,
-}
-
-/// Tunnels that end at one of the node's own addresses; its other packets stay with the kernel.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct TunnelEnd {
-    pub ipip: bool,
-    pub gre: bool,
-    /// UDP port of VXLAN.
-    pub vxlan: Option<u16>,
 }
 
 /// What the program has done with packets since it was loaded.
@@ -113,9 +102,7 @@ pub struct Program {
     ipv6: LpmTrie<MapData, [u8; 16], u32>,
     counters: PerCpuArray<MapData, u64>,
     /// What the two prefix maps hold.
-    steered: BTreeMap<(IpAddr, u8), u32>,
-    prefixes: Vec<(IpAddr, u8)>,
-    tunnel_ends: Vec<(IpAddr, TunnelEnd)>,
+    steered: BTreeSet<(IpAddr, u8)>,
     /// Owns the program behind `fd`.
     _object: Ebpf,
 }
@@ -144,9 +131,7 @@ impl Program {
             ipv4: take_map(&mut object, "ipv4_prefixes")?,
             ipv6: take_map(&mut object, "ipv6_prefixes")?,
             counters: take_map(&mut object, "counters")?,
-            steered: BTreeMap::new(),
-            prefixes: Vec::new(),
-            tunnel_ends: Vec::new(),
+            steered: BTreeSet::new(),
             _object: object,
         })
     }
@@ -167,14 +152,21 @@ impl Program {
     /// Makes these the destinations whose packets are ours; an uplink's program alone looks at them. New prefixes are
     /// added before old ones go.
     pub fn set_prefixes(&mut self, prefixes: &[(IpAddr, u8)]) -> Result<(), ProgramError> {
-        self.prefixes = prefixes.to_vec();
-        self.apply()
-    }
-
-    /// Makes these the node's own addresses at which tunnels end.
-    pub fn set_tunnel_ends(&mut self, tunnel_ends: &[(IpAddr, TunnelEnd)]) -> Result<(), ProgramError> {
-        self.tunnel_ends = tunnel_ends.to_vec();
-        self.apply()
+        let wanted: BTreeSet<_> =
+            prefixes.iter().map(|(address, len)| masked(*address, *len)).collect::<Result<_, _>>()?;
+        // After a failure `steered` still says what the maps hold, and the next call goes on from there.
+        for prefix in &wanted {
+            if !self.steered.contains(prefix) {
+                self.insert(*prefix)?;
+                self.steered.insert(*prefix);
+            }
+        }
+        let surplus: Vec<_> = self.steered.difference(&wanted).copied().collect();
+        for prefix in surplus {
+            self.remove(prefix)?;
+            self.steered.remove(&prefix);
+        }
+        Ok(())
     }
 
     /// Puts the program on an interface, in place of one of ours that is there. Says which mode it came to.
@@ -224,28 +216,10 @@ impl Program {
         })
     }
 
-    /// Brings the prefix maps from `steered` to what is wanted. After a failure `steered` still says what they hold,
-    /// and the next call goes on from there.
-    fn apply(&mut self) -> Result<(), ProgramError> {
-        let wanted = wanted(&self.prefixes, &self.tunnel_ends)?;
-        for (prefix, steer) in &wanted {
-            if self.steered.get(prefix) != Some(steer) {
-                self.insert(*prefix, *steer)?;
-                self.steered.insert(*prefix, *steer);
-            }
-        }
-        let surplus: Vec<_> = self.steered.keys().filter(|prefix| !wanted.contains_key(prefix)).copied().collect();
-        for prefix in surplus {
-            self.remove(prefix)?;
-            self.steered.remove(&prefix);
-        }
-        Ok(())
-    }
-
-    fn insert(&mut self, (address, len): (IpAddr, u8), steer: u32) -> Result<(), ProgramError> {
+    fn insert(&mut self, (address, len): (IpAddr, u8)) -> Result<(), ProgramError> {
         let result = match address {
-            IpAddr::V4(ip) => self.ipv4.insert(&Key::new(len.into(), ip.octets()), steer, 0),
-            IpAddr::V6(ip) => self.ipv6.insert(&Key::new(len.into(), ip.octets()), steer, 0),
+            IpAddr::V4(ip) => self.ipv4.insert(&Key::new(len.into(), ip.octets()), PRESENT, 0),
+            IpAddr::V6(ip) => self.ipv6.insert(&Key::new(len.into(), ip.octets()), PRESENT, 0),
         };
         result.map_err(|source| ProgramError::Prefix { address, len, source })
     }
@@ -260,22 +234,6 @@ impl Program {
             _ => Ok(()),
         }
     }
-}
-
-/// The entries that the prefix maps should have: addresses masked, and what is said twice about a prefix put together.
-fn wanted(
-    prefixes: &[(IpAddr, u8)],
-    tunnel_ends: &[(IpAddr, TunnelEnd)],
-) -> Result<BTreeMap<(IpAddr, u8), u32>, ProgramError> {
-    let mut wanted = BTreeMap::new();
-    for (address, len) in prefixes {
-        wanted.insert(masked(*address, *len)?, STEER_EVERYTHING);
-    }
-    for (address, end) in tunnel_ends {
-        let longest = if address.is_ipv4() { 32 } else { 128 };
-        *wanted.entry((*address, longest)).or_insert(0) |= end.steer();
-    }
-    Ok(wanted)
 }
 
 fn masked(address: IpAddr, len: u8) -> Result<(IpAddr, u8), ProgramError> {
@@ -293,13 +251,6 @@ fn masked(address: IpAddr, len: u8) -> Result<(IpAddr, u8), ProgramError> {
         }
     };
     Ok((network, len))
-}
-
-impl TunnelEnd {
-    fn steer(self) -> u32 {
-        let vxlan = self.vxlan.map_or(0, |port| STEER_VXLAN | (u32::from(port) << 16));
-        (u32::from(self.ipip) * STEER_IPIP) | (u32::from(self.gre) * STEER_GRE) | vxlan
-    }
 }
 
 fn take_map<M: TryFrom<aya::maps::Map>>(object: &mut Ebpf, name: &'static str) -> Result<M, ProgramError> {
@@ -404,15 +355,5 @@ mod tests {
         check_masked("fd00:1::9", 0, Some("::"));
         check_masked("fd00:1::9", 128, Some("fd00:1::9"));
         check_masked("fd00:1::9", 129, None);
-    }
-
-    #[test]
-    fn a_tunnel_end_adds_to_what_a_prefix_says() {
-        let node: IpAddr = "192.0.2.1".parse().unwrap();
-        let end = TunnelEnd { ipip: true, gre: false, vxlan: Some(4789) };
-        let both = wanted(&[(node, 32)], &[(node, end)]).unwrap();
-        assert_eq!(both[&(node, 32)], STEER_EVERYTHING | STEER_IPIP | STEER_VXLAN | (4789 << 16));
-        let tunnels = wanted(&[], &[(node, end), (node, TunnelEnd { gre: true, ..TunnelEnd::default() })]).unwrap();
-        assert_eq!(tunnels[&(node, 32)], STEER_IPIP | STEER_GRE | STEER_VXLAN | (4789 << 16));
     }
 }

@@ -9,14 +9,10 @@
 //
 // Both exist a second time in section xdp.frags, for interfaces whose packets do not fit one buffer.
 //
-// An entry of the prefix maps says which protocols it takes: a pod's address takes all, the node's own address only
-// the tunnels that end here.
-//
 // Left out: anything that is decided per packet. Policy is the worker's; this file only says whose packet it is.
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
-#include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <bpf/bpf_endian.h>
@@ -25,24 +21,12 @@
 #define QUEUES 256
 #define PREFIXES 65536
 #define VLAN_TAGS 2
-#define IPV4_FRAGMENT 0x1fff
-
-// Values of the prefix maps. The upper half is the UDP port of STEER_VXLAN.
-#define STEER_EVERYTHING 1
-#define STEER_IPIP 2
-#define STEER_GRE 4
-#define STEER_VXLAN 8
 
 enum counter { REDIRECTED, PASSED, DROPPED_NO_SOCKET, DROPPED_MALFORMED, COUNTERS };
 
 struct vlan_tag {
 	__be16 tci;
 	__be16 next_protocol;
-};
-
-struct udp_ports {
-	__be16 source;
-	__be16 dest;
 };
 
 struct ipv4_key {
@@ -103,41 +87,14 @@ static __always_inline int redirect(struct xdp_md *ctx)
 	return count(action == XDP_REDIRECT ? REDIRECTED : DROPPED_NO_SOCKET, action);
 }
 
-// True when an entry takes a packet of this protocol. Ports are looked at only if the caller says that they are there.
-static __always_inline int takes(__u32 steer, __u8 protocol, struct udp_ports *ports, int has_ports, void *end)
-{
-	if (steer & STEER_EVERYTHING)
-		return 1;
-	switch (protocol) {
-	case IPPROTO_IPIP:
-	case IPPROTO_IPV6:
-		return (steer & STEER_IPIP) != 0;
-	case IPPROTO_GRE:
-		return (steer & STEER_GRE) != 0;
-	case IPPROTO_UDP:
-		if (!(steer & STEER_VXLAN) || !has_ports || (void *)(ports + 1) > end)
-			return 0;
-		return bpf_ntohs(ports->dest) == steer >> 16;
-	default:
-		return 0;
-	}
-}
-
 static __always_inline int steer_ipv4(struct xdp_md *ctx, struct iphdr *ip, void *end)
 {
 	struct ipv4_key key = { .prefix_len = 32 };
-	int has_ports;
-	__u32 *steer;
 
 	if ((void *)(ip + 1) > end || ip->version != 4)
 		return count(DROPPED_MALFORMED, XDP_DROP);
 	key.address = ip->daddr;
-	steer = bpf_map_lookup_elem(&ipv4_prefixes, &key);
-	if (!steer)
-		return count(PASSED, XDP_PASS);
-	// Tunnels are sent without IP options; with some, the ports are elsewhere. Late fragments have none.
-	has_ports = ip->ihl == 5 && !(ip->frag_off & bpf_htons(IPV4_FRAGMENT));
-	if (takes(*steer, ip->protocol, (void *)(ip + 1), has_ports, end))
+	if (bpf_map_lookup_elem(&ipv4_prefixes, &key))
 		return redirect(ctx);
 	return count(PASSED, XDP_PASS);
 }
@@ -145,13 +102,11 @@ static __always_inline int steer_ipv4(struct xdp_md *ctx, struct iphdr *ip, void
 static __always_inline int steer_ipv6(struct xdp_md *ctx, struct ipv6hdr *ip, void *end)
 {
 	struct ipv6_key key = { .prefix_len = 128 };
-	__u32 *steer;
 
 	if ((void *)(ip + 1) > end || ip->version != 6)
 		return count(DROPPED_MALFORMED, XDP_DROP);
 	key.address = ip->daddr;
-	steer = bpf_map_lookup_elem(&ipv6_prefixes, &key);
-	if (steer && takes(*steer, ip->nexthdr, (void *)(ip + 1), 1, end))
+	if (bpf_map_lookup_elem(&ipv6_prefixes, &key))
 		return redirect(ctx);
 	return count(PASSED, XDP_PASS);
 }

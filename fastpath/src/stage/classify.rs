@@ -33,9 +33,11 @@ fn known(slot: &mut Slot, flows: &FlowTable, tables: &Tables, now: Seconds) {
     if decision.ingress != slot.ingress {
         // Another endpoint pretends to be part of this flow; or, for the return path of a flow by an uplink, the
         // fabric changed its mind, which is none of our business.
-        let is_uplink = |index| tables.interface(index).is_some_and(|interface| {
-            interface.kind == crate::table::interface::InterfaceKind::Uplink
-        });
+        let is_uplink = |index| {
+            tables
+                .interface(index)
+                .is_some_and(|interface| interface.kind == crate::table::interface::InterfaceKind::Uplink)
+        };
         if !(is_uplink(decision.ingress) && is_uplink(slot.ingress)) {
             slot.drop(DropReason::FlowWrongInterface);
             return;

@@ -6,10 +6,10 @@
 //! Drops: `policy_egress`, `policy_ingress`, each with its rule.
 
 use crate::burst::{Burst, DropReason, Fragment, Slot};
+use crate::flow::{FlowTable, Key};
 use crate::table::acl::{Decision, Question};
 use crate::table::interface::InterfaceKind;
 use crate::table::{PolicyChange, Tables};
-use crate::flow::{FlowTable, Key};
 
 pub fn burst(burst: &mut Burst, flows: &FlowTable, tables: &Tables) {
     for slot in burst.forward() {

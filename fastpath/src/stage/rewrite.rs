@@ -9,9 +9,9 @@ use crate::burst::{Burst, DropReason, Fragment, Network, Slot};
 use crate::header::checksum::{self, Sum, pseudo_header};
 use crate::header::{protocol, tcp, udp};
 use crate::io::umem::Umem;
+use crate::table::Tables;
 use crate::table::adjacency::Adjacency;
 use crate::table::interface::InterfaceKind;
-use crate::table::Tables;
 
 pub fn burst(burst: &mut Burst, umem: &mut Umem, tables: &Tables) {
     for slot in burst.forward() {

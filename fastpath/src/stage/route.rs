@@ -7,9 +7,9 @@
 
 use crate::burst::{Answer, Burst, DropReason, PuntReason, Slot, Verdict};
 use crate::flow::FlowTable;
+use crate::table::Tables;
 use crate::table::adjacency::{Adjacency, AdjacencyKind};
 use crate::table::interface::InterfaceKind;
-use crate::table::Tables;
 
 pub fn burst(burst: &mut Burst, flows: &FlowTable, tables: &Tables) {
     for slot in burst.forward() {
@@ -67,4 +67,3 @@ fn follow(slot: &mut Slot, adjacency: &Adjacency, flows: &FlowTable, tables: &Ta
     }
     Ok(())
 }
-

@@ -59,12 +59,26 @@ pub fn burst<Q: Queue>(
             let Slot { packet, .. } = slot;
             match attached.queue.send(umem, packet) {
                 Ok(()) => {
-                    if is_answer { counters.answered.add(1) } else { counters.sent.add(1) }
+                    if is_answer {
+                        counters.answered.add(1)
+                    } else {
+                        counters.sent.add(1)
+                    }
                     let interface = counters.interface(egress);
                     interface.sent_packets.add(1);
                     interface.sent_bytes.add(length);
                     if !slot.log.is_none() {
-                        push(Record { key: slot.key, ingress: slot.ingress, reason: None, rule: slot.rule, log: slot.log }, exits, counters);
+                        push(
+                            Record {
+                                key: slot.key,
+                                ingress: slot.ingress,
+                                reason: None,
+                                rule: slot.rule,
+                                log: slot.log,
+                            },
+                            exits,
+                            counters,
+                        );
                     }
                 }
                 Err(packet) => {

@@ -53,11 +53,8 @@ impl Adjacency {
         let count = tags.iter().take_while(|tag| **tag != 0).count();
         for (position, tag) in tags.iter().take(count).enumerate() {
             // The outer of two tags is the service tag. 802.1ad §9.5.
-            let ethertype = if count == 2 && position == 0 {
-                ethernet::ETHERTYPE_SERVICE_VLAN
-            } else {
-                ethernet::ETHERTYPE_VLAN
-            };
+            let ethertype =
+                if count == 2 && position == 0 { ethernet::ETHERTYPE_SERVICE_VLAN } else { ethernet::ETHERTYPE_VLAN };
             rewrite[at..at + 2].copy_from_slice(&ethertype.to_be_bytes());
             rewrite[at + 2..at + 4].copy_from_slice(&tag.to_be_bytes());
             at += ethernet::TAG_LEN;

@@ -24,7 +24,8 @@ macro_rules! address {
         impl Address for $integer {
             const BITS: u8 = $bits;
             fn range(self, length: u8) -> (Self, Self) {
-                let host = if length == 0 { <$integer>::MAX } else { <$integer>::MAX.checked_shr(length.into()).unwrap_or(0) };
+                let host =
+                    if length == 0 { <$integer>::MAX } else { <$integer>::MAX.checked_shr(length.into()).unwrap_or(0) };
                 (self & !host, self | host)
             }
             fn next(self) -> Option<Self> {

@@ -119,11 +119,8 @@ impl Tables {
     /// Longest prefix match in the family of the (possibly mapped) address.
     #[inline]
     pub fn route(&self, destination: u128, is_ipv4: bool) -> AdjacencyIndex {
-        let found = if is_ipv4 {
-            self.routes_ipv4.lookup(destination as u32)
-        } else {
-            self.routes_ipv6.lookup(destination)
-        };
+        let found =
+            if is_ipv4 { self.routes_ipv4.lookup(destination as u32) } else { self.routes_ipv6.lookup(destination) };
         AdjacencyIndex(found)
     }
 }

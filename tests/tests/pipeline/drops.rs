@@ -204,8 +204,16 @@ fn cases(reason: DropReason) -> Vec<Case> {
             packet("extension header beyond the packet", "a", udp6().raw(60).payload(&[17, 4, 0, 0, 0, 0, 0, 0])),
             packet("extension header cut", "a", udp6().raw(60).payload(&[17, 0, 0])),
             packet("hop-by-hop not first", "a", udp6().extension(60, &[0; 6]).extension(0, &[0; 6])),
-            packet("two fragment headers", "a", udp6().extension(44, &[0, 1, 0, 0, 0, 9]).extension(44, &[0, 1, 0, 0, 0, 9])),
-            packet("authentication header beyond the packet", "a", udp6().raw(51).payload(&[17, 200, 0, 0, 0, 0, 0, 0])),
+            packet(
+                "two fragment headers",
+                "a",
+                udp6().extension(44, &[0, 1, 0, 0, 0, 9]).extension(44, &[0, 1, 0, 0, 0, 9]),
+            ),
+            packet(
+                "authentication header beyond the packet",
+                "a",
+                udp6().raw(51).payload(&[17, 200, 0, 0, 0, 0, 0, 0]),
+            ),
         ],
         Ipv6ChainTooLong => vec![
             packet("nine headers", "a", (0..9).fold(udp6(), |packet, _| packet.extension(60, &[0; 6]))),
@@ -235,9 +243,7 @@ fn cases(reason: DropReason) -> Vec<Case> {
             packet("all", "a", Packet::new(A6, B6).tcp(1, 2, 0xff)),
         ],
         FragmentMalformed => vec![
-            case("first with half a TCP header", |router| {
-                router.fate_of_bytes("a", &syn().fragment(0, 8))
-            }),
+            case("first with half a TCP header", |router| router.fate_of_bytes("a", &syn().fragment(0, 8))),
             case("first with half a UDP header over IPv6", |router| {
                 router.fate_of_bytes("a", &udp6().piece(&[0; 0], 0, true))
             }),
@@ -303,7 +309,11 @@ fn cases(reason: DropReason) -> Vec<Case> {
             packet("the node's address", "a", Packet::new("10.9.9.9", B)),
             packet("another endpoint's IPv6 address", "a", Packet::new("fd00::3", B6)),
             packet("to the gateway", "a", Packet::new("10.0.0.3", GATEWAY).echo_request(1, 1)),
-            packet("neighbour solicitation", "a", Packet::new("fd00::3", GATEWAY6).solicitation(GATEWAY6.parse().unwrap(), A_MAC)),
+            packet(
+                "neighbour solicitation",
+                "a",
+                Packet::new("fd00::3", GATEWAY6).solicitation(GATEWAY6.parse().unwrap(), A_MAC),
+            ),
         ],
         EndpointUnknown => vec![
             packet("nothing is known about it", "a", udp()).on(|plan| plan.at_mut("a").has_endpoint = false),
@@ -311,7 +321,11 @@ fn cases(reason: DropReason) -> Vec<Case> {
         ],
         RouterMessage => vec![
             packet("router advertisement", "a", Packet::new(A6, B6).icmp(134, 0, [0; 4]).ttl(255).payload(&[0; 8])),
-            packet("router advertisement to the gateway", "a", Packet::new(A6, GATEWAY6).icmp(134, 0, [0; 4]).ttl(255).payload(&[0; 8])),
+            packet(
+                "router advertisement to the gateway",
+                "a",
+                Packet::new(A6, GATEWAY6).icmp(134, 0, [0; 4]).ttl(255).payload(&[0; 8]),
+            ),
             packet("redirect", "a", Packet::new(A6, B6).icmp(137, 0, [0; 4]).ttl(255).payload(&[0; 32])),
         ],
         NdMalformed => vec![
@@ -319,18 +333,26 @@ fn cases(reason: DropReason) -> Vec<Case> {
             packet("cut", "a", Packet::new(A6, GATEWAY6).icmp(135, 0, [0; 4]).ttl(255).payload(&[0; 15])),
             packet("multicast target", "a", solicitation("ff02::1")),
             packet("code", "a", Packet::new(A6, GATEWAY6).icmp(135, 1, [0; 4]).ttl(255).payload(&[0; 16])),
-            packet("option of length 0", "a", Packet::new(A6, GATEWAY6).icmp(135, 0, [0; 4]).ttl(255).payload(&{
-                let mut body = [0u8; 24];
-                body[0] = 0xfe;
-                body[1] = 0x80;
-                body[16] = 1;
-                body
-            })),
-            packet("option beyond the packet", "a", Packet::new(A6, GATEWAY6).icmp(135, 0, [0; 4]).ttl(255).payload(&{
-                let mut body = [0u8; 24];
-                body[16..18].copy_from_slice(&[1, 2]);
-                body
-            })),
+            packet(
+                "option of length 0",
+                "a",
+                Packet::new(A6, GATEWAY6).icmp(135, 0, [0; 4]).ttl(255).payload(&{
+                    let mut body = [0u8; 24];
+                    body[0] = 0xfe;
+                    body[1] = 0x80;
+                    body[16] = 1;
+                    body
+                }),
+            ),
+            packet(
+                "option beyond the packet",
+                "a",
+                Packet::new(A6, GATEWAY6).icmp(135, 0, [0; 4]).ttl(255).payload(&{
+                    let mut body = [0u8; 24];
+                    body[16..18].copy_from_slice(&[1, 2]);
+                    body
+                }),
+            ),
         ],
         NdNotForGateway => vec![
             packet("somebody else's address", "a", solicitation(B6)),
@@ -427,10 +449,9 @@ fn cases(reason: DropReason) -> Vec<Case> {
             router.update(|plan| plan.routes.retain(|(_, way)| *way != Way::Via("up".to_string())));
             router.fate_of_bytes("a", &whole.fragment(40, 80))
         })],
-        Blackhole => vec![
-            packet("IPv4", "a", Packet::new(A, "10.66.1.2")),
-            packet("IPv6", "a", Packet::new(A6, "fd66::1")),
-        ],
+        Blackhole => {
+            vec![packet("IPv4", "a", Packet::new(A, "10.66.1.2")), packet("IPv6", "a", Packet::new(A6, "fd66::1"))]
+        }
         NotLocal => vec![
             packet("from uplink to uplink", "up", Packet::new("192.0.2.1", "192.0.2.2")),
             packet("IPv6", "up", Packet::new("2001:db8::1", "2001:db8::2")),
@@ -455,12 +476,14 @@ fn cases(reason: DropReason) -> Vec<Case> {
             let first = open(router);
             router.fate("b", &Packet::new(B, A).unreachable(&first.bytes()).ttl(1))
         })],
-        TooBig => vec![case("a later fragment that does not fit: no error may be sent", |router| {
-            let whole = Packet::new(A, "192.0.2.1").udp(1, 2).filled(1400);
-            router.fate_of_bytes("a", &whole.fragment(0, 40)).forwarded("up");
-            router.fate_of_bytes("a", &whole.fragment(40, 1368))
-        })
-        .on(|plan| plan.at_mut("up").mtu = 1280)],
+        TooBig => vec![
+            case("a later fragment that does not fit: no error may be sent", |router| {
+                let whole = Packet::new(A, "192.0.2.1").udp(1, 2).filled(1400);
+                router.fate_of_bytes("a", &whole.fragment(0, 40)).forwarded("up");
+                router.fate_of_bytes("a", &whole.fragment(40, 1368))
+            })
+            .on(|plan| plan.at_mut("up").mtu = 1280),
+        ],
         AnswerRateLimited => vec![case("more than a worker may answer at once", |router| {
             for sequence in 0..101 {
                 let frame = router.frame("a", &Packet::new(A, GATEWAY).echo_request(1, sequence));

@@ -114,10 +114,19 @@ fn padding_is_cut_and_options_are_kept() {
     // Record route, which shifts the transport header.
     let view = router.fate("a", &short.options(&[7, 7, 4, 0, 0, 0, 0])).forwarded("b");
     assert_eq!(view.transport, Transport::Udp { source: 4000, destination: 53 });
-    let view = router.fate("a", &Packet::new("fd00::1", "fd00::2").udp(5, 6).extension(0, &[1, 4, 0, 0, 0, 0]).extension(60, &[0; 14])).forwarded("b");
+    let view = router
+        .fate(
+            "a",
+            &Packet::new("fd00::1", "fd00::2").udp(5, 6).extension(0, &[1, 4, 0, 0, 0, 0]).extension(60, &[0; 14]),
+        )
+        .forwarded("b");
     assert_eq!(view.transport, Transport::Udp { source: 5, destination: 6 });
     // An atomic fragment is a whole packet. RFC 6946.
-    let atomic = Packet::new("fd00::1", "fd00::2").udp(5, 7).filled(8).piece(&Packet::new("fd00::1", "fd00::2").udp(5, 7).filled(8).bytes()[40..], 0, false);
+    let atomic = Packet::new("fd00::1", "fd00::2").udp(5, 7).filled(8).piece(
+        &Packet::new("fd00::1", "fd00::2").udp(5, 7).filled(8).bytes()[40..],
+        0,
+        false,
+    );
     router.fate_of_bytes("a", &atomic).forwarded("b");
 }
 
@@ -313,7 +322,9 @@ fn an_unresolved_neighbour_is_for_control_to_find() {
 #[test]
 fn the_oracle_notices_a_wrong_checksum() {
     // The positive control of everything above: the same decoder, and a packet that is wrong.
-    for packet in [Packet::new("10.0.0.1", "10.0.0.2").tcp(1, 2, ACK), Packet::new("fd00::1", "fd00::2").udp(1, 2).filled(3)] {
+    for packet in
+        [Packet::new("10.0.0.1", "10.0.0.2").tcp(1, 2, ACK), Packet::new("fd00::1", "fd00::2").udp(1, 2).filled(3)]
+    {
         let link = Plan::small().at("a").link();
         assert_eq!(View::of(&packet.frame(&link)).unwrap().faults, Vec::<String>::new());
         assert!(!View::of(&packet.partial_checksum().frame(&link)).unwrap().faults.is_empty());

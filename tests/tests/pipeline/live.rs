@@ -4,9 +4,9 @@ use fastpath::burst::DropReason;
 use fastpath::worker::Command;
 use tests::decode::View;
 use tests::live::Live;
+use tests::packet;
 use tests::packet::Packet;
 use tests::plan::{Plan, Rule, Rules};
-use tests::packet;
 
 fn two_workers() -> Live {
     let mut plan = Plan::small();

@@ -14,7 +14,8 @@ use tests::router::{Fate, Router};
 /// Addresses with something behind them, beside them, and nowhere.
 const IPV4: [&str; 8] =
     ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.9.9.9", "192.0.2.1", "10.66.0.1", "10.77.0.1", "198.51.100.1"];
-const IPV6: [&str; 8] = ["fd00::1", "fd00::2", "fd00::3", "fd09::9", "2001:db8::1", "fd66::1", "fd77::1", "2001:dba::1"];
+const IPV6: [&str; 8] =
+    ["fd00::1", "fd00::2", "fd00::3", "fd09::9", "2001:db8::1", "fd66::1", "fd77::1", "2001:dba::1"];
 const FROM: [&str; 5] = ["a", "b", "c", "up", "host"];
 const PORTS: [u16; 5] = [0, 53, 80, 4000, 65535];
 const NETS: [&str; 8] =
@@ -86,7 +87,7 @@ fn shot() -> impl Strategy<Value = Shot> {
         1 => (port(), port()).prop_map(|(s, d)| What::Sctp(s, d)),
         1 => port().prop_map(What::EchoRequest),
         1 => port().prop_map(What::EchoReply),
-        1 => prop::sample::select(vec![2u8, 4, 41, 47, 89, 253]).prop_map(What::Raw),
+        1 => prop::sample::select(vec![4u8, 41, 47, 89, 103, 253]).prop_map(What::Raw),
     ];
     let ttl = prop::sample::select(vec![0u8, 1, 2, 64, 64, 64, 255]);
     let length = prop::sample::select(vec![0usize, 1, 8, 100, 1480, 1600]);
@@ -112,9 +113,26 @@ fn shot() -> impl Strategy<Value = Shot> {
 fn rule() -> impl Strategy<Value = Rule> {
     let nets = || prop::collection::vec(prop::sample::select(NETS.to_vec()).prop_map(Net::new), 0..3);
     let ports = || prop::collection::vec((0u16..5000, 0u16..3000), 0..2);
-    let protocol = prop::option::of(prop::sample::select(vec![packet::TCP, packet::UDP, packet::SCTP, packet::ICMP, packet::ICMPV6, 47]));
+    let protocol = prop::option::of(prop::sample::select(vec![
+        packet::TCP,
+        packet::UDP,
+        packet::SCTP,
+        packet::ICMP,
+        packet::ICMPV6,
+        47,
+    ]));
     let icmp = prop::option::weighted(0.1, (prop::sample::select(vec![0u8, 8, 128, 129]), Just(None)));
-    (any::<bool>(), prop::option::weighted(0.2, any::<bool>()), protocol, icmp, nets(), nets(), ports(), ports(), 0..8u8)
+    (
+        any::<bool>(),
+        prop::option::weighted(0.2, any::<bool>()),
+        protocol,
+        icmp,
+        nets(),
+        nets(),
+        ports(),
+        ports(),
+        0..8u8,
+    )
         .prop_map(|(deny, is_ipv4, protocol, icmp, from, to, from_ports, to_ports, log)| {
             let has_ports = protocol.is_some_and(|number| [packet::TCP, packet::UDP, packet::SCTP].contains(&number));
             let ranges = |ports: Vec<(u16, u16)>| {
@@ -151,7 +169,9 @@ fn plan() -> impl Strategy<Value = Plan> {
         }
         for (net, way) in more_routes {
             let up = "up".to_string();
-            let way = [Way::Via(up.clone()), Way::Blackhole, Way::Unresolved(up.clone()), Way::Unreachable(up)][usize::from(way)].clone();
+            let way = [Way::Via(up.clone()), Way::Blackhole, Way::Unresolved(up.clone()), Way::Unreachable(up)]
+                [usize::from(way)]
+            .clone();
             // Ahead of the others: of two equal prefixes the later wins in both, and endpoints come last.
             plan.routes.insert(0, (Net::new(net), way));
         }
@@ -269,7 +289,8 @@ fn the_model_notices_a_wrong_table() {
     let mut plan = Plan::small();
     let mut router = Router::new(plan.clone());
     plan.at_mut("b").ingress = Rules::only([]);
-    let shot = Shot { from: "a", source: "10.0.0.1", destination: "10.0.0.2", what: What::Udp(1, 2), ttl: 64, length: 0 };
+    let shot =
+        Shot { from: "a", source: "10.0.0.1", destination: "10.0.0.2", what: What::Udp(1, 2), ttl: 64, length: 0 };
     let expected = Model::default().judge(&plan, &shot.fields());
     assert_eq!(expected, Expected::Dropped(fastpath::burst::DropReason::PolicyIngress));
     router.fate("a", &shot.packet()).forwarded("b");

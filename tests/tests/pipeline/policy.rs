@@ -191,7 +191,11 @@ fn a_log_rule_leaves_a_record_and_changes_no_verdict() {
     {
         let mut router = Router::small(|plan| plan.at_mut("b").ingress = rules);
         let fate = router.fate("a", &Packet::new("10.0.0.1", "10.0.0.2").udp(4000, 53));
-        if is_allowed { drop(fate.forwarded("b")) } else { fate.dropped(DropReason::PolicyIngress) }
+        if is_allowed {
+            drop(fate.forwarded("b"))
+        } else {
+            fate.dropped(DropReason::PolicyIngress)
+        }
         let record = router.remote(0).records.pop().expect("a record");
         assert!(!record.log.is_none());
         assert_eq!(record.reason.is_none(), is_allowed);

@@ -111,10 +111,11 @@ fn send(mut stream: &TcpStream, total: u64) -> Result<Duration, Failed> {
     while sent < total {
         let offset = (sent % PERIOD as u64) as usize;
         let length = CHUNK.min(usize::try_from(total - sent).unwrap_or(CHUNK));
-        let written = stream
-            .write(&pattern[offset..offset + length])
-            .map_err(|error| format!("send: {error} after {sent} of {total} bytes"))?;
-        sent += written as u64;
+        sent += match stream.write(&pattern[offset..offset + length]) {
+            Ok(written) => written as u64,
+            Err(error) if error.kind() == ErrorKind::Interrupted => 0,
+            Err(error) => return Err(format!("send: {error} after {sent} of {total} bytes")),
+        };
     }
     stream.shutdown(Shutdown::Write).map_err(failed("end the transfer"))?;
     let mut count = [0; 8];
@@ -132,10 +133,12 @@ fn receive(mut stream: &TcpStream) -> Result<u64, Failed> {
     let mut buffer = vec![0; CHUNK];
     let mut received = 0u64;
     loop {
-        let length = stream.read(&mut buffer).map_err(|error| format!("receive: {error} after {received} bytes"))?;
-        if length == 0 {
-            break;
-        }
+        let length = match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(length) => length,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(format!("receive: {error} after {received} bytes")),
+        };
         let offset = (received % PERIOD as u64) as usize;
         if buffer[..length] != pattern[offset..offset + length] {
             return Err(format!("the payload changed on the way, near byte {received}"));
@@ -214,7 +217,9 @@ fn round_trip(socket: &UdpSocket, number: u64) -> Result<Option<Duration>, Faile
         match socket.recv(&mut datagram) {
             Ok(_) if datagram[..8] == number.to_be_bytes() => return Ok(Some(start.elapsed())),
             Ok(_) => {}
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            // Nothing yet, or a signal, whose flag is looked at after the check.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
             // ICMP said that nobody is there.
             Err(error) => return Err(format!("receive a datagram: {error}")),
         }

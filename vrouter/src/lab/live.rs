@@ -165,7 +165,8 @@ fn echo(mut stream: TcpStream, done: &AtomicBool) {
             Ok(0) => return,
             Ok(length) if stream.write_all(&buffer[..length]).is_err() => return,
             Ok(_) => {}
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
             Err(_) => return,
         }
     }

@@ -41,8 +41,7 @@ impl AddressClasses {
         }
         edges.entry(0).or_default();
 
-        let mut result =
-            Self { starts: Vec::new(), classes: Vec::new(), members: Vec::new(), net_ids, first_set };
+        let mut result = Self { starts: Vec::new(), classes: Vec::new(), members: Vec::new(), net_ids, first_set };
         let mut interned: HashMap<Vec<u32>, u32> = HashMap::new();
         // Ranges of one set may overlap, so an id is open as long as any of its ranges is.
         let mut open: BTreeMap<u32, i32> = BTreeMap::new();

@@ -188,7 +188,8 @@ impl Acl {
     /// Compiles. The description's indexes must be within its own lists.
     pub fn build(spec: &AclSpec) -> Self {
         let sides = || spec.blocks.iter().flatten().flat_map(|rule| [&rule.source, &rule.destination]);
-        let addresses = AddressClasses::build(sides().flat_map(|s| s.nets.iter().chain(&s.not_nets).copied()), &spec.sets);
+        let addresses =
+            AddressClasses::build(sides().flat_map(|s| s.nets.iter().chain(&s.not_nets).copied()), &spec.sets);
         let ports = PortClasses::build(sides().flat_map(|side| side.ports.iter().chain(&side.not_ports).copied()));
         let l4 = L4Classes::build(spec.blocks.iter().flatten().map(|rule| rule.l4));
         let blocks = spec.blocks.iter().map(|rules| Block::build(rules, &addresses, &ports, &l4)).collect();
@@ -259,8 +260,7 @@ impl Block {
     /// The first matching rule that decides; `Log` rules before it are noted.
     #[inline]
     fn first_decision(&self, classes: &Classes, log: &mut RuleIndex) -> Option<(Action, RuleIndex)> {
-        let classes =
-            [classes.source, classes.destination, classes.l4, classes.source_port, classes.destination_port];
+        let classes = [classes.source, classes.destination, classes.l4, classes.source_port, classes.destination_port];
         for word in 0..self.words {
             let mut matching = u64::MAX;
             for (rows, class) in self.fields.iter().zip(classes) {

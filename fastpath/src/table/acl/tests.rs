@@ -107,8 +107,12 @@ fn spec() -> impl Strategy<Value = AclSpec> {
                 .map(|rules| {
                     let rules = rules.into_iter();
                     rules
-                        .map(|(l4, source, destination, action)| {
-                            RuleSpec { l4, source, destination, action, index: index() }
+                        .map(|(l4, source, destination, action)| RuleSpec {
+                            l4,
+                            source,
+                            destination,
+                            action,
+                            index: index(),
                         })
                         .collect()
                 })

@@ -1,0 +1,36 @@
+//! What a thread has cost so far, as the scheduler books it.
+//!
+//! Work that the kernel does in a thread's name, such as receiving on a veth while the thread sends, is booked to that
+//! thread; what is put off to `ksoftirqd` is booked there. The figures are brought up to date at least every tick.
+
+use std::fs;
+
+use nix::unistd::{Pid, gettid};
+
+/// One thread, of this process or of the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Task(Pid);
+
+impl Task {
+    pub fn current() -> Task {
+        Task(gettid())
+    }
+
+    /// Nanoseconds on a CPU; 0 for a thread that has ended.
+    pub fn nanoseconds(self) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/schedstat", self.0)).unwrap_or_default();
+        text.split(' ').next().and_then(|field| field.parse().ok()).unwrap_or(0)
+    }
+}
+
+/// The kernel's own threads for what senders have put off, one per CPU.
+pub fn softirq_tasks() -> Vec<Task> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    numbers
+        .filter(|number| {
+            fs::read_to_string(format!("/proc/{number}/comm")).is_ok_and(|name| name.starts_with("ksoftirqd/"))
+        })
+        .map(|number| Task(Pid::from_raw(number)))
+        .collect()
+}
