@@ -186,7 +186,11 @@ impl Compiler<'_> {
         };
         let neighbour = self.host.neighbours.get(&(link.index, address));
         let mac = neighbour.and_then(Neighbour::usable_mac);
-        let kind = if mac.is_some() { AdjacencyKind::Forward } else { AdjacencyKind::Unresolved };
+        let kind = match neighbour {
+            _ if mac.is_some() => AdjacencyKind::Forward,
+            Some(neighbour) if neighbour.has_failed() => AdjacencyKind::Unreachable,
+            _ => AdjacencyKind::Unresolved,
+        };
         let source = link.mac.unwrap_or_default();
         let adjacency = Adjacency::new(
             kind,
@@ -236,7 +240,8 @@ impl Compiler<'_> {
             .host
             .neighbours
             .values()
-            .filter(|neighbour| neighbour.usable_mac().is_some() && on_link(neighbour.link, neighbour.address))
+            .filter(|neighbour| neighbour.usable_mac().is_some() || neighbour.has_failed())
+            .filter(|neighbour| on_link(neighbour.link, neighbour.address))
             .map(|neighbour| (neighbour.link, neighbour.address))
             .collect();
         for (link, address) in known {

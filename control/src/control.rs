@@ -188,15 +188,16 @@ impl<D: Datastore> Control<D> {
             }
             HostEvent::NeighbourChanged(neighbour) => {
                 let key = (neighbour.link, neighbour.address);
-                let old = self.kernel.neighbours.get(&key).and_then(Neighbour::usable_mac);
+                let old = self.kernel.neighbours.get(&key);
+                let (mac, failed) = (old.and_then(Neighbour::usable_mac), old.is_some_and(Neighbour::has_failed));
                 // From stale to reachable and back is no news: the address to send to is the same.
-                self.dirty.tables |= old != neighbour.usable_mac();
+                self.dirty.tables |= mac != neighbour.usable_mac() || failed != neighbour.has_failed();
                 self.kernel.neighbours.insert(key, neighbour);
             }
             HostEvent::NeighbourRemoved(neighbour) => {
                 let key = (neighbour.link, neighbour.address);
                 let old = self.kernel.neighbours.remove(&key);
-                self.dirty.tables |= old.is_some_and(|old| old.usable_mac().is_some());
+                self.dirty.tables |= old.is_some_and(|old| old.usable_mac().is_some() || old.has_failed());
                 self.dirty.reconcile |= self.desired.managed.contains(&key) || self.desired.neighbours.contains_key(&key);
             }
             HostEvent::AddressChanged { .. } | HostEvent::RouteChanged => {
@@ -283,7 +284,7 @@ impl<D: Datastore> Control<D> {
         };
         let Compiled { tables, prefixes, mut desired, routes } =
             compile::compile(&self.state, &view, &mut self.names, choices, self.generation);
-        let uplinks: Vec<(LinkIndex, IpAddr)> = self.resolver.neighbours().filter_map(|ip| self.on_uplink(ip)).collect();
+        let uplinks: Vec<(LinkIndex, IpAddr)> = self.resolver.asked().filter_map(|ip| self.on_uplink(ip)).collect();
         desired.managed.extend(uplinks);
         self.publisher.publish(tables);
         // Uplinks hand over what is ours only now that the tables know what to do with it.
@@ -333,7 +334,7 @@ impl<D: Datastore> Control<D> {
         self.publisher.reclaim();
         self.drops.collect(self.attachments.remotes(), &self.names, Instant::now());
         self.take_punts();
-        self.resolver.expire(Instant::now());
+        self.dirty.tables |= self.resolver.expire(Instant::now());
         if self.problems.get("host").is_some_and(|problems| !problems.is_empty()) {
             self.dirty.reconcile = true;
         }

@@ -17,6 +17,9 @@ use fastpath::table::InterfaceIndex;
 const PER_NEXT_HOP: usize = 16;
 /// Next hops waited for at one time; a scan over a large subnet does not take more.
 const NEXT_HOPS: usize = 256;
+/// How long the kernel is asked to keep a neighbour resolved that somebody sent to. A flow that goes on longer is asked
+/// for again, without loss.
+const UPKEEP: Duration = Duration::from_secs(600);
 /// How long a packet is kept: what the kernel takes to give up is three tries of a second.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -31,6 +34,8 @@ pub struct Waiting {
 #[derive(Debug, Default)]
 pub struct Resolver {
     waiting: BTreeMap<IpAddr, (Instant, Vec<Waiting>)>,
+    /// Neighbours to keep resolved, and since when.
+    asked: BTreeMap<IpAddr, Instant>,
     /// Packets given up.
     pub given_up: u64,
 }
@@ -42,7 +47,12 @@ impl Resolver {
             self.given_up += 1;
             return false;
         }
-        let is_new = !self.waiting.contains_key(&neighbour);
+        if self.asked.len() >= 4 * NEXT_HOPS
+            && let Some(oldest) = self.asked.iter().min_by_key(|(_, since)| **since).map(|(address, _)| *address)
+        {
+            self.asked.remove(&oldest);
+        }
+        let is_new = self.asked.insert(neighbour, now).is_none();
         let (_, packets) = self.waiting.entry(neighbour).or_insert_with(|| (now, Vec::new()));
         if packets.len() < PER_NEXT_HOP {
             packets.push(packet);
@@ -50,6 +60,11 @@ impl Resolver {
             self.given_up += 1;
         }
         is_new
+    }
+
+    /// The neighbours that the kernel shall keep resolved.
+    pub fn asked(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.asked.keys().copied()
     }
 
     /// The neighbours waited for.
@@ -62,8 +77,8 @@ impl Resolver {
         self.waiting.remove(&neighbour).map_or(Vec::new(), |(_, packets)| packets)
     }
 
-    /// Gives up what has waited too long.
-    pub fn expire(&mut self, now: Instant) {
+    /// Gives up what has waited too long. True when a neighbour need not be kept resolved any longer.
+    pub fn expire(&mut self, now: Instant) -> bool {
         self.waiting.retain(|_, (since, packets)| {
             let is_late = now.duration_since(*since) > PATIENCE;
             if is_late {
@@ -71,6 +86,9 @@ impl Resolver {
             }
             !is_late
         });
+        let before = self.asked.len();
+        self.asked.retain(|_, since| now.duration_since(*since) < UPKEEP);
+        self.asked.len() < before
     }
 }
 
@@ -106,6 +124,9 @@ mod tests {
         assert_eq!(resolver.release(neighbour(1)).len(), 0);
         resolver.expire(start + PATIENCE * 3);
         assert_eq!((resolver.neighbours().count(), resolver.given_up), (0, 1));
+        assert_eq!(resolver.asked().count(), 2, "kept resolved although nothing waits");
+        assert!(resolver.expire(start + PATIENCE + UPKEEP));
+        assert_eq!(resolver.asked().count(), 0);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use etherparse::{PacketBuilder, PacketBuilderStep, IpNumber};
 use fastpath::burst::{Burst, Slot, Verdict};
-use fastpath::flow::{FlowTable, FlowWriter, unmapped_address};
+use fastpath::flow::{FlowTable, FlowWriter, KeyKind, unmapped_address};
 use fastpath::io::umem::Umem;
 use fastpath::pipeline::{Now, Pipeline, Stage};
 use fastpath::rcu::Publisher;
@@ -175,15 +175,16 @@ fn detail(
     }
     let key = &slot.key;
     match stage {
-        Stage::Parse => format!(
-            "{} → {}, protocol {}, ports {} → {}, TTL {}",
-            unmapped_address(key.source),
-            unmapped_address(key.destination),
-            crate::show::protocol_name(key.protocol),
-            key.source_port,
-            key.destination_port,
-            slot.ttl
-        ),
+        Stage::Parse => {
+            let ports = match key.kind {
+                KeyKind::Ports => format!(", ports {} → {}", key.source_port, key.destination_port),
+                KeyKind::Fragment => ", a later fragment".into(),
+                KeyKind::EchoRequest | KeyKind::EchoReply | KeyKind::IcmpOther => String::new(),
+            };
+            let (source, destination) = (unmapped_address(key.source), unmapped_address(key.destination));
+            let protocol = crate::show::protocol_name(key.protocol);
+            format!("{source} → {destination}, protocol {protocol}{ports}, TTL {}", slot.ttl)
+        }
         Stage::Admit => format!("source belongs to the sender on {}", interface(slot.ingress)),
         Stage::Classify => match slot.flow {
             Some(_) => "part of a known flow".into(),

@@ -69,7 +69,7 @@ impl Pipeline {
         mut watch: impl FnMut(Stage, &Burst, &Umem),
     ) {
         let seconds = now.seconds();
-        self.limiter.refill(now.0);
+        self.limiter.set_now(now.0);
 
         parse::burst(burst, umem, tables);
         watch(Stage::Parse, burst, umem);

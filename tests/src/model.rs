@@ -83,7 +83,8 @@ impl Model {
             _ => {}
         }
         // The answer to one who came by the uplink with an endpoint's address does not go to that endpoint.
-        if ends.is_some_and(|(_, leaves)| *leaves != out) {
+        let is_workload = |name: &String| plan.at(name).kind == InterfaceKind::Workload;
+        if ends.is_some_and(|(_, leaves)| *leaves != out && (is_workload(leaves) || is_workload(&out))) {
             return Expected::Dropped(DropReason::FlowWrongInterface);
         }
         if packet.ttl <= 1 {

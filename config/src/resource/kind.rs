@@ -19,7 +19,11 @@ pub enum Kind {
 
 /// A word that names no kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown kind {word:?}{}", suggestion.as_deref().map(|s| format!(", did you mean {s}?")).unwrap_or_default())]
+#[error(
+    "unknown kind {word:?}, expected one of {}{}",
+    Kind::ALL.map(Kind::name).join(", "),
+    suggestion.as_deref().map(|s| format!(" (did you mean {s}?)")).unwrap_or_default()
+)]
 pub struct UnknownKind {
     pub word: String,
     pub suggestion: Option<String>,

@@ -63,6 +63,11 @@ impl Neighbour {
         }
     }
 
+    /// The kernel asked and nobody answered.
+    pub fn has_failed(&self) -> bool {
+        self.state == NeighbourState::Failed
+    }
+
     /// Set by hand and by us.
     pub fn is_our_static(&self) -> bool {
         self.is_ours && self.state == NeighbourState::Permanent

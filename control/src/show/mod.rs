@@ -160,7 +160,7 @@ fn neighbours<D>(control: &Control<D>) -> impl Iterator<Item = NeighbourView> {
     });
     let of_kernel = control.kernel.neighbours.values().filter_map(|neighbour| {
         let attached = control.attachments.view().iter().find(|(_, a)| a.link == neighbour.link)?;
-        (attached.1.kind == InterfaceKind::Uplink).then(|| NeighbourView {
+        (attached.1.kind == InterfaceKind::Uplink && !neighbour.address.is_multicast()).then(|| NeighbourView {
             ip: neighbour.address,
             mac: neighbour.mac.map(|mac| mac.to_string()),
             interface: attached.0.clone(),

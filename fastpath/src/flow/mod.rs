@@ -6,7 +6,7 @@
 //! | `table.rs` | the table all workers share: lookup, insert, eviction |
 //! | `tcp_state.rs` | from TCP flags to the state that decides how long an idle flow lives |
 //! | `expiry.rs` | the sweep: each worker ages the entries it made |
-//! | `limiter.rs` | how many answers a worker may send |
+//! | `limiter.rs` | how many answers an interface gets |
 //!
 //! The two directions of a flow arrive at different interfaces and so, perhaps, at different workers. Therefore there
 //! is one table, read without locks by all; the entries of a worker are allocated, aged and freed by that worker only.

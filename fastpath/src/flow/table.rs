@@ -441,6 +441,9 @@ impl FlowWriter {
             return Ok(handle);
         }
         self.reclaim();
+        if self.free.len() < self.reserve() {
+            self.evict(now);
+        }
         let index = self.free.pop().ok_or(InsertError::Full)?;
         let entry = &self.table.entries[index as usize];
         let forward = FlowHandle::new(index, Direction::Forward);
@@ -487,6 +490,28 @@ impl FlowWriter {
         self.table.unlink(self.table.hash(&key), forward);
         self.table.unlink(self.table.hash(&key.reversed()), forward.reversed());
         self.discard(index);
+    }
+
+    /// Free entries below which flows are evicted. An evicted entry can be used a breath later, so this covers a burst.
+    fn reserve(&self) -> usize {
+        (self.count as usize / 16).min(4 * crate::burst::BURST)
+    }
+
+    /// Ends the flow that is least worth keeping among the next few under the hand; never an established one.
+    fn evict(&mut self, now: Seconds) {
+        const LOOKED_AT: u32 = 32;
+        let mut victim: Option<(u8, Seconds, u32)> = None;
+        for _ in 0..LOOKED_AT {
+            self.cursor = if self.cursor + 1 >= self.count { 0 } else { self.cursor + 1 };
+            let Some((index, state, idle)) = self.inspect(self.cursor, now) else { continue };
+            let Some(class) = state.eviction_class() else { continue };
+            // The lowest class, and in it the longest idle.
+            let candidate = (class, Seconds::MAX - idle, index);
+            victim = Some(victim.map_or(candidate, |known| known.min(candidate)));
+        }
+        if let Some((_, _, index)) = victim {
+            self.remove(index);
+        }
     }
 
     fn discard(&mut self, index: u32) {

@@ -40,6 +40,12 @@ fn new(writer: &FlowWriter, key: Key) -> NewFlow {
     }
 }
 
+/// Lets both sides acknowledge: from here on the flow is never evicted.
+fn establish(writer: &FlowWriter, handle: FlowHandle) {
+    writer.table().touch(handle.reversed(), 60, tcp::SYN | tcp::ACK, 0);
+    writer.table().touch(handle, 60, tcp::ACK, 0);
+}
+
 fn find(writer: &FlowWriter, key: &Key) -> Option<FlowHandle> {
     writer.table().lookup(key, writer.table().hash(key))
 }
@@ -77,8 +83,9 @@ fn entries_are_reused_only_after_a_grace_period() {
     let mut reader = publisher.reader();
     reader.enter();
     for number in 0..64 {
-        let flow = NewFlow { tcp_flags: tcp::SYN, ..new(&writer, key(number)) };
-        writer.insert(&flow, 0).unwrap();
+        let flow = new(&writer, key(number));
+        let handle = writer.insert(&flow, 0).unwrap();
+        establish(&writer, handle);
     }
     assert_eq!(writer.purge(InterfaceIndex(2)), 64);
     let flow = new(&writer, key(100));
@@ -94,8 +101,7 @@ fn idle_flows_end_by_their_state() {
     writer.insert(&opening, 0).unwrap();
     let established = new(&writer, key(2));
     let handle = writer.insert(&established, 0).unwrap();
-    writer.table().touch(handle.reversed(), 60, tcp::SYN | tcp::ACK, 0);
-    writer.table().touch(handle, 60, tcp::ACK, 0);
+    establish(&writer, handle);
     writer.sweep(19);
     assert_eq!(writer.live(), 2);
     writer.sweep(20);
@@ -112,8 +118,7 @@ fn a_flood_never_evicts_an_established_flow() {
     for number in 0..100 {
         let flow = new(&writer, key(number));
         let handle = writer.insert(&flow, 0).unwrap();
-        writer.table().touch(handle.reversed(), 60, tcp::SYN | tcp::ACK, 0);
-        writer.table().touch(handle, 60, tcp::ACK, 0);
+        establish(&writer, handle);
         established.push(flow.key);
     }
     for number in 1000..5000 {
@@ -125,6 +130,21 @@ fn a_flood_never_evicts_an_established_flow() {
         assert!(find(&writer, &key).is_some(), "{key:?}");
         assert!(find(&writer, &key.reversed()).is_some(), "{key:?}");
     }
+}
+
+#[test]
+fn a_scan_does_not_shut_out_new_flows() {
+    let (publisher, mut writer) = table(1024);
+    let mut reader = publisher.reader();
+    for number in 0..50_000 {
+        // A worker breathes at least once per burst.
+        if number % 32 == 0 {
+            reader.enter();
+        }
+        let flow = new(&writer, key(number));
+        assert!(writer.insert(&flow, 1).is_ok(), "flow {number} of a scan was refused");
+    }
+    assert!(writer.live() <= 1024);
 }
 
 #[test]

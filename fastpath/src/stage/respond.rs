@@ -30,7 +30,7 @@ pub fn burst(burst: &mut Burst, umem: &mut Umem, tables: &Tables, limiter: &mut 
             slot.drop(DropReason::InterfaceDown);
             continue;
         };
-        if !limiter.take() {
+        if !limiter.take(slot.ingress) {
             slot.drop(DropReason::AnswerRateLimited);
             continue;
         }

@@ -382,11 +382,16 @@ fn cases(reason: DropReason) -> Vec<Case> {
             }),
         ],
         FlowTableFull => vec![
-            case("no entry left", |router| {
-                for port in 0..64 {
-                    router.fate("a", &Packet::new(A, B).udp(4000 + port, 53)).forwarded("b");
-                }
-                router.fate("a", &Packet::new(A, B).udp(5000, 53))
+            case("more new flows in one breath than the table holds", |router| {
+                router.observe(|router| {
+                    for port in 0..60 {
+                        for (from, source) in [("a", A), ("c", "10.0.0.3")] {
+                            let frame = router.frame(from, &Packet::new(source, B).udp(4000 + port, 53));
+                            router.send(from, &frame);
+                        }
+                    }
+                    router.breathe();
+                })
             })
             .sized(Options { flows: 64, ..Options::default() }),
         ],

@@ -170,23 +170,16 @@ fn the_same_fragment_by_another_interface_is_refused() {
 
 #[test]
 fn a_flood_of_identifications_keeps_within_the_table() {
-    let mut plan = Plan::small();
-    plan.at_mut("c").egress = Rules::open();
     let options = tests::router::Options { flows: 64, ..Default::default() };
-    let mut router = Router::with(plan, options);
-    let mut full = 0;
+    let mut router = Router::with(Plan::small(), options);
     for identification in 0..500 {
         let first = Packet::new("10.0.0.1", "10.0.0.2").udp(4000, 53).filled(100).identification(identification);
         match router.fate_of_bytes("a", &first.fragment(0, 40)) {
             Fate::Forwarded { .. } => {}
-            fate => {
-                fate.dropped(DropReason::FlowTableFull);
-                full += 1;
-            }
+            fate => fate.dropped(DropReason::FlowTableFull),
         }
+        assert!(router.flows().iter().count() <= 64);
     }
-    assert!(full >= 500 - 64, "{full} refused");
-    assert!(router.flows().iter().count() <= 64);
 }
 
 #[test]
