@@ -210,6 +210,22 @@ impl Lab {
         result
     }
 
+    /// Prepares the endpoints for a router in user space: their stacks receive on threads of their own, and not inside the
+    /// worker's system call. That needs packets that may be joined (GRO), so with finished checksums and without TSO.
+    pub fn prepare_endpoints(&self, is_on: bool) -> Result<(), LabError> {
+        let (off_or_on, on_or_off, threaded) = if is_on { ("off", "on", "1") } else { ("on", "off", "0") };
+        let router = self.name(Place::Router);
+        for (place, near) in [(Place::A, "near-a"), (Place::B, "near-b")] {
+            let end = self.name(place);
+            ip(&format!("netns exec {end} ethtool -K end0 tx {off_or_on} gro {on_or_off}"))?;
+            ip(&format!("netns exec {router} ethtool -K {near} tso {off_or_on}"))?;
+            // The names of interfaces in /sys are those of the namespace in which `ip netns exec` mounts it.
+            ip(&format!("netns exec {end} sysctl -q -w net.core.default_qdisc=fq_codel")).ok();
+            self.within(place, || set_threaded(threaded))??;
+        }
+        Ok(())
+    }
+
     fn forward_by_kernel(&self, is_on: bool) -> Result<(), LabError> {
         let value = if is_on { "1" } else { "0" };
         self.within(Place::Router, || {
@@ -236,7 +252,7 @@ impl Lab {
             let queue = memory.open(
                 near,
                 0,
-                QueueOptions { fill_limit: std::env::var("FL").map_or(512, |v| v.parse().unwrap()) },
+                QueueOptions::default(),
             )?;
             programs.push(attach_program(near, memory.multi_buffer(), Some(&queue))?);
             worker.attach(interface, queue);

@@ -152,7 +152,7 @@ mod tests {
         let check = |word: &str, expected: &str| {
             let found = match Kind::parse_word(word) {
                 Ok(kind) => kind.to_string(),
-                Err(error) => error.to_string(),
+                Err(error) => format!("? {}", error.suggestion.unwrap_or_default()),
             };
             assert_eq!(found, expected, "{word}");
         };
@@ -163,9 +163,12 @@ mod tests {
         check("pool", "IPPool");
         check("no", "Node");
         check("route", "StaticRoute");
-        check("nod", "unknown kind \"nod\", did you mean node?");
-        check("networkpolcy", "unknown kind \"networkpolcy\", did you mean networkpolicy?");
-        check("banana", "unknown kind \"banana\"");
+        check("nod", "? node");
+        check("networkpolcy", "? networkpolicy");
+        check("banana", "? ");
+        let message = Kind::parse_word("nod").map_err(|error| error.to_string());
+        let expected = "unknown kind \"nod\", expected one of Node, WorkloadEndpoint,";
+        assert!(message.is_err_and(|text| text.starts_with(expected) && text.ends_with("(did you mean node?)")));
     }
 
     #[test]
