@@ -118,7 +118,8 @@ pub fn compile(
     choices: Choices,
     generation: u32,
 ) -> Compiled {
-    let mut compiler = Compiler { state, host, adjacencies: Vec::new(), routes: BTreeMap::new(), managed: BTreeSet::new() };
+    let mut compiler =
+        Compiler { state, host, adjacencies: Vec::new(), routes: BTreeMap::new(), managed: BTreeSet::new() };
     compiler.kernel_routes();
     compiler.pools();
     compiler.static_routes();
@@ -226,7 +227,8 @@ impl Compiler<'_> {
             }
         }
         for (prefix, (_, link, gateway)) in &best {
-            let is_link_local = matches!(prefix.address(), IpAddr::V6(a) if a.is_unicast_link_local() || a.is_multicast());
+            let is_link_local =
+                matches!(prefix.address(), IpAddr::V6(a) if a.is_unicast_link_local() || a.is_multicast());
             let Some((name, uplink)) = self.uplink_of(*link).filter(|_| !is_link_local) else { continue };
             if let Some(gateway) = gateway {
                 self.managed.insert((*link, *gateway));
@@ -389,10 +391,8 @@ impl Compiler<'_> {
     /// What is ours on an uplink: the endpoints, and the pools they come from.
     fn our_prefixes(&self) -> Vec<(IpAddr, u8)> {
         let endpoints = self.state.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
-        let all: BTreeSet<(IpAddr, u8)> = endpoints
-            .chain(&self.state.pools)
-            .map(|prefix| (prefix.masked().address(), prefix.length()))
-            .collect();
+        let all: BTreeSet<(IpAddr, u8)> =
+            endpoints.chain(&self.state.pools).map(|prefix| (prefix.masked().address(), prefix.length())).collect();
         all.into_iter().collect()
     }
 
@@ -465,11 +465,8 @@ fn range_of(prefix: &Cidr) -> (u128, u128) {
 
 fn policy(state: &NodeState, names: &mut RuleNames) -> AclSpec {
     let sets = state.sets.iter().map(|set| set.iter().map(range_of).collect()).collect();
-    let blocks = state
-        .blocks
-        .iter()
-        .map(|block| block.rules.iter().flat_map(|rule| rules(rule, names)).collect())
-        .collect();
+    let blocks =
+        state.blocks.iter().map(|block| block.rules.iter().flat_map(|rule| rules(rule, names)).collect()).collect();
     let programs = state
         .programs
         .iter()
@@ -492,7 +489,8 @@ fn policy(state: &NodeState, names: &mut RuleNames) -> AclSpec {
 /// A rule as the fast path has it: one per family that its prefixes leave possible.
 fn rules(rule: &ResolvedRule, names: &mut RuleNames) -> Vec<RuleSpec> {
     let index = names.index(&rule.name);
-    let has_nets = [&rule.source, &rule.destination].iter().any(|side| !side.nets.is_empty() || !side.not_nets.is_empty());
+    let has_nets =
+        [&rule.source, &rule.destination].iter().any(|side| !side.nets.is_empty() || !side.not_nets.is_empty());
     let families: &[Option<bool>] = match rule.ip_version {
         Some(IpVersion::V4) => &[Some(true)],
         Some(IpVersion::V6) => &[Some(false)],

@@ -198,7 +198,8 @@ impl<D: Datastore> Control<D> {
                 let key = (neighbour.link, neighbour.address);
                 let old = self.kernel.neighbours.remove(&key);
                 self.dirty.tables |= old.is_some_and(|old| old.usable_mac().is_some() || old.has_failed());
-                self.dirty.reconcile |= self.desired.managed.contains(&key) || self.desired.neighbours.contains_key(&key);
+                self.dirty.reconcile |=
+                    self.desired.managed.contains(&key) || self.desired.neighbours.contains_key(&key);
             }
             HostEvent::AddressChanged { .. } | HostEvent::RouteChanged => {
                 self.dirty.routes = true;
@@ -348,15 +349,15 @@ impl<D: Datastore> Control<D> {
     fn take_punts(&mut self) {
         let mut packets = Vec::new();
         for remote in self.attachments.remotes() {
-            while let Some(packet) = remote
-                .punt
-                .receive(|buffer| Waiting { interface: buffer.interface, bytes: buffer.bytes().to_vec() })
+            while let Some(packet) =
+                remote.punt.receive(|buffer| Waiting { interface: buffer.interface, bytes: buffer.bytes().to_vec() })
             {
                 packets.push(packet);
             }
         }
         for packet in packets {
-            let Some(neighbour) = resolve::destination(&packet.bytes).and_then(|address| self.next_hop_to(address)) else {
+            let Some(neighbour) = resolve::destination(&packet.bytes).and_then(|address| self.next_hop_to(address))
+            else {
                 self.resolver.given_up += 1;
                 continue;
             };

@@ -103,7 +103,10 @@ pub struct RouteState {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum RouteTarget {
-    NextHop { address: IpAddr, interface: Option<String> },
+    NextHop {
+        address: IpAddr,
+        interface: Option<String>,
+    },
     /// Every destination is a neighbour on the interface.
     Interface(String),
     Blackhole,

@@ -146,7 +146,8 @@ mod tests {
     fn destinations_are_read_and_garbage_has_none() {
         assert_eq!(destination(&[1, 2, 3]), None);
         let mut bytes = Vec::new();
-        let builder = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(1, 2);
+        let builder =
+            etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(1, 2);
         builder.write(&mut bytes, b"x").unwrap();
         assert_eq!(destination(&bytes), Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2))));
     }

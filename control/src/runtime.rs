@@ -112,8 +112,7 @@ pub async fn run(
     let (requests, mut incoming) = mpsc::channel(REQUESTS);
     let socket = settings.api_socket.clone();
     let store_location = format!("embedded:{}", path.display());
-    let mut control =
-        Control::new(Parts { settings, store, store_location, host, attachments, publisher, flows });
+    let mut control = Control::new(Parts { settings, store, store_location, host, attachments, publisher, flows });
     let server = http::serve(&socket, requests)?;
     tracing::info!(socket = %socket.display(), workers, frame_size, "started");
 
@@ -214,7 +213,8 @@ async fn prepare_pair(host: &Host, kernel_end: crate::host::LinkIndex) -> Result
 /// Large frames when an interface that we will attach has long packets.
 async fn frame_size(host: &Host, settings: &Settings) -> Result<usize, HostError> {
     let prefix = settings.default_workload_interface_prefix.as_str();
-    let is_ours = |name: &str| (!prefix.is_empty() && name.starts_with(prefix)) || settings.uplinks.iter().any(|u| u == name);
+    let is_ours =
+        |name: &str| (!prefix.is_empty() && name.starts_with(prefix)) || settings.uplinks.iter().any(|u| u == name);
     let links = host.links().await?;
     let longest = links.iter().filter(|link| is_ours(&link.name)).map(|link| link.mtu).max().unwrap_or(SMALL_MTU);
     Ok(if longest > SMALL_MTU { LARGE_FRAME } else { SMALL_FRAME })
@@ -235,7 +235,10 @@ fn cores(settings: &Settings) -> Result<Vec<core_affinity::CoreId>, StartError> 
 
 type Spawned = (Vec<JoinHandle<()>>, Vec<Remote<XskQueue>>);
 
-fn spawn(workers: Vec<(Worker<XskQueue>, Remote<XskQueue>)>, cores: &[core_affinity::CoreId]) -> Result<Spawned, StartError> {
+fn spawn(
+    workers: Vec<(Worker<XskQueue>, Remote<XskQueue>)>,
+    cores: &[core_affinity::CoreId],
+) -> Result<Spawned, StartError> {
     let mut threads = Vec::new();
     let mut remotes = Vec::new();
     for (position, ((worker, remote), core)) in workers.into_iter().zip(cores.iter().copied()).enumerate() {

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use etherparse::{PacketBuilder, PacketBuilderStep, IpNumber};
+use etherparse::{IpNumber, PacketBuilder, PacketBuilderStep};
 use fastpath::burst::{Burst, Slot, Verdict};
 use fastpath::flow::{FlowTable, FlowWriter, KeyKind, unmapped_address};
 use fastpath::io::umem::Umem;
@@ -27,7 +27,10 @@ pub fn trace<D>(control: &Control<D>, request: &TraceRequest) -> Result<TraceVie
     let ingress = ingress(control, &request.from)?;
     let tables = control.publisher.current();
     let interface = tables.interface(ingress).ok_or_else(|| {
-        ApiError::new(ErrorCode::Unavailable, format!("interface of {} is not in the tables yet; try again", request.from))
+        ApiError::new(
+            ErrorCode::Unavailable,
+            format!("interface of {} is not in the tables yet; try again", request.from),
+        )
     })?;
     let bytes = build(request, interface.mac).map_err(invalid)?;
 
@@ -59,11 +62,8 @@ pub fn trace<D>(control: &Control<D>, request: &TraceRequest) -> Result<TraceVie
         before = slot.verdict;
     });
     let slot = burst.slots.pop().ok_or_else(|| ApiError::new(ErrorCode::Internal, "the traced packet was lost"))?;
-    let view = TraceView {
-        stages,
-        verdict: describe(slot.verdict),
-        rule: control.names.name(slot.rule).map(str::to_owned),
-    };
+    let view =
+        TraceView { stages, verdict: describe(slot.verdict), rule: control.names.name(slot.rule).map(str::to_owned) };
     umem.free(slot.packet);
     Ok(view)
 }

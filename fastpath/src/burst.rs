@@ -204,6 +204,8 @@ pub struct Slot {
     pub flow: Option<FlowHandle>,
     /// The flow's recorded decision is older than the tables: decide again where it may have changed.
     pub stale: bool,
+    /// Opens a connection anew under the key of a known flow: policy decides as for a new one.
+    pub reopens: bool,
     /// The rule that decided: the deny rule of a drop, the last allow rule of a new flow.
     pub rule: RuleIndex,
     /// A `Log` rule matched on the way.
@@ -236,6 +238,7 @@ impl Slot {
             adjacency: AdjacencyIndex::NONE,
             flow: None,
             stale: false,
+            reopens: false,
             rule: RuleIndex::NONE,
             log: RuleIndex::NONE,
             network: Network::None,

@@ -210,18 +210,19 @@ impl Lab {
         result
     }
 
-    /// Prepares the endpoints for a router in user space: their stacks receive on threads of their own, and not inside the
-    /// worker's system call. That needs packets that may be joined (GRO), so with finished checksums and without TSO.
+    /// Prepares the endpoints for a router in user space, or undoes that: their stacks receive on threads of their own,
+    /// and not inside the worker's system call. That needs packets that may be joined (GRO), so finished checksums.
     pub fn prepare_endpoints(&self, is_on: bool) -> Result<(), LabError> {
-        let (off_or_on, on_or_off, threaded) = if is_on { ("off", "on", "1") } else { ("on", "off", "0") };
+        let (offloads, joining) = if is_on { ("off", "on") } else { ("on", "off") };
         let router = self.name(Place::Router);
         for (place, near) in [(Place::A, "near-a"), (Place::B, "near-b")] {
             let end = self.name(place);
-            ip(&format!("netns exec {end} ethtool -K end0 tx {off_or_on} gro {on_or_off}"))?;
-            ip(&format!("netns exec {router} ethtool -K {near} tso {off_or_on}"))?;
-            // The names of interfaces in /sys are those of the namespace in which `ip netns exec` mounts it.
-            ip(&format!("netns exec {end} sysctl -q -w net.core.default_qdisc=fq_codel")).ok();
-            self.within(place, || set_threaded(threaded))??;
+            ip(&format!("netns exec {router} ethtool -K {near} tso {offloads}"))?;
+            ip(&format!("netns exec {end} ethtool -K end0 tx {offloads} gro {joining}"))?;
+            // Only a command of `ip netns exec` sees the namespace's own /sys. Without GRO there are no such threads.
+            if is_on {
+                run("ip", &["netns", "exec", &end, "sh", "-c", "echo 1 > /sys/class/net/end0/threaded"])?;
+            }
         }
         Ok(())
     }
@@ -237,11 +238,7 @@ impl Lab {
     /// To be called in the router's namespace.
     fn start_router(&self, options: RouterOptions) -> Result<Router, LabError> {
         let frame_size = if self.mtu > 1500 { 4096 } else { 2048 };
-        let (umem, memory) = XskMemory::new(XskOptions {
-            frame_size,
-            frame_count: std::env::var("FC").map_or(4096, |v| v.parse().unwrap()),
-            ..XskOptions::new("anchor0", 0)
-        })?;
+        let (umem, memory) = XskMemory::new(XskOptions { frame_size, ..XskOptions::new("anchor0", 0) })?;
         let publisher = Publisher::new(tables::two_endpoints(options.rules, self.mtu));
         let flows = FlowWriter::new(FlowTable::new(options.flows), 0, 1, publisher.grace());
         let parts = Parts { umem, flows, tables: publisher.reader(), poll: options.poll };
@@ -249,11 +246,7 @@ impl Lab {
         let Some((mut worker, remote)) = build.into_iter().next() else { return Err(LabError::Panicked) };
         let mut programs = Vec::with_capacity(2);
         for (near, interface) in [("near-a", tables::A), ("near-b", tables::B)] {
-            let queue = memory.open(
-                near,
-                0,
-                QueueOptions::default(),
-            )?;
+            let queue = memory.open(near, 0, QueueOptions::default())?;
             programs.push(attach_program(near, memory.multi_buffer(), Some(&queue))?);
             worker.attach(interface, queue);
         }
@@ -326,9 +319,14 @@ fn set(name: &str, value: &str) -> Result<(), LabError> {
 }
 
 /// Runs `ip` with these arguments.
-pub fn ip(arguments: &str) -> Result<(), LabError> {
-    let command = || format!("ip {arguments}");
-    let output = Command::new("ip").args(arguments.split(' ')).output().map_err(system(command()))?;
+fn ip(arguments: &str) -> Result<(), LabError> {
+    run("ip", &arguments.split(' ').collect::<Vec<_>>())
+}
+
+/// Runs a command to its end; what it says on failure becomes the error.
+pub fn run(program: &str, arguments: &[&str]) -> Result<(), LabError> {
+    let command = || format!("{program} {}", arguments.join(" "));
+    let output = Command::new(program).args(arguments).output().map_err(system(format!("run `{}`", command())))?;
     if output.status.success() {
         return Ok(());
     }

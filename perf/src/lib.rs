@@ -6,7 +6,7 @@
 //! | `veth.rs`, `tcp.rs`, `latency.rs` | endpoint → router → endpoint over veth, kernel forwarding and router in turn |
 //! | `lab.rs` | namespaces, veth pairs, and the two ways of forwarding between them |
 //! | `generator.rs`, `sink.rs` | where packets come from and where they are counted |
-//! | `cpu.rs` | what a thread has cost |
+//! | `cpu.rs` | what a thread has cost, and that it is not kept waiting |
 //! | `tables.rs`, `linear.rs` | what the router is told; policy by walking the rules, for comparison |
 //! | `report.rs`, `baseline.rs` | numbers for people and as JSON lines; the numbers of an earlier run |
 //!

@@ -231,7 +231,7 @@ fn flow_misses(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
         for _ in 0..scale.bursts / 2 {
             spread.record(bench.pass(false, || order.next()).nanoseconds, BURST);
         }
-        let name = format!("flow miss, {} rules", thousands(rules));
+        let name = format!("flow miss, policy of {}", thousands(rules));
         report.add(row(report, name.clone(), &spread))?;
         if rules == 1000 {
             stages(&mut bench, &name, &Scale { bursts: scale.bursts / 2, ..*scale }, report, || order.next())?;

@@ -18,7 +18,7 @@ use crate::baseline::Baseline;
 const RESOLUTION: f64 = 1000.0;
 
 const NAME_WIDTH: usize = 46;
-const NUMBER_WIDTH: usize = 12;
+const NUMBER_WIDTH: usize = 13;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {

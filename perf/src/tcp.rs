@@ -33,16 +33,26 @@ const STREAMS: [Stream; 4] = [
 ];
 
 /// What one run of iperf3 showed.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Run {
     gbits: f64,
     retransmits: f64,
-    /// Packets that found no frame, and packets that the worker dropped.
+    /// Packets for which no frame was waiting, or no room in the receive ring.
     lost: f64,
-    dropped: f64,
     /// Milliseconds of the worker's CPU per gigabit.
     worker: f64,
 }
+
+/// The ways of forwarding that are compared, the kernel first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Kernel,
+    Router,
+    /// With endpoints that are prepared for it.
+    Prepared,
+}
+
+const WAYS: [Way; 3] = [Way::Kernel, Way::Router, Way::Prepared];
 
 pub fn measure(scale: &Scale, report: &mut Report) -> Result<(), Error> {
     if Command::new("iperf3").arg("--version").stdout(Stdio::null()).status().is_err() {
@@ -52,51 +62,65 @@ pub fn measure(scale: &Scale, report: &mut Report) -> Result<(), Error> {
     for mtu in [1500, 9000] {
         let lab = Lab::new(mtu)?;
         let _server = Server::start(&lab)?;
-        let mut rounds: [Vec<(Run, Run)>; STREAMS.len()] = Default::default();
+        let mut runs: [Vec<[Run; WAYS.len()]>; STREAMS.len()] = Default::default();
         for _ in 0..scale.rounds {
-            for (stream, rounds) in STREAMS.iter().zip(&mut rounds) {
-                let kernel = lab.with_kernel(|| iperf(&lab, stream, scale.window))?;
-                let router = lab.with_router(RouterOptions { rules: 100, ..RouterOptions::default() }, |router| {
-                    let before = router.task.nanoseconds();
-                    let run = iperf(&lab, stream, scale.window)?;
-                    let spent = (router.task.nanoseconds() - before) as f64 / 1e6;
-                    let lost = router.lost_before()? as f64;
-                    let dropped = router.counters().packets_dropped() as f64;
-                    for reason in fastpath::burst::DropReason::ALL {
-                        let n = router.counters().dropped[*reason as usize].get();
-                        if n > 0 {
-                            eprintln!("{} {n}", reason.name());
-                        }
-                    }
-                    Ok(Run {
-                        lost,
-                        dropped,
-                        worker: spent / (run.gbits * whole_seconds(scale.window) as f64).max(1e-9),
-                        ..run
-                    })
-                })?;
-                rounds.push((kernel, router));
+            for (stream, runs) in STREAMS.iter().zip(&mut runs) {
+                let mut round = [Run::default(); WAYS.len()];
+                for (way, run) in WAYS.into_iter().zip(&mut round) {
+                    *run = once(&lab, way, stream, scale.window)?;
+                }
+                runs.push(round);
             }
         }
-        for (stream, rounds) in STREAMS.iter().zip(&rounds) {
-            let of = |number: fn(&(Run, Run)) -> f64| median(&rounds.iter().map(number).collect::<Vec<_>>());
-            report.add(Measurement {
-                group: "tcp, one connection",
-                name: format!("{}, MTU {mtu}", stream.name),
-                frame_mode: if mtu > 1500 { "veth, native xdp, copy, 4096 B frames" } else { "veth, native xdp, copy" },
-                numbers: vec![
-                    ("x kernel", of(|(kernel, router)| router.gbits / kernel.gbits)),
-                    ("Gbit/s", of(|(_, router)| router.gbits)),
-                    ("kernel", of(|(kernel, _)| kernel.gbits)),
-                    ("retransmits", of(|(_, router)| router.retransmits)),
-                    ("lost", of(|(_, router)| router.lost)),
-                    ("dropped", of(|(_, router)| router.dropped)),
-                    ("worker ms/Gb", of(|(_, router)| router.worker)),
-                ],
-            })?;
+        for (stream, runs) in STREAMS.iter().zip(&runs) {
+            for (position, way) in WAYS.into_iter().enumerate().skip(1) {
+                report.add(row(stream, mtu, way, runs.iter().map(|round| (round[0], round[position])).collect()))?;
+            }
         }
     }
     Ok(())
+}
+
+fn once(lab: &Lab, way: Way, stream: &Stream, window: Duration) -> Result<Run, LabError> {
+    match way {
+        Way::Kernel => lab.with_kernel(|| iperf(lab, stream, window)),
+        Way::Router => routed(lab, stream, window),
+        Way::Prepared => {
+            lab.prepare_endpoints(true)?;
+            let run = routed(lab, stream, window);
+            lab.prepare_endpoints(false)?;
+            run
+        }
+    }
+}
+
+fn routed(lab: &Lab, stream: &Stream, window: Duration) -> Result<Run, LabError> {
+    lab.with_router(RouterOptions { rules: 100, ..RouterOptions::default() }, |router| {
+        let before = router.task.nanoseconds();
+        let run = iperf(lab, stream, window)?;
+        let spent = (router.task.nanoseconds() - before) as f64 / 1e6;
+        let gigabits = run.gbits * whole_seconds(window) as f64;
+        Ok(Run { lost: router.lost_before()? as f64, worker: spent / gigabits.max(1e-9), ..run })
+    })
+}
+
+/// Rounds of the kernel and of one other way.
+fn row(stream: &Stream, mtu: u16, way: Way, rounds: Vec<(Run, Run)>) -> Measurement {
+    let of = |number: fn(&(Run, Run)) -> f64| median(&rounds.iter().map(number).collect::<Vec<_>>());
+    let prepared = if way == Way::Prepared { ", prepared" } else { "" };
+    Measurement {
+        group: "tcp, one connection",
+        name: format!("{}, MTU {mtu}{prepared}", stream.name),
+        frame_mode: if mtu > 1500 { "veth, native xdp, copy, 4096 B frames" } else { "veth, native xdp, copy" },
+        numbers: vec![
+            ("x kernel", of(|(kernel, own)| own.gbits / kernel.gbits)),
+            ("Gbit/s", of(|(_, own)| own.gbits)),
+            ("kernel", of(|(kernel, _)| kernel.gbits)),
+            ("retransmits", of(|(_, own)| own.retransmits)),
+            ("lost", of(|(_, own)| own.lost)),
+            ("worker ms/Gb", of(|(_, own)| own.worker)),
+        ],
+    }
 }
 
 /// iperf3's server at B; ends with this.
@@ -155,7 +179,7 @@ fn iperf(lab: &Lab, stream: &Stream, window: Duration) -> Result<Run, LabError> 
         return Err(LabError::Answer { answer });
     };
     let retransmits = answer["end"]["sum_sent"]["retransmits"].as_f64().unwrap_or(0.0);
-    Ok(Run { gbits: bits / 1e9, retransmits, lost: 0.0, dropped: 0.0, worker: 0.0 })
+    Ok(Run { gbits: bits / 1e9, retransmits, ..Run::default() })
 }
 
 /// iperf3 takes nothing else.

@@ -2,7 +2,7 @@
 //!
 //! The generator's thread also carries what the kernel does in its name: with kernel forwarding that is everything up to
 //! the sink, with the router it ends with the copy into the worker's frames. So both columns of CPU time matter, and
-//! their sum is what a packet costs the machine.
+//! their sum is what a packet costs the machine. Both threads run before everything of normal priority.
 
 use std::sync::Arc;
 use std::thread;
@@ -105,6 +105,9 @@ fn once(lab: &Arc<Lab>, case: &Case, sink: &Sink, length: Duration) -> Result<Wi
 fn window(lab: &Arc<Lab>, worker: Option<Task>, flows: u32, sink: &Sink, length: Duration) -> Result<Window, LabError> {
     let softirq = softirq_tasks();
     let generator = Generator::start(lab, LENGTH, flows)?;
+    for task in worker.iter().chain([&generator.task]) {
+        task.make_urgent();
+    }
     thread::sleep(WARM_UP);
     let costs = || {
         let softirq: u64 = softirq.iter().map(|task| task.nanoseconds()).sum();

@@ -176,6 +176,12 @@ impl Router {
         self.publisher.publish(self.plan.tables(self.generation));
     }
 
+    /// Publishes tables that were made elsewhere for the same attachments.
+    pub fn publish(&mut self, tables: impl FnOnce(&Plan, u32) -> Tables) {
+        self.generation += 1;
+        self.publisher.publish(tables(&self.plan, self.generation));
+    }
+
     /// A packet from the attachment's peer, in a frame as that one would make it.
     pub fn frame(&self, from: &str, packet: &Packet) -> Vec<u8> {
         packet.frame(&self.plan.at(from).link())

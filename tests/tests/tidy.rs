@@ -33,8 +33,22 @@ const UNSAFE: [&str; 3] = ["fastpath/src/io/", "fastpath/src/rcu.rs", "fastpath/
 
 /// What no stage may reach: locks, clocks, output, allocation.
 const NOT_IN_A_STAGE: [&str; 16] = [
-    "Mutex", "RwLock", "Instant", "SystemTime", "println!", "eprintln!", "dbg!", "tracing", "log::", "Vec::new",
-    "vec!", "Box::new", "format!", ".to_vec()", ".to_string()", "String::",
+    "Mutex",
+    "RwLock",
+    "Instant",
+    "SystemTime",
+    "println!",
+    "eprintln!",
+    "dbg!",
+    "tracing",
+    "log::",
+    "Vec::new",
+    "vec!",
+    "Box::new",
+    "format!",
+    ".to_vec()",
+    ".to_string()",
+    "String::",
 ];
 
 fn root() -> PathBuf {
@@ -74,7 +88,11 @@ fn assert_none(rule: &str, violations: Vec<String>) {
 /// The part of a file before its tests, without comments and string literals.
 fn production(text: &str) -> String {
     let end = text.find("#[cfg(test)]").or(text.find("#[cfg(all(test")).unwrap_or(text.len());
-    text[..end].lines().map(|line| without_strings(line.split("//").next().unwrap_or(""))).collect::<Vec<_>>().join("\n")
+    text[..end]
+        .lines()
+        .map(|line| without_strings(line.split("//").next().unwrap_or("")))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// The pieces of a line between quotes taken out; a good enough reading of one line of Rust.
@@ -204,13 +222,20 @@ fn stages_return_no_result_to_their_caller() {
 #[test]
 fn config_is_pure() {
     const IMPURE: [&str; 8] = [
-        "std::net::Tcp", "std::net::Udp", "std::os::unix::net", "std::thread", "Instant::now", "SystemTime::now",
-        "std::process", "tokio",
+        "std::net::Tcp",
+        "std::net::Udp",
+        "std::os::unix::net",
+        "std::thread",
+        "Instant::now",
+        "SystemTime::now",
+        "std::process",
+        "tokio",
     ];
     let mut violations = Vec::new();
     for (path, text) in files("config/src", &["rs"]) {
         let production = production(&text);
-        violations.extend(IMPURE.iter().filter(|word| production.contains(*word)).map(|word| format!("{path}: {word}")));
+        violations
+            .extend(IMPURE.iter().filter(|word| production.contains(*word)).map(|word| format!("{path}: {word}")));
     }
     assert_none("a socket, thread or clock in config", violations);
 }

@@ -40,7 +40,7 @@ use config::net::{Cidr, MacAddress};
 
 pub use address::InterfaceAddress;
 pub use link::{Link, VethEnd, XdpMode};
-pub use neighbour::Neighbour;
+pub use neighbour::{Neighbour, NeighbourState};
 pub use route::{Lookup, NextHop, Route, Target};
 pub use rtnetlink::{Events, Host, HostEvent};
 

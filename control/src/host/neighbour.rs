@@ -12,8 +12,10 @@ use std::net::IpAddr;
 use config::net::MacAddress;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
+/// What the kernel believes of an entry.
+pub use netlink_packet_route::neighbour::NeighbourState;
 use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState,
+    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
 };
 use netlink_packet_route::route::{RouteProtocol, RouteType};
 

@@ -68,7 +68,8 @@ impl<'a> Builder<'a> {
             }
             policies.sort_by(|left, right| order::compare_policies(left, right));
             let blocks = policies.iter().map(|policy| self.policy_block(policy, direction)).collect();
-            let end = (!tier.passes).then(|| format!("Tier {}: end of tier, {} default deny", tier.name, word(direction)));
+            let end =
+                (!tier.passes).then(|| format!("Tier {}: end of tier, {} default deny", tier.name, word(direction)));
             program.tiers.push(TierProgram { blocks, end });
         }
         program.profiles = profiles.iter().map(|name| self.profile_block(name, direction)).collect();

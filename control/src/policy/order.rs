@@ -21,10 +21,8 @@ pub struct OrderedTier {
 
 /// The tiers in order, those that always exist included.
 pub fn tiers(resources: &Resources, policies: &[Policy]) -> Vec<OrderedTier> {
-    let mut known: BTreeMap<&str, (Option<f64>, bool)> = FIXED_TIERS
-        .iter()
-        .map(|(name, order, action)| (*name, (Some(*order), *action == TierAction::Pass)))
-        .collect();
+    let mut known: BTreeMap<&str, (Option<f64>, bool)> =
+        FIXED_TIERS.iter().map(|(name, order, action)| (*name, (Some(*order), *action == TierAction::Pass))).collect();
     for tier in resources.tiers() {
         let passes = tier.spec.default_action == TierAction::Pass;
         known.insert(&tier.metadata.name, (tier.spec.order, passes));

@@ -7,14 +7,16 @@
 
 use crate::burst::{Burst, DropReason, Fragment, Slot};
 use crate::flow::{FlowTable, Seconds};
+use crate::header::{protocol, tcp};
 use crate::io::umem::Umem;
 use crate::stage::parse;
-use crate::table::Tables;
+use crate::table::interface::InterfaceKind;
+use crate::table::{InterfaceIndex, Tables};
 
 pub fn burst(burst: &mut Burst, umem: &Umem, flows: &FlowTable, tables: &Tables, now: Seconds) {
     for slot in burst.forward() {
         if slot.is_icmp_error {
-            error(slot, umem, flows);
+            error(slot, umem, flows, tables);
         } else {
             known(slot, flows, tables, now);
         }
@@ -30,18 +32,10 @@ fn known(slot: &mut Slot, flows: &FlowTable, tables: &Tables, now: Seconds) {
         return;
     };
     let decision = flows.decision(handle);
-    if decision.ingress != slot.ingress {
-        // Another endpoint pretends to be part of this flow; or, for the return path of a flow by an uplink, the
-        // fabric changed its mind, which is none of our business.
-        let is_uplink = |index| {
-            tables
-                .interface(index)
-                .is_some_and(|interface| interface.kind == crate::table::interface::InterfaceKind::Uplink)
-        };
-        if !(is_uplink(decision.ingress) && is_uplink(slot.ingress)) {
-            slot.drop(DropReason::FlowWrongInterface);
-            return;
-        }
+    if !is_same_side(decision.ingress, slot.ingress, tables) {
+        // Another endpoint pretends to be part of this flow.
+        slot.drop(DropReason::FlowWrongInterface);
+        return;
     }
     if slot.fragment == Fragment::Later && slot.fragment_offset < flows.covered(handle) {
         // It would overwrite the header that was judged. RFC 1858 §4, RFC 5722 §4.
@@ -51,17 +45,20 @@ fn known(slot: &mut Slot, flows: &FlowTable, tables: &Tables, now: Seconds) {
     slot.flow = Some(handle);
     slot.rule = flows.rule(handle);
     slot.adjacency = decision.adjacency;
-    slot.stale = decision.generation != tables.generation || decision.adjacency.is_none();
+    slot.reopens = slot.key.protocol == protocol::TCP && slot.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
+    slot.stale = slot.reopens || decision.generation != tables.generation || decision.adjacency.is_none();
     flows.touch(handle, slot.packet.len() as u32, slot.tcp_flags, now);
 }
 
 /// An error belongs to the flow whose packet it quotes, and travels against that packet. RFC 5927 §4.
-fn error(slot: &mut Slot, umem: &Umem, flows: &FlowTable) {
+fn error(slot: &mut Slot, umem: &Umem, flows: &FlowTable, tables: &Tables) {
     let quoted = parse::quoted_key(slot, umem.data(&slot.packet));
     let handle = quoted
         // The quoted packet's sender is the one to be told.
         .filter(|quoted| quoted.source == slot.key.destination)
-        .and_then(|quoted| flows.lookup(&quoted, flows.hash(&quoted)));
+        .and_then(|quoted| flows.lookup(&quoted, flows.hash(&quoted)))
+        // Only who is on the quoted packet's way can know of its trouble.
+        .filter(|handle| is_same_side(flows.egress(*handle), slot.ingress, tables));
     let Some(handle) = handle else {
         slot.drop(DropReason::IcmpErrorUnmatched);
         return;
@@ -70,4 +67,10 @@ fn error(slot: &mut Slot, umem: &Umem, flows: &FlowTable) {
     // The way to the quoted packet's sender is routed like any packet's: the recorded one may not exist yet.
     slot.flow = Some(handle.reversed());
     slot.stale = true;
+}
+
+/// True for the same interface, and for two uplinks: by which of them a flow returns is the fabric's business.
+fn is_same_side(recorded: InterfaceIndex, actual: InterfaceIndex, tables: &Tables) -> bool {
+    let is_uplink = |index| tables.interface(index).is_some_and(|interface| interface.kind == InterfaceKind::Uplink);
+    recorded == actual || (is_uplink(recorded) && is_uplink(actual))
 }

@@ -6,31 +6,34 @@
 //! Drops: `policy_egress`, `policy_ingress`, each with its rule.
 
 use crate::burst::{Burst, DropReason, Fragment, Slot};
+use crate::flow::table::Direction;
 use crate::flow::{FlowTable, Key};
 use crate::table::acl::{Decision, Question};
 use crate::table::interface::InterfaceKind;
-use crate::table::{PolicyChange, Tables};
+use crate::table::{InterfaceIndex, PolicyChange, Tables};
 
 pub fn burst(burst: &mut Burst, flows: &FlowTable, tables: &Tables) {
     for slot in burst.forward() {
-        let key = match slot.flow {
-            None => slot.key,
-            Some(_) if slot.fragment == Fragment::Later || slot.is_icmp_error => continue,
-            // The flow was decided under older tables, and the setting says to decide it again: as its first packet was.
-            Some(handle) if slot.stale && tables.policy_change == PolicyChange::Reevaluate => flows.key(handle),
-            Some(_) => continue,
-        };
-        judge(slot, &key, flows, tables);
+        let egress = tables.adjacency(slot.adjacency).map_or(slot.ingress, |adjacency| adjacency.interface);
+        match slot.flow {
+            None => judge(slot, slot.key, slot.ingress, egress, tables),
+            // Decided with the first fragment, or with the flow it is about.
+            Some(_) if slot.fragment == Fragment::Later || slot.is_icmp_error => {}
+            Some(_) if slot.reopens => judge(slot, slot.key, slot.ingress, egress, tables),
+            // Decided under older tables, and the setting says to decide again: as its first packet was.
+            Some(handle) if slot.stale && tables.policy_change == PolicyChange::Reevaluate => {
+                let (from, to) = match handle.direction() {
+                    Direction::Forward => (slot.ingress, egress),
+                    Direction::Reverse => (egress, slot.ingress),
+                };
+                judge(slot, flows.key(handle), from, to, tables);
+            }
+            Some(_) => {}
+        }
     }
 }
 
-fn judge(slot: &mut Slot, key: &Key, flows: &FlowTable, tables: &Tables) {
-    let is_reverse = slot.flow.is_some_and(|handle| handle.direction() == crate::flow::table::Direction::Reverse);
-    let egress_interface = match slot.flow {
-        Some(handle) => flows.egress(handle),
-        None => tables.adjacency(slot.adjacency).map_or(slot.ingress, |adjacency| adjacency.interface),
-    };
-    let (from, to) = if is_reverse { (egress_interface, slot.ingress) } else { (slot.ingress, egress_interface) };
+fn judge(slot: &mut Slot, key: Key, from: InterfaceIndex, to: InterfaceIndex, tables: &Tables) {
     // Probes from the host to its own workloads are not policed.
     if tables.interface(from).is_some_and(|interface| interface.kind == InterfaceKind::Host) {
         return;

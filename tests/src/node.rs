@@ -1,0 +1,140 @@
+//! Resources to tables, as control does it, over the attachments of a plan.
+//!
+//! The plan's own rules and routes to endpoints do not count here: endpoints and policies come from the resources, and
+//! only what the kernel would say (links, neighbours, routes by uplinks) is taken from the plan.
+//!
+//! ```text
+//!     YAML ─▶ Resources ─calculate─▶ NodeState ─compile─▶ Tables
+//!                                Plan ─as kernel─▶ ┘
+//! ```
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use config::net::{Cidr, MacAddress};
+use config::resource::Key;
+use config::yaml;
+use control::compile::{Attachment as Attached, Choices, HostView, RuleNames, compile};
+use control::host::route::METRIC;
+use control::host::{Link, LinkIndex, Neighbour, NeighbourState, NextHop, Route, Target};
+use control::resources::Resources;
+use fastpath::table::interface::InterfaceKind;
+use fastpath::table::{InterfaceIndex, Tables, WorkerIndex};
+
+use crate::plan::{Plan, Way};
+
+/// The node that the resources are calculated for.
+pub const NODE: &str = "node";
+/// The neighbour behind an uplink, in each family.
+const NEXT_HOPS: [&str; 2] = ["172.31.0.1", "fd31::1"];
+
+/// The resources of a test, and the numbers of their rules.
+#[derive(Default)]
+pub struct Node {
+    pub resources: Resources,
+    pub names: RuleNames,
+    pub choices: Choices,
+}
+
+impl Node {
+    /// Takes in resources as a person would write them; every problem is returned as one text.
+    pub fn apply(&mut self, text: &str) -> Result<(), String> {
+        let resources = yaml::parse("case", text)
+            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
+        resources.into_iter().for_each(|resource| self.resources.put(resource));
+        Ok(())
+    }
+
+    pub fn delete(&mut self, key: &Key) {
+        self.resources.remove(key);
+    }
+
+    pub fn tables(&mut self, plan: &Plan, generation: u32) -> Tables {
+        let state = control::policy::calculate(&self.resources, NODE);
+        let kernel = Kernel::of(plan);
+        let view = HostView {
+            links: &kernel.links,
+            neighbours: &kernel.neighbours,
+            routes: &kernel.routes,
+            addresses: &[],
+            attached: &kernel.attached,
+            host_link: None,
+        };
+        compile(&state, &view, &mut self.names, self.choices, generation).tables
+    }
+}
+
+/// What the kernel would say of a plan.
+struct Kernel {
+    links: BTreeMap<LinkIndex, Link>,
+    neighbours: BTreeMap<(LinkIndex, IpAddr), Neighbour>,
+    routes: Vec<Route>,
+    attached: BTreeMap<String, Attached>,
+}
+
+impl Kernel {
+    fn of(plan: &Plan) -> Kernel {
+        let mut kernel = Kernel {
+            links: BTreeMap::new(),
+            neighbours: BTreeMap::new(),
+            routes: Vec::new(),
+            attached: BTreeMap::new(),
+        };
+        for (position, attachment) in plan.attachments.iter().enumerate() {
+            let index = LinkIndex(position as u32 + 1);
+            let link = Link {
+                index,
+                name: attachment.name.clone(),
+                mac: Some(MacAddress(attachment.mac)),
+                mtu: attachment.mtu.into(),
+                up: attachment.is_up,
+                running: attachment.is_up,
+                loopback: false,
+                kind: Some("veth".to_string()),
+                tx_queues: 1,
+                rx_queues: 1,
+                xdp: None,
+                peer: None,
+                controller: None,
+            };
+            kernel.links.insert(index, link);
+            let attached = Attached {
+                index: InterfaceIndex(position as u16),
+                link: index,
+                kind: attachment.kind,
+                owner: WorkerIndex(attachment.owner),
+            };
+            kernel.attached.insert(attachment.name.clone(), attached);
+            if attachment.kind == InterfaceKind::Uplink {
+                kernel.uplink(plan, &attachment.name, index, attachment.peer_mac);
+            }
+        }
+        kernel
+    }
+
+    /// The next hops of an uplink, and the plan's routes by them.
+    fn uplink(&mut self, plan: &Plan, name: &str, link: LinkIndex, mac: [u8; 6]) {
+        let next_hops = NEXT_HOPS.map(|address| address.parse::<IpAddr>().expect("an address"));
+        for address in next_hops {
+            let neighbour = Neighbour {
+                link,
+                address,
+                mac: Some(MacAddress(mac)),
+                state: NeighbourState::Reachable,
+                is_managed: false,
+                is_ours: false,
+                is_router: false,
+            };
+            self.neighbours.insert((link, address), neighbour);
+        }
+        for (net, way) in &plan.routes {
+            if *way != Way::Via(name.to_string()) {
+                continue;
+            }
+            let gateway = next_hops[usize::from(!net.0.is_ipv4())];
+            let hop = NextHop { link, gateway: Some(gateway), onlink: true };
+            let prefix = Cidr::new(net.0, net.1).expect("a prefix");
+            self.routes.push(Route::new(prefix, METRIC, Target::Forward(vec![hop])));
+        }
+    }
+}
