@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
 use fastpath::io::program::{Preference, Program, ProgramError, Role};
-use fastpath::io::xsk::{QueueOptions, XskError, XskMemory, XskQueue};
+use fastpath::io::xsk::{QueueOptions, QueueWatch, XskError, XskMemory, XskQueue};
 use fastpath::io::{CopyMode, XdpMode};
 use fastpath::stats::counters::MAX_INTERFACES;
 use fastpath::table::interface::InterfaceKind;
@@ -31,6 +31,8 @@ pub enum AttachError {
     Program { name: String, source: Box<ProgramError> },
     #[error("attach {name}")]
     Socket { name: String, source: XskError },
+    #[error("attach {name}: hold its sockets")]
+    Watch { name: String, source: std::io::Error },
     #[error("attach {name}: {MAX_INTERFACES} interfaces are attached already")]
     TooMany { name: String },
 }
@@ -48,6 +50,21 @@ struct Attached {
     program: Program,
     mode: XdpMode,
     queues: Vec<QueueState>,
+    /// The sockets of the queues, to read what the kernel counts there.
+    watches: Vec<QueueWatch>,
+}
+
+/// Packets that were ours and that no worker ever had.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KernelDrops {
+    /// The program found no socket for the packet's queue.
+    pub no_socket: u64,
+    /// The program, on an uplink, found no whole header.
+    pub malformed: u64,
+    /// No frame was waiting, or the packet did not fit one.
+    pub no_frame: u64,
+    /// The receive ring was full: the worker did not keep up.
+    pub ring_full: u64,
 }
 
 /// A worker as control knows it.
@@ -114,6 +131,11 @@ impl Attachments {
         self.by_name.get(name).map(|attached| (attached.mode, attached.queues.as_slice()))
     }
 
+    /// What was lost before a worker had it, by interface, since the interface was attached.
+    pub fn kernel_drops(&self) -> impl Iterator<Item = (&str, KernelDrops)> {
+        self.by_name.iter().map(|(name, attached)| (name.as_str(), attached.kernel_drops()))
+    }
+
     pub fn name_of(&self, index: InterfaceIndex) -> Option<&str> {
         self.view.iter().find(|(_, attachment)| attachment.index == index).map(|(name, _)| name.as_str())
     }
@@ -165,6 +187,8 @@ impl Attachments {
             program.register(queue, socket.map_fd()).map_err(program_error)?;
             opened.push((worker, socket));
         }
+        let watches: Result<_, _> = opened.iter().map(|(_, socket): &(usize, XskQueue)| socket.watch()).collect();
+        let watches = watches.map_err(|source| AttachError::Watch { name: name.to_owned(), source })?;
         let mode = program.attach(link.index.0, self.preference).map_err(program_error)?;
         self.free.pop();
         let queues: Vec<QueueState> = opened
@@ -183,7 +207,7 @@ impl Attachments {
         tracing::info!(interface = name, ?kind, ?mode, queues = queues.len(), "attached");
         let attachment = Attachment { index, link: link.index, kind, owner };
         self.view.insert(name.to_owned(), attachment.clone());
-        self.by_name.insert(name.to_owned(), Attached { attachment, program, mode, queues });
+        self.by_name.insert(name.to_owned(), Attached { attachment, program, mode, queues, watches });
         Ok(())
     }
 
@@ -281,6 +305,24 @@ impl Attachments {
         peer.given += 1;
         peer.waiting.push_back(command);
         peer.push_waiting();
+    }
+}
+
+impl Attached {
+    fn kernel_drops(&self) -> KernelDrops {
+        // Maps of a program that is loaded can be read; if one could not, there would be nothing to tell.
+        let program = self.program.counters().unwrap_or_default();
+        let sockets = self.watches.iter().map(QueueWatch::statistics);
+        let start = KernelDrops {
+            no_socket: program.dropped_no_socket,
+            malformed: program.dropped_malformed,
+            ..KernelDrops::default()
+        };
+        sockets.fold(start, |sum, socket| KernelDrops {
+            no_frame: sum.no_frame + socket.receive_dropped,
+            ring_full: sum.ring_full + socket.receive_ring_full,
+            ..sum
+        })
     }
 }
 

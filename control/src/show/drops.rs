@@ -1,4 +1,5 @@
-//! Who dropped what: exact counts by interface and reason, and by rule as far as records came through.
+//! Who dropped what: exact counts by interface and reason, and by rule as far as records came through. What the kernel's
+//! side lost before a worker had it is told beside, under reasons that begin with `kernel_`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use fastpath::stats::record::Record;
 use fastpath::table::InterfaceIndex;
 use fastpath::worker::Remote;
 
+use crate::attach::KernelDrops;
 use crate::compile::{Attachment, RuleNames};
 use crate::http::views::DropView;
 
@@ -82,7 +84,7 @@ impl Drops {
                 let of = |remote: &&Remote<XskQueue>| {
                     remote.counters.interface(attachment.index).dropped[*reason as usize].get()
                 };
-                let total: u64 = remotes.iter().map(|remote| of(remote)).sum();
+                let total: u64 = remotes.iter().map(of).sum();
                 if total > 0 {
                     self.rows_of(attachment.index, *reason, total, &name, &mut rows);
                     unattributed = unattributed.saturating_sub(total);
@@ -116,6 +118,32 @@ impl Drops {
             rows.push(row(name(interface), reason, rest, None, None));
         }
     }
+}
+
+/// What the kernel's side of the interfaces lost: not part of packets in, since no worker had it.
+pub fn before_workers<'a>(drops: impl Iterator<Item = (&'a str, KernelDrops)>) -> impl Iterator<Item = DropView> {
+    drops.flat_map(|(name, drops)| {
+        [
+            ("kernel_no_socket", "No worker listens on the packet's queue.", drops.no_socket),
+            ("kernel_malformed", "The packet ends within its headers, or contradicts them.", drops.malformed),
+            (
+                "kernel_no_frame",
+                "No frame of the worker was free, or the packet is larger than a frame.",
+                drops.no_frame,
+            ),
+            ("kernel_ring_full", "The worker did not empty its receive ring in time.", drops.ring_full),
+        ]
+        .into_iter()
+        .filter(|(_, _, packets)| *packets > 0)
+        .map(move |(reason, description, packets)| DropView {
+            interface: Some(name.to_owned()),
+            reason: reason.to_owned(),
+            description: description.to_owned(),
+            packets,
+            rule: None,
+            last_seen_seconds_ago: None,
+        })
+    })
 }
 
 fn row(

@@ -57,7 +57,8 @@ pub fn show<D>(control: &Control<D>, what: ShowKind, filter: &ShowFilter) -> Val
         ShowKind::Drops => {
             let name = |index| control.attachments.name_of(index).map(str::to_owned);
             let rows = control.drops.view(control.attachments.remotes(), control.attachments.view(), name);
-            let rows = rows.into_iter().filter(|row| is_wanted(row.interface.as_deref()));
+            let rows = rows.into_iter().chain(drops::before_workers(control.attachments.kernel_drops()));
+            let rows = rows.filter(|row| is_wanted(row.interface.as_deref()));
             to_json(&rows.take(limit).collect::<Vec<_>>())
         }
         ShowKind::Status => to_json(&status(control)),

@@ -1,6 +1,7 @@
 //! The flow table against a map, and its promises one by one.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use super::*;
 use crate::flow::KeyKind;
@@ -164,9 +165,9 @@ fn random_operations_agree_with_a_map() {
             0 => {
                 let egress = InterfaceIndex((random() % 50) as u16 + 10);
                 let flow = NewFlow { egress, ..new(&writer, key) };
-                if !model.contains_key(&key) {
+                if let Entry::Vacant(vacant) = model.entry(key) {
                     writer.insert(&flow, 0).unwrap();
-                    model.insert(key, egress);
+                    vacant.insert(egress);
                 }
             }
             1 => {

@@ -31,7 +31,7 @@ use super::umem::Umem;
 mod assemble;
 mod queue;
 
-pub use queue::{RetiredQueue, XskQueue};
+pub use queue::{QueueWatch, RetiredQueue, XskQueue};
 
 /// Numbers of socket options that the C library has no names for; see linux/if_xdp.h.
 const SOL_XDP: libc::c_int = 283;

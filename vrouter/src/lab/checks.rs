@@ -5,6 +5,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -65,6 +66,8 @@ fn ping_once(path: &Path, count: u32) -> Result<u32, Failed> {
             .args(["-n", "-q", "-i", "0.02", "-W", "1", "-w", "5", "-c"])
             .arg(count.to_string())
             .arg(path.destination.to_string())
+            // Ctrl-C at the terminal ends the lab between two checks, not in the middle of one.
+            .process_group(0)
             .stdin(Stdio::null())
             .output()
     });

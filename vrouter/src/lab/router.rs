@@ -6,6 +6,7 @@
 use std::env;
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -81,7 +82,8 @@ impl Router {
         command.arg("--api-socket").arg(state.socket());
         // Settings of the operator's own router in the environment are not for this one.
         command.env_clear().envs(env::var_os("PATH").map(|path| ("PATH", path)));
-        command.stdin(Stdio::null()).stdout(log).stderr(errors);
+        // Ctrl-C at the terminal is for the lab, which stops the router in its turn.
+        command.process_group(0).stdin(Stdio::null()).stdout(log).stderr(errors);
         let child = netns::in_namespace(&lab.namespace(&lab.node), || command.spawn())?;
         let child = child.map_err(LabError::io("start the router"))?;
         state.record_daemon(child.id())?;

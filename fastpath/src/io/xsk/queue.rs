@@ -20,7 +20,7 @@
 //! keeps its share until packets arrive or it is closed.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, TxQueue};
@@ -100,6 +100,35 @@ impl RetiredQueue {
     }
 }
 
+/// A second hold on a queue's socket, to read what the kernel counts there while a worker has the queue.
+///
+/// The socket stays open as long as this exists: let it go before the worker closes the queue.
+pub struct QueueWatch(OwnedFd);
+
+impl QueueWatch {
+    /// What the kernel has counted since the socket was made.
+    pub fn statistics(&self) -> QueueStatistics {
+        kernel_statistics(self.0.as_raw_fd())
+    }
+}
+
+/// `XDP_STATISTICS` of a socket (include/uapi/linux/if_xdp.h).
+fn kernel_statistics(fd: RawFd) -> QueueStatistics {
+    // SAFETY: the structure is integers only, for which zero is a value.
+    let mut kernel: libc::xdp_statistics = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::xdp_statistics>() as libc::socklen_t;
+    let place: *mut libc::xdp_statistics = &mut kernel;
+    // SAFETY: both pointers are to values that outlive the call, and `length` is the size of the first. The call fails
+    // only for a descriptor that is not an AF_XDP socket, and then leaves zeroes.
+    unsafe { libc::getsockopt(fd, libc::SOL_XDP, libc::XDP_STATISTICS, place.cast(), &mut length) };
+    QueueStatistics {
+        receive_dropped: kernel.rx_dropped,
+        receive_ring_full: kernel.rx_ring_full,
+        fill_ring_empty: kernel.rx_fill_ring_empty_descs,
+        invalid_descriptors: kernel.rx_invalid_descs + kernel.tx_invalid_descs,
+    }
+}
+
 impl XskQueue {
     pub(super) fn new(
         memory: &XskMemory,
@@ -154,6 +183,12 @@ impl XskQueue {
     /// The socket, for the program's map of sockets.
     pub fn map_fd(&self) -> RawFd {
         self.fd
+    }
+
+    /// Another hold on the socket, for who wants to read its statistics elsewhere.
+    pub fn watch(&self) -> io::Result<QueueWatch> {
+        // SAFETY: the descriptor is the socket's, which `self` keeps open during the call.
+        unsafe { BorrowedFd::borrow_raw(self.fd) }.try_clone_to_owned().map(QueueWatch)
     }
 
     /// The worker's half of closing, which does not pause it. `RetiredQueue::close` is the other half, for another
@@ -371,17 +406,9 @@ impl Queue for XskQueue {
     }
 
     fn statistics(&self) -> QueueStatistics {
-        // The call fails only for a descriptor that is not an AF_XDP socket.
-        let kernel = self.receive.fd().xdp_statistics().unwrap_or_default();
-        QueueStatistics {
-            receive_dropped: kernel.rx_dropped(),
-            receive_ring_full: kernel.rx_ring_full(),
-            fill_ring_empty: kernel.rx_fill_ring_empty_descs(),
-            invalid_descriptors: kernel.rx_invalid_descs()
-                + kernel.tx_invalid_descs()
-                + self.assembler.invalid()
-                + self.invalid,
-        }
+        let kernel = kernel_statistics(self.fd);
+        let invalid_descriptors = kernel.invalid_descriptors + self.assembler.invalid() + self.invalid;
+        QueueStatistics { invalid_descriptors, ..kernel }
     }
 
     fn close(self, umem: &mut Umem) {
