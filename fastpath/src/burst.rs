@@ -126,7 +126,7 @@ drop_reasons! {
     SourceSpoofed = "source_spoofed",
     /// The interface has no endpoint: nothing says what it may do.
     EndpointUnknown = "endpoint_unknown",
-    /// Router advertisement or redirect from an endpoint.
+    /// Router advertisement or redirect: it speaks of another link.
     RouterMessage = "router_message",
     /// Neighbour discovery that breaks RFC 4861 §7.1.
     NdMalformed = "nd_malformed",
@@ -217,8 +217,9 @@ pub struct Slot {
     pub l4: u16,
     pub l3_len: u32,
     pub identification: u32,
-    /// Byte offset of a non-first fragment's payload in its datagram.
+    /// Byte offset of a non-first fragment's payload in its datagram, and how much of the datagram a fragment carries.
     pub fragment_offset: u16,
+    pub fragment_len: u16,
     pub tcp_flags: u8,
     pub ttl: u8,
     pub dont_fragment: bool,
@@ -248,6 +249,7 @@ impl Slot {
             l3_len: 0,
             identification: 0,
             fragment_offset: 0,
+            fragment_len: 0,
             tcp_flags: 0,
             ttl: 0,
             dont_fragment: false,

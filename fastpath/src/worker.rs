@@ -191,7 +191,8 @@ impl<Q: Queue> Worker<Q> {
         if gathered > 0 {
             self.pipeline.run(burst, umem, tables, now, |_, _, _| {});
             let before = counters.handed_off.get();
-            let exits = tx::Exits { handoff: &self.outgoing, punt: &self.punt, records: &self.records };
+            let exits =
+                tx::Exits { worker: self.index, handoff: &self.outgoing, punt: &self.punt, records: &self.records };
             tx::burst(burst, &mut self.interfaces, umem, tables, &exits, counters);
             handed_off = counters.handed_off.get() - before;
         }

@@ -8,6 +8,7 @@ pub const ECHO_REPLY: u8 = 0;
 pub const UNREACHABLE: u8 = 3;
 pub const REDIRECT: u8 = 5;
 pub const ECHO_REQUEST: u8 = 8;
+pub const ROUTER_ADVERTISEMENT: u8 = 9;
 pub const TIME_EXCEEDED: u8 = 11;
 pub const PARAMETER_PROBLEM: u8 = 12;
 

@@ -43,6 +43,8 @@ pub struct Fragment {
     pub offset: usize,
     pub more: bool,
     pub identification: u32,
+    /// Where the fragmentable part begins, from the start of the packet.
+    pub start: usize,
 }
 
 /// Where a chain of extension headers ends.
@@ -90,6 +92,7 @@ pub fn walk(packet: &[u8], first: u8) -> Result<Chain, ChainError> {
                     offset: usize::from(field & 0xfff8),
                     more: field & 1 == 1,
                     identification: be32(header, 4),
+                    start: offset + 8,
                 });
                 8
             }
@@ -143,7 +146,7 @@ mod tests {
             Ok(Chain {
                 protocol: 17,
                 offset: 48,
-                fragment: Some(Fragment { offset: 0, more: true, identification: 9 })
+                fragment: Some(Fragment { offset: 0, more: true, identification: 9, start: 48 })
             })
         );
         assert_eq!(
@@ -151,7 +154,7 @@ mod tests {
             Ok(Chain {
                 protocol: 60,
                 offset: 48,
-                fragment: Some(Fragment { offset: 16, more: false, identification: 9 })
+                fragment: Some(Fragment { offset: 16, more: false, identification: 9, start: 48 })
             })
         );
     }

@@ -9,6 +9,7 @@ use crate::burst::{Answer, Burst, DropReason, Fragment, Network, Slot, Verdict};
 use crate::flow::{KeyKind, mapped};
 use crate::header::arp::{self, Arp};
 use crate::header::ethernet::Ethernet;
+use crate::header::icmp;
 use crate::header::icmpv6::{self, Neighbour};
 use crate::header::protocol;
 use crate::io::umem::Umem;
@@ -39,6 +40,9 @@ fn admit(slot: &Slot, bytes: &[u8], interface: &Interface, tables: &Tables) -> V
             return neighbour_discovery(slot, bytes, kind, endpoint);
         }
     }
+    if is_router_message(slot) {
+        return Verdict::Drop(DropReason::RouterMessage);
+    }
     let (source, destination) = (slot.key.source, slot.key.destination);
     if is_martian_source(source) || source == destination {
         return Verdict::Drop(DropReason::SourceMartian);
@@ -61,6 +65,16 @@ fn admit(slot: &Slot, bytes: &[u8], interface: &Interface, tables: &Tables) -> V
         return Verdict::Drop(DropReason::DestinationMartian);
     }
     Verdict::Forward
+}
+
+/// IPv4 redirects and router advertisements speak of the link they were sent on, and no router forwards them.
+/// RFC 792, RFC 1256 §3.
+fn is_router_message(slot: &Slot) -> bool {
+    // The key of such a message has its type and code in place of ports.
+    slot.network == Network::Ipv4
+        && slot.key.protocol == protocol::ICMP
+        && slot.key.kind == KeyKind::IcmpOther
+        && matches!((slot.key.source_port >> 8) as u8, icmp::REDIRECT | icmp::ROUTER_ADVERTISEMENT)
 }
 
 /// A request for the gateway is answered; nothing else on the link is ours to know. RFC 826.

@@ -167,7 +167,7 @@ fn ipv6(slot: &mut Slot, packet: &[u8], available: usize) -> Result<usize, DropR
     }
     if let Some(found) = chain.fragment {
         slot.identification = found.identification;
-        fragment(slot, found.offset, found.more, total_len - chain.offset)?;
+        fragment(slot, found.offset, found.more, total_len - found.start)?;
     }
     let payload = present.get(chain.offset..).ok_or(Ipv6Malformed)?;
     transport(slot, payload, total_len - chain.offset)?;
@@ -186,6 +186,7 @@ fn fragment(slot: &mut Slot, offset: usize, more: bool, payload: usize) -> Resul
         return Err(DropReason::FragmentMalformed);
     }
     slot.fragment_offset = offset as u16;
+    slot.fragment_len = payload as u16;
     Ok(())
 }
 

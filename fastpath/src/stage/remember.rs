@@ -42,7 +42,7 @@ fn enter(slot: &mut Slot, key: Key, hash: u64, flows: &mut FlowWriter, tables: &
         rule: slot.rule,
         tcp_flags: slot.tcp_flags,
         bytes: slot.packet.len() as u32,
-        covered: if slot.fragment == Fragment::First { slot.l4_len() as u16 } else { 0 },
+        covered: if slot.fragment == Fragment::First { slot.fragment_len } else { 0 },
     };
     if flows.insert(&new, now).is_err() {
         slot.drop(DropReason::FlowTableFull);

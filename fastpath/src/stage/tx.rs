@@ -12,10 +12,12 @@ use crate::io::umem::Umem;
 use crate::packet::Packet;
 use crate::stats::counters::Counters;
 use crate::stats::record::{Record, Records};
-use crate::table::{InterfaceIndex, Tables};
+use crate::table::{InterfaceIndex, Tables, WorkerIndex};
 
 /// Where packets go that do not leave by a queue of this worker.
 pub struct Exits<'a> {
+    /// Who sends.
+    pub worker: WorkerIndex,
     /// To each worker; the lane to oneself stays empty.
     pub handoff: &'a [Lane],
     pub punt: &'a Lane,
@@ -101,7 +103,9 @@ fn hand_off(
     exits: &Exits<'_>,
     counters: &Counters,
 ) {
-    let lane = tables.interface(egress).and_then(|interface| exits.handoff.get(interface.owner.index()));
+    // What is this worker's own has no queue: it is gone.
+    let owner = tables.interface(egress).map(|interface| interface.owner).filter(|owner| *owner != exits.worker);
+    let lane = owner.and_then(|owner| exits.handoff.get(owner.index()));
     match lane {
         Some(lane) if lane.send(egress, umem.segments(&slot.packet)) => {
             counters.handed_off.add(1);
