@@ -7,7 +7,8 @@
 
 use crate::burst::{Burst, DropReason, Fragment, Network, Slot};
 use crate::header::checksum::{self, Sum, pseudo_header};
-use crate::header::{protocol, tcp, udp};
+use crate::header::udp::{self, Udp};
+use crate::header::{protocol, tcp};
 use crate::io::umem::Umem;
 use crate::table::Tables;
 use crate::table::adjacency::Adjacency;
@@ -32,7 +33,8 @@ pub fn burst(burst: &mut Burst, umem: &mut Umem, tables: &Tables) {
 }
 
 /// Completes a partial checksum. Such a field holds the sum of the pseudo header, not complemented; a finished checksum
-/// that looks like that by chance is computed again and comes out the same.
+/// that looks like that by chance is computed again and comes out the same. That of UDP covers what UDP's own length
+/// counts, which may end before the packet does. RFC 768, RFC 9868.
 fn complete_checksum(slot: &mut Slot, umem: &mut Umem) {
     let offset = match slot.key.protocol {
         protocol::TCP => tcp::CHECKSUM_OFFSET,
@@ -40,14 +42,15 @@ fn complete_checksum(slot: &mut Slot, umem: &mut Umem) {
         _ => return,
     };
     let l4 = usize::from(slot.l4);
-    let pseudo = pseudo_header(
-        slot.key.source,
-        slot.key.destination,
-        slot.network == Network::Ipv4,
-        slot.key.protocol,
-        slot.l4_len(),
-    )
-    .fold();
+    let length = match slot.key.protocol {
+        protocol::UDP => {
+            let header = umem.data(&slot.packet).get(l4..).and_then(Udp::at);
+            header.map_or(0, |header| header.len()).min(slot.l4_len())
+        }
+        _ => slot.l4_len(),
+    };
+    let (key, is_ipv4) = (&slot.key, slot.network == Network::Ipv4);
+    let pseudo = pseudo_header(key.source, key.destination, is_ipv4, key.protocol, length).fold();
     let at = l4 + offset;
     let Some(field) = umem.data(&slot.packet).get(at..at + 2) else { return };
     if field != pseudo.to_be_bytes() {
@@ -58,7 +61,8 @@ fn complete_checksum(slot: &mut Slot, umem: &mut Umem) {
     for segment in umem.segments(&slot.packet) {
         // The field itself counts as the pseudo header's sum, which is just what it holds.
         let skip = l4.saturating_sub(position).min(segment.len());
-        sum = sum.bytes_at((position + skip) - l4.min(position + skip), &segment[skip..]);
+        let stop = (l4 + length).saturating_sub(position).min(segment.len());
+        sum = sum.bytes_at((position + skip) - l4.min(position + skip), &segment[skip..stop]);
         position += segment.len();
     }
     let value = match (sum.finish(), slot.key.protocol) {
