@@ -21,7 +21,7 @@
 //! Left out: leases, watches on part of the keys (a follower wants them all).
 
 mod embedded;
-mod record;
+pub mod record;
 #[cfg(test)]
 mod suite;
 mod syncer;

@@ -23,11 +23,11 @@ const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
 
 /// A key's parts as the table has them; an object outside namespaces has an empty one.
-pub(super) fn table_key(key: &Key) -> (&'static str, &str, &str) {
+pub fn table_key(key: &Key) -> (&'static str, &str, &str) {
     (key.kind.name(), key.namespace.as_deref().unwrap_or_default(), &key.name)
 }
 
-pub(super) fn encode_object(key: &Key, revision: Revision, resource: &Resource) -> Vec<u8> {
+pub fn encode_object(key: &Key, revision: Revision, resource: &Resource) -> Vec<u8> {
     let json = resource.to_json().to_string();
     let (kind, namespace, name) = table_key(key);
     let sum =
@@ -40,10 +40,7 @@ pub(super) fn encode_object(key: &Key, revision: Revision, resource: &Resource) 
 }
 
 /// The object, or what is wrong with it.
-pub(super) fn decode_object(
-    (kind, namespace, name): (&str, &str, &str),
-    bytes: &[u8],
-) -> Result<(Key, Stored), String> {
+pub fn decode_object((kind, namespace, name): (&str, &str, &str), bytes: &[u8]) -> Result<(Key, Stored), String> {
     let object = || format!("object {kind}({namespace}/{name})");
     let (sum, rest) = split_u64(bytes).ok_or_else(|| format!("{} is cut off", object()))?;
     let (revision, json) = split_u64(rest).ok_or_else(|| format!("{} is cut off", object()))?;
@@ -61,7 +58,7 @@ pub(super) fn decode_object(
     Ok((key, Stored { resource, revision }))
 }
 
-pub(super) fn encode_update(update: &Update, index: u32) -> Vec<u8> {
+pub fn encode_update(update: &Update, index: u32) -> Vec<u8> {
     let (kind, namespace, name) = table_key(&update.key);
     let value = update.value.as_ref().map(Resource::to_json);
     let json = json!({ "kind": kind, "namespace": namespace, "name": name, "value": value });
@@ -74,7 +71,7 @@ pub(super) fn encode_update(update: &Update, index: u32) -> Vec<u8> {
 }
 
 /// The change, or what is wrong with it.
-pub(super) fn decode_update((revision, index): (u64, u32), bytes: &[u8]) -> Result<Update, String> {
+pub fn decode_update((revision, index): (u64, u32), bytes: &[u8]) -> Result<Update, String> {
     let change = || format!("change {revision}.{index}");
     let (sum, json) = split_u64(bytes).ok_or_else(|| format!("{} is cut off", change()))?;
     if sum != update_checksum(revision, index, json) {
@@ -90,6 +87,9 @@ pub(super) fn decode_update((revision, index): (u64, u32), bytes: &[u8]) -> Resu
     let kind = Kind::from_name(&kind).ok_or_else(|| format!("{} is of unknown kind {kind:?}", change()))?;
     let namespace = Some(text("namespace")).filter(|namespace| !namespace.is_empty());
     let key = Key { kind, namespace, name: text("name") };
+    if value.as_ref().is_some_and(|resource| resource.key() != key) {
+        return Err(format!("{} holds another object than {key}", change()));
+    }
     Ok(Update { revision: Revision(revision), key, value })
 }
 
