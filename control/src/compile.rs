@@ -526,8 +526,10 @@ fn side(side: &ResolvedSide, is_ipv4: Option<bool>) -> SideMatch {
     let nets: Vec<_> = side.nets.iter().filter(of_family).map(range_of).collect();
     let not_nets: Vec<_> = side.not_nets.iter().filter(of_family).map(range_of).collect();
     let ports = |ranges: &[PortRange]| ranges.iter().map(|range| (range.first(), range.last())).collect();
+    // Exclusions too: "not from 10.0.0.0/8" is said of IPv4, and no reason to allow all of IPv6.
+    let is_silent = |of_family: &[_], all: &[Cidr]| of_family.is_empty() && !all.is_empty();
     SideMatch {
-        never: nets.is_empty() && !side.nets.is_empty(),
+        never: is_silent(&nets, &side.nets) || is_silent(&not_nets, &side.not_nets),
         nets,
         not_nets,
         sets: side.sets.clone(),
