@@ -1,0 +1,152 @@
+//! The state of a node is a function of the resources, not of the way they came.
+//!
+//! ```text
+//! the same final objects ─┬─ one snapshot ───────────────────────────────────┐
+//!                         ├─ updates one by one, in another order ───────────┼─▶ one NodeState, one set of verdicts
+//!                         ├─ grouped, with detours: older versions, deletes ─┤
+//!                         └─ a snapshot of something else, then another ─────┘
+//! ```
+
+use std::collections::BTreeMap;
+
+use config::resource::{Key, PolicyType, Resource};
+use control::datastore::{Revision, Stored, SyncEvent, Update};
+use control::node_state::NodeState;
+use control::policy::calculate;
+use control::resources::Resources;
+use tests::node::{NODE, Node};
+
+use crate::policy::{evaluate, packet, plan};
+use crate::random::{ENDPOINTS, Random, interface, resource, rival_endpoint, with_seeds};
+
+/// Objects by key; some endpoints claim what others have.
+fn objects(random: &mut Random) -> BTreeMap<Key, Resource> {
+    let count = random.below(30);
+    let any = |random: &mut Random| if random.chance(20) { rival_endpoint(random) } else { resource(random) };
+    (0..count).map(|_| any(random)).map(|resource| (resource.key(), resource)).collect()
+}
+
+fn put(resource: &Resource) -> Update {
+    Update { revision: Revision(0), key: resource.key(), value: Some(resource.clone()) }
+}
+
+fn delete(key: &Key) -> Update {
+    Update { revision: Revision(0), key: key.clone(), value: None }
+}
+
+fn snapshot(objects: &BTreeMap<Key, Resource>) -> SyncEvent {
+    let stored = objects.values().map(|resource| Stored { resource: resource.clone(), revision: Revision(0) });
+    SyncEvent::Snapshot(stored.collect())
+}
+
+/// Events that end in `wanted`: each object's last update is the right one, everything else is a detour.
+fn history(random: &mut Random, wanted: &BTreeMap<Key, Resource>) -> Vec<SyncEvent> {
+    let mut last: Vec<Update> = wanted.values().map(put).collect();
+    random.shuffle(&mut last);
+    let mut updates: Vec<Update> = Vec::new();
+    // Objects that are not wanted come and go; wanted ones come as something else first.
+    for detour in objects(random).values() {
+        updates.push(put(detour));
+    }
+    let gone: Vec<Key> = updates.iter().map(|update| update.key.clone()).collect();
+    for update in last {
+        let is_deleted_first = random.chance(20);
+        updates.extend(is_deleted_first.then(|| delete(&update.key)));
+        updates.push(update);
+    }
+    for key in gone.iter().filter(|key| !wanted.contains_key(key)) {
+        let at = updates.iter().rposition(|update| update.key == *key).unwrap() + 1;
+        let at = at + random.below(updates.len() - at + 1);
+        updates.insert(at, delete(key));
+    }
+    // The store gives a snapshot at any time it has lost the history; what comes after it may be old news.
+    let mut events = Vec::new();
+    if random.chance(30) {
+        events.push(snapshot(&objects(random)));
+        events.push(snapshot(&BTreeMap::new()));
+    }
+    let mut rest = updates.as_slice();
+    while !rest.is_empty() {
+        let (group, after) = rest.split_at(1 + random.below(rest.len().min(5)));
+        events.push(SyncEvent::Updates(group.to_vec()));
+        if random.chance(20) {
+            events.push(SyncEvent::InSync);
+        }
+        rest = after;
+    }
+    if random.chance(30) {
+        events.push(snapshot(wanted));
+    }
+    events
+}
+
+/// Follows events as control does: settles whenever it likes, which must not matter.
+fn follow(random: &mut Random, resources: &mut Resources, events: Vec<SyncEvent>) -> NodeState {
+    for event in events {
+        resources.follow(event);
+        if random.chance(10) {
+            calculate(resources, NODE);
+        }
+    }
+    calculate(resources, NODE)
+}
+
+#[test]
+fn any_order_and_grouping_ends_in_the_same_state() {
+    with_seeds(200, |random| {
+        let wanted = objects(random);
+        let expected = calculate(&wanted.values().cloned().collect(), NODE);
+        for _ in 0..4 {
+            let events = history(random, &wanted);
+            let mut resources = Resources::default();
+            let found = follow(random, &mut resources, events);
+            assert_eq!(resources.len(), wanted.len());
+            assert_eq!(found, expected);
+        }
+    });
+}
+
+#[test]
+fn any_order_ends_in_the_same_verdicts() {
+    with_seeds(60, |random| {
+        let wanted = objects(random);
+        let plan = plan();
+        let mut one = Node { resources: wanted.values().cloned().collect(), ..Node::default() };
+        // The other one compiles on the way: rules are numbered as they come, the verdicts stay the same.
+        let mut other = Node::default();
+        let mut generation = 0;
+        for event in history(random, &wanted) {
+            other.resources.follow(event);
+            generation += 1;
+            other.tables(&plan, generation);
+        }
+        let (tables, other_tables) = (one.tables(&plan, 1), other.tables(&plan, generation + 1));
+        for _ in 0..100 {
+            let fields = packet(random);
+            let (name, direction) =
+                (interface(random.below(ENDPOINTS)), random.pick(&[PolicyType::Ingress, PolicyType::Egress]));
+            assert_eq!(
+                evaluate(&tables, &one, &plan, &name, direction, &fields),
+                evaluate(&other_tables, &other, &plan, &name, direction, &fields),
+                "{direction} of {name}: {fields:?}"
+            );
+        }
+    });
+}
+
+#[test]
+fn what_is_built_up_can_be_torn_down() {
+    with_seeds(100, |random| {
+        let wanted = objects(random);
+        let mut resources = Resources::default();
+        let events = history(random, &wanted);
+        follow(random, &mut resources, events);
+        let mut keys: Vec<&Key> = wanted.keys().collect();
+        random.shuffle(&mut keys);
+        for key in keys {
+            resources.follow(SyncEvent::Updates(vec![delete(key)]));
+        }
+        assert!(resources.is_empty());
+        assert_eq!(calculate(&resources, NODE), NodeState::default());
+    });
+}

@@ -1,0 +1,143 @@
+//! Random resources through calculation and compilation, against the oracle that walks the resources.
+//!
+//! ```text
+//! random resources ─┬─calculate─▶ NodeState ─compile─▶ Tables ─evaluate─▶ verdict, rule, log ─┐
+//!                   └─────────────────────── oracle ────────────────────▶ verdict, rule, log ─┴─ equal
+//! ```
+
+use std::collections::BTreeSet;
+
+use config::resource::{PolicyType, Resource, WorkloadEndpoint};
+use control::resources::Resources;
+use fastpath::flow::mapped_address;
+use fastpath::table::acl::Question;
+use fastpath::table::{RuleIndex, Tables};
+use tests::node::{NODE, Node};
+use tests::oracle::{self, Fields, Verdict};
+use tests::plan::{Attachment, Plan};
+
+use crate::random::{ENDPOINTS, Random, any_address, endpoint, interface, resource, with_seeds};
+
+/// A node with an interface for every endpoint there may be.
+pub fn plan() -> Plan {
+    let workload = |number: usize| Attachment::workload(&interface(number), number as u8, &[]);
+    Plan { attachments: (0..ENDPOINTS).map(workload).collect(), routes: Vec::new(), ..Plan::small() }
+}
+
+pub fn packet(random: &mut Random) -> Fields {
+    let is_ipv4 = random.chance(60);
+    let (icmp, request) = if is_ipv4 { (1, 8) } else { (58, 128) };
+    let protocol = random.pick(&[6, 6, 6, 17, 17, icmp, icmp, 47]);
+    let has_ports = [6, 17].contains(&protocol);
+    let port = |random: &mut Random| if has_ports { random.pick(&[1, 79, 80, 81, 82, 443, 65535]) } else { 0 };
+    Fields {
+        source: any_address(random, is_ipv4),
+        destination: any_address(random, is_ipv4),
+        protocol,
+        source_port: port(random),
+        destination_port: port(random),
+        icmp: (protocol == icmp).then(|| (random.pick(&[request, request, 3]), random.pick(&[0, 1]))),
+    }
+}
+
+/// What the tables say; none when they have no endpoint behind the interface.
+pub fn evaluate(
+    tables: &Tables,
+    node: &Node,
+    plan: &Plan,
+    name: &str,
+    direction: PolicyType,
+    fields: &Fields,
+) -> Option<Verdict> {
+    let endpoint = tables.interface(plan.index(name)).and_then(|interface| tables.endpoint_of(interface))?;
+    let program = match direction {
+        PolicyType::Ingress => endpoint.ingress,
+        PolicyType::Egress => endpoint.egress,
+    };
+    let question = Question {
+        source: mapped_address(fields.source),
+        destination: mapped_address(fields.destination),
+        is_ipv4: fields.source.is_ipv4(),
+        protocol: fields.protocol,
+        source_port: fields.source_port,
+        destination_port: fields.destination_port,
+        icmp: fields.icmp,
+    };
+    let decision = tables.policy.evaluate(program, &tables.policy.classify(&question));
+    let name = |index: RuleIndex| node.names.name(index).map(str::to_owned);
+    let rule = name(decision.rule).expect("every decision has a name");
+    Some(Verdict { allow: decision.allow, rule, log: name(decision.log) })
+}
+
+fn local(resources: &Resources) -> Vec<WorkloadEndpoint> {
+    resources.workload_endpoints().filter(|endpoint| endpoint.spec.node == NODE).cloned().collect()
+}
+
+#[test]
+fn tables_say_what_a_naive_reading_of_the_resources_says() {
+    with_seeds(400, |random| {
+        let mut node = Node::default();
+        for _ in 0..3 {
+            node.resources.put(endpoint(random));
+        }
+        for _ in 0..5 + random.below(25) {
+            node.resources.put(resource(random));
+        }
+        let plan = plan();
+        let tables = node.tables(&plan, 1);
+        for _ in 0..60 {
+            let fields = packet(random);
+            for endpoint in local(&node.resources) {
+                for direction in [PolicyType::Ingress, PolicyType::Egress] {
+                    let expected = oracle::judge(&node.resources, &endpoint, direction, &fields);
+                    let found = evaluate(&tables, &node, &plan, &endpoint.spec.interface_name, direction, &fields);
+                    assert_eq!(
+                        found.as_ref(),
+                        Some(&expected),
+                        "{direction} of {}: {fields:?}\n{}",
+                        endpoint.metadata.name,
+                        written(&node.resources)
+                    );
+                }
+            }
+        }
+    });
+}
+
+/// The comparison is worth something only if packets meet rules of every sort.
+#[test]
+fn random_packets_reach_every_kind_of_decision() {
+    let kinds = std::cell::RefCell::new(BTreeSet::new());
+    with_seeds(100, |random| {
+        let mut resources: Resources = (0..3).map(|_| endpoint(random)).collect();
+        for _ in 0..20 {
+            resources.put(resource(random));
+        }
+        for endpoint in local(&resources) {
+            let verdict = oracle::judge(&resources, &endpoint, PolicyType::Ingress, &packet(random));
+            let by = verdict.rule.split(' ').next().unwrap().to_string();
+            kinds.borrow_mut().insert((by, verdict.allow, verdict.log.is_some()));
+        }
+    });
+    let kinds = kinds.into_inner();
+    for by in ["NetworkPolicy", "GlobalNetworkPolicy", "Profile"] {
+        assert!(kinds.contains(&(by.to_string(), true, false)), "no packet allowed by a {by}: {kinds:?}");
+        assert!(kinds.contains(&(by.to_string(), false, false)), "no packet denied by a {by}: {kinds:?}");
+    }
+    for by in ["Tier", "no"] {
+        assert!(kinds.contains(&(by.to_string(), false, false)), "no packet denied by {by}: {kinds:?}");
+    }
+    assert!(kinds.iter().any(|(_, _, is_logged)| *is_logged));
+}
+
+/// The resources of a failure, to be read or applied.
+fn written(resources: &Resources) -> String {
+    let text = |resource: Resource| resource.to_json().to_string();
+    let endpoints = resources.workload_endpoints().cloned().map(Resource::WorkloadEndpoint).map(text);
+    let hosts = resources.host_endpoints().cloned().map(Resource::HostEndpoint).map(text);
+    let policies = resources.network_policies().cloned().map(Resource::NetworkPolicy).map(text);
+    let global = resources.global_network_policies().cloned().map(Resource::GlobalNetworkPolicy).map(text);
+    let tiers = resources.tiers().cloned().map(Resource::Tier).map(text);
+    let profiles = resources.profiles().cloned().map(Resource::Profile).map(text);
+    endpoints.chain(hosts).chain(policies).chain(global).chain(tiers).chain(profiles).collect::<Vec<_>>().join("\n")
+}

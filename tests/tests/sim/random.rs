@@ -1,0 +1,321 @@
+//! Seeds, and random resources made from them.
+//!
+//! Everything random in a simulation comes from one number. Each test runs a fixed list of seeds; a failure names its
+//! seed, and `SIM_SEED=7 cargo test -p tests --test sim NAME` runs only that one. `SIM_SEEDS=1000` runs more of them.
+//!
+//! The names are few on purpose: endpoints share labels, rules meet endpoints, a second write hits the same object.
+//! What comes out is legal; every resource is validated.
+
+use std::net::IpAddr;
+
+use config::resource::Resource;
+use serde_json::{Value, json};
+use tests::node::NODE;
+
+/// Runs a test with each seed in turn.
+pub fn with_seeds(count: u64, test: impl Fn(&mut Random)) {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let seeds = match number("SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SIM_SEEDS").unwrap_or(count),
+    };
+    for seed in seeds {
+        let _named = Named(seed);
+        test(&mut Random::new(seed));
+    }
+}
+
+/// Says which seed was running when a test fails.
+struct Named(u64);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("failed with seed {0}; repeat with SIM_SEED={0}", self.0);
+        }
+    }
+}
+
+/// SplitMix64: small, and every seed gives a different start.
+#[derive(Clone)]
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x1234_5678)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// Below the limit.
+    pub fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+
+    pub fn chance(&mut self, percent: usize) -> bool {
+        self.below(100) < percent
+    }
+
+    pub fn pick<T: Clone>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())].clone()
+    }
+
+    pub fn shuffle<T>(&mut self, list: &mut [T]) {
+        for last in (1..list.len()).rev() {
+            list.swap(last, self.below(last + 1));
+        }
+    }
+}
+
+/// Endpoints `e0` to `e7`; half of their addresses are on this node.
+pub const ENDPOINTS: usize = 8;
+
+pub fn interface(number: usize) -> String {
+    format!("cali{number}")
+}
+
+pub fn addresses(number: usize) -> [IpAddr; 2] {
+    [IpAddr::from([10, 0, 0, number as u8 + 1]), format!("fd00::{}", number + 1).parse().unwrap()]
+}
+
+/// Addresses in packets: of endpoints, of host endpoints, and of nobody.
+pub fn any_address(random: &mut Random, is_ipv4: bool) -> IpAddr {
+    let others =
+        if is_ipv4 { ["192.0.2.1", "10.0.0.77", "172.16.0.1"] } else { ["2001:db8::1", "fd00::77", "fd16::1"] };
+    match random.below(ENDPOINTS + 4) {
+        number if number < ENDPOINTS => addresses(number)[usize::from(!is_ipv4)],
+        _ => random.pick(&others).parse().unwrap(),
+    }
+}
+
+/// A resource of any kind that matters here.
+pub fn resource(random: &mut Random) -> Resource {
+    match random.below(20) {
+        0..6 => endpoint(random),
+        6..10 => policy(random, true),
+        10..14 => policy(random, false),
+        14 => tier(random),
+        15 | 16 => profile(random),
+        17 => host_endpoint(random),
+        18 => route(random),
+        _ => pool_or_node(random),
+    }
+}
+
+/// An endpoint whose number says its interface and addresses, so that no two claim the same.
+pub fn endpoint(random: &mut Random) -> Resource {
+    let number = random.below(ENDPOINTS);
+    numbered_endpoint(random, number, number)
+}
+
+/// As `endpoint`, but with the interface and addresses of any: some will be taken.
+pub fn rival_endpoint(random: &mut Random) -> Resource {
+    let (number, place) = (random.below(ENDPOINTS), random.below(ENDPOINTS));
+    numbered_endpoint(random, number, place)
+}
+
+fn numbered_endpoint(random: &mut Random, number: usize, place: usize) -> Resource {
+    let namespaces = ["default", "prod"];
+    // The namespace belongs to the number: otherwise one interface would have two endpoints.
+    let namespace = namespaces[number % 2];
+    let mut labels = labels(random);
+    for (label, values) in [("pcns.team", ["red", "blue"]), ("pcsa.trust", ["high", "low"])] {
+        if random.chance(50) {
+            labels[label] = json!(random.pick(&values));
+        }
+    }
+    let node = if random.chance(80) { NODE } else { "elsewhere" };
+    let networks = addresses(place).map(|address| format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 }));
+    let mut spec = json!({
+        "node": node, "orchestrator": "k8s", "pod": format!("e{number}"), "endpoint": "eth0",
+        "interfaceName": interface(place), "ipNetworks": networks, "profiles": profiles(random),
+    });
+    if random.chance(90) {
+        spec["mac"] = json!(format!("02:00:00:00:00:{number:02x}"));
+    }
+    if random.chance(60) {
+        spec["serviceAccountName"] = json!(random.pick(&["web", "db"]));
+    }
+    let metadata = json!({ "name": format!("e{number}"), "namespace": namespace, "labels": labels });
+    make("WorkloadEndpoint", metadata, spec)
+}
+
+fn policy(random: &mut Random, is_global: bool) -> Resource {
+    let mut metadata = json!({ "name": random.pick(&["a", "b", "c", "d", "e"]) });
+    let mut spec = json!({ "selector": random.pick(&SELECTORS), "tier": random.pick(&TIERS) });
+    if is_global {
+        if random.chance(20) {
+            spec["namespaceSelector"] = json!(random.pick(&["team == 'red'", "all()", "!has(team)"]));
+        }
+    } else {
+        metadata["namespace"] = json!(random.pick(&["default", "prod"]));
+    }
+    if random.chance(20) {
+        spec["serviceAccountSelector"] = json!(random.pick(&["trust == 'high'", "!has(trust)"]));
+    }
+    if random.chance(60) {
+        spec["order"] = json!(random.pick(&[1.0, 1.0, 2.5, -3.0]));
+    }
+    if random.chance(40) {
+        spec["types"] = random.pick(&[json!(["Ingress"]), json!(["Egress"]), json!(["Ingress", "Egress"])]);
+    }
+    for direction in ["ingress", "egress"] {
+        spec[direction] = rules(random, 4);
+    }
+    make(if is_global { "GlobalNetworkPolicy" } else { "NetworkPolicy" }, metadata, spec)
+}
+
+fn tier(random: &mut Random) -> Resource {
+    let mut spec = json!({ "defaultAction": random.pick(&["Deny", "Pass", "Pass"]) });
+    if random.chance(70) {
+        spec["order"] = json!(random.pick(&[1.0, 1.0, 2_000_000.0]));
+    }
+    make("Tier", json!({ "name": random.pick(&TIERS[2..]) }), spec)
+}
+
+fn profile(random: &mut Random) -> Resource {
+    let spec = json!({ "ingress": rules(random, 2), "egress": rules(random, 2), "labelsToApply": labels(random) });
+    make("Profile", json!({ "name": random.pick(&["p0", "p1", "p2"]) }), spec)
+}
+
+fn host_endpoint(random: &mut Random) -> Resource {
+    let spec = json!({
+        "node": random.pick(&[NODE, "elsewhere"]), "interfaceName": random.pick(&["eth0", "eth1", "*"]),
+        "expectedIPs": random.pick(&[json!(["192.0.2.1"]), json!(["192.0.2.1", "2001:db8::1"]), json!([])]),
+        "profiles": profiles(random),
+    });
+    make("HostEndpoint", json!({ "name": random.pick(&["h0", "h1"]), "labels": labels(random) }), spec)
+}
+
+fn route(random: &mut Random) -> Resource {
+    let way = [json!({ "blackhole": true }), json!({ "nextHop": "172.31.0.1" }), json!({ "interface": "up" })];
+    let mut spec = random.pick(&way);
+    spec["destination"] = json!(random.pick(&["198.51.100.0/24", "203.0.113.0/24", "10.0.0.1/32"]));
+    if random.chance(30) {
+        spec["node"] = json!(random.pick(&[NODE, "elsewhere"]));
+    }
+    make("StaticRoute", json!({ "name": random.pick(&["r0", "r1", "r2"]) }), spec)
+}
+
+fn pool_or_node(random: &mut Random) -> Resource {
+    if random.chance(50) {
+        let spec = json!({ "cidr": random.pick(&["10.0.0.0/16", "fd00::/64"]), "disabled": random.chance(30) });
+        return make("IPPool", json!({ "name": random.pick(&["q0", "q1"]) }), spec);
+    }
+    let address = random.pick(&["192.0.2.10/24", "192.0.2.11/24"]);
+    make("Node", json!({ "name": random.pick(&[NODE, "elsewhere"]) }), json!({ "bgp": { "ipv4Address": address } }))
+}
+
+const TIERS: [&str; 5] = ["default", "default", "first", "second", "ghost"];
+
+const SELECTORS: [&str; 9] = [
+    "all()",
+    "",
+    "role == 'web'",
+    "role != 'web'",
+    "role in {'web', 'db'} && env == 'a'",
+    "!has(env)",
+    "has(role) || env starts with 'b'",
+    "projectcalico.org/namespace == 'prod'",
+    "!(role == 'db' || env == 'b')",
+];
+
+fn labels(random: &mut Random) -> Value {
+    let mut labels = json!({});
+    for (label, values) in [("role", ["web", "db", "lb"]), ("env", ["a", "b", "bb"])] {
+        if random.chance(60) {
+            labels[label] = json!(random.pick(&values));
+        }
+    }
+    labels
+}
+
+fn profiles(random: &mut Random) -> Vec<&'static str> {
+    (0..random.below(3)).map(|_| random.pick(&["p0", "p1", "p2", "projectcalico-default-allow"])).collect()
+}
+
+fn rules(random: &mut Random, most: usize) -> Value {
+    (0..random.below(most + 1)).map(|_| rule(random)).collect()
+}
+
+fn rule(random: &mut Random) -> Value {
+    let actions = ["Allow", "Allow", "Deny", "Pass", "Log"];
+    let mut rule = json!({ "action": random.pick(&actions) });
+    let is_ipv4 = random.chance(60);
+    let protocol = random.pick(&["", "", "TCP", "TCP", "UDP", "ICMP", "ICMPv6", "47"]);
+    if !protocol.is_empty() {
+        rule["protocol"] = json!(protocol);
+    } else if random.chance(30) {
+        rule["notProtocol"] = json!(random.pick(&["TCP", "UDP"]));
+    }
+    if protocol.starts_with("ICMP") {
+        let kind = if protocol == "ICMP" { 8 } else { 128 };
+        let fields = random.pick(&[json!({ "type": kind }), json!({ "type": kind, "code": 1 }), json!({})]);
+        match random.below(3) {
+            0 => rule["icmp"] = fields,
+            1 => rule["notICMP"] = fields,
+            _ => {}
+        }
+    } else if random.chance(15) {
+        rule["ipVersion"] = json!(if is_ipv4 { 4 } else { 6 });
+    }
+    let has_ports = ["TCP", "UDP"].contains(&protocol);
+    for name in ["source", "destination"] {
+        let side = side(random, is_ipv4, has_ports);
+        if side != json!({}) {
+            rule[name] = side;
+        }
+    }
+    rule
+}
+
+fn side(random: &mut Random, is_ipv4: bool, has_ports: bool) -> Value {
+    let mut side = json!({});
+    let nets = if is_ipv4 {
+        ["10.0.0.0/29", "10.0.0.2/32", "192.0.2.0/24", "10.0.0.0/30"]
+    } else {
+        ["fd00::/125", "fd00::2/128", "2001:db8::/32", "fd00::/126"]
+    };
+    for field in ["nets", "notNets"] {
+        if random.chance(15) {
+            side[field] = (0..1 + random.below(2)).map(|_| random.pick(&nets)).collect();
+        }
+    }
+    for field in ["selector", "notSelector"] {
+        if random.chance(20) {
+            side[field] = json!(random.pick(&SELECTORS));
+        }
+    }
+    if random.chance(12) {
+        side["namespaceSelector"] = json!(random.pick(&["team == 'red'", "all()", "global()", "!has(team)"]));
+    }
+    if random.chance(8) {
+        let accounts = [
+            json!({ "names": ["web"] }),
+            json!({ "selector": "trust == 'high'" }),
+            json!({ "names": ["db", "web"], "selector": "!has(trust)" }),
+            json!({}),
+        ];
+        side["serviceAccounts"] = random.pick(&accounts);
+    }
+    for field in ["ports", "notPorts"] {
+        if has_ports && random.chance(25) {
+            side[field] = random.pick(&[json!([80]), json!(["79:81", 443]), json!(["1:65535"])]);
+        }
+    }
+    side
+}
+
+fn make(kind: &str, metadata: Value, spec: Value) -> Resource {
+    let group = if kind == "StaticRoute" { "vrouter.io/v1" } else { "projectcalico.org/v3" };
+    let json = json!({ "apiVersion": group, "kind": kind, "metadata": metadata, "spec": spec });
+    let resource = Resource::from_json(&json).unwrap_or_else(|errors| panic!("{json}: {errors:?}"));
+    let problems = resource.validate();
+    assert!(problems.is_empty(), "{json}: {problems:?}");
+    resource
+}
