@@ -12,6 +12,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod datastore;
 mod order;
 mod policy;
 mod random;
