@@ -15,6 +15,7 @@
 //! | `wait.rs` | waiting for a condition, with a deadline |
 //! | `topology.rs` | network namespaces and veth pairs that go away by themselves |
 //! | `daemon.rs` | the router's binary, running in a namespace |
+//! | `talk.rs` | two machines talk over sockets of real stacks |
 //!
 //! The kinds are in `tests/`: `pipeline` (the fast path in memory), `sim` (control under simulated time), `scenario`
 //! (network namespaces), `fuzz` (the saved corpus) and `tidy` (house rules). docs/TESTING.md says how to add to them.
@@ -32,5 +33,6 @@ pub mod oracle;
 pub mod packet;
 pub mod plan;
 pub mod router;
+pub mod talk;
 pub mod topology;
 pub mod wait;

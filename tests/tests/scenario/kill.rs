@@ -1,0 +1,162 @@
+//! The router is killed under load, and the kernel, which could forward, gets nothing to forward.
+//!
+//! ```text
+//!     client ── udp 7000: denied ──▶ web       node: ip_forward=1, routes to both, proxy ARP
+//!     client ── udp 7001: allowed ─▶ web       far ── ping ──▶ node: always
+//! ```
+//!
+//! The positive control comes first and last: without our programs the same node forwards the same packets.
+
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use tests::daemon::{Daemon, SOON};
+use tests::talk::{pings, until_reachable};
+use tests::topology::{Machine, Topology};
+use tests::wait;
+
+use crate::{CLIENT, FAR, NODE, TWO_AND_FAR, WEB, ip};
+
+const DENIED: u16 = 7000;
+const ALLOWED: u16 = 7001;
+const DENY: &str = "
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: { name: not-7000 }
+spec:
+  selector: app == 'web'
+  types: [Ingress]
+  ingress:
+    - { action: Deny, protocol: UDP, destination: { ports: [7000] } }
+    - { action: Allow }
+";
+/// How long nothing may come through.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// Counts the datagrams that arrive on a port of an address.
+fn count(at: &Machine, address: &str, port: u16) -> Arc<AtomicU64> {
+    let socket = at.within(|| UdpSocket::bind((ip(address), port))).unwrap();
+    let seen = Arc::new(AtomicU64::new(0));
+    let counter = seen.clone();
+    thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while socket.recv(&mut buffer).is_ok() {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    seen
+}
+
+/// Sends to both ports of both families, a few thousand datagrams a second, until dropped.
+struct Load {
+    is_over: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Load {
+    fn start(from: &Machine) -> Load {
+        let bind = |any: &str| from.within(|| UdpSocket::bind((ip(any), 0))).unwrap();
+        let sockets = [bind("0.0.0.0"), bind("::")];
+        let is_over = Arc::new(AtomicBool::new(false));
+        let over = is_over.clone();
+        let thread = thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                for (socket, web) in sockets.iter().zip(WEB) {
+                    for port in [DENIED, ALLOWED] {
+                        // Unreachable is what the kernel says while nobody answers.
+                        let _ = socket.send_to(b"load", (ip(web), port));
+                    }
+                }
+                thread::park_timeout(Duration::from_micros(200));
+            }
+        });
+        Load { is_over, thread: Some(thread) }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(thread::JoinHandle::join);
+    }
+}
+
+/// Makes the node's kernel a router for the endpoints, as it would be under another CNI.
+fn let_the_kernel_forward(node: &Machine) {
+    node.sysctl("ipv4/ip_forward", "1");
+    node.sysctl("ipv6/conf/all/forwarding", "1");
+    for (interface, position) in [("caliweb", 0), ("caliclient", 1)] {
+        node.sysctl(&format!("ipv4/conf/{interface}/proxy_arp"), "1");
+        node.sysctl(&format!("ipv4/conf/{interface}/rp_filter"), "0");
+        node.sysctl(&format!("ipv6/conf/{interface}/disable_ipv6"), "0");
+        for address in [[WEB, CLIENT][position][0], [WEB, CLIENT][position][1]] {
+            node.run(&format!("ip route replace {address} dev {interface} metric 1"));
+        }
+    }
+    node.run(&format!("ip route replace default via {} dev up0", FAR[0]));
+}
+
+#[test]
+fn a_killed_router_lets_nothing_through() {
+    let Some(topology) = Topology::up("kill", TWO_AND_FAR) else { return };
+    let (node, web, client, far) = (topology.node(), topology.at("web"), topology.at("client"), topology.at("far"));
+    let denied = WEB.map(|address| count(&web, address, DENIED));
+    let allowed = WEB.map(|address| count(&web, address, ALLOWED));
+    let all = |counters: &[Arc<AtomicU64>; 2]| counters.each_ref().map(|counter| counter.load(Ordering::Relaxed));
+    let grow = |what: &str, counters: &[Arc<AtomicU64>; 2]| {
+        let before = all(counters);
+        wait::until_true(what, SOON, || all(counters).iter().zip(before).all(|(now, before)| *now > before + 20));
+    };
+
+    let_the_kernel_forward(&node);
+    let _load = Load::start(&client);
+    grow("the kernel to forward, without a router", &denied);
+
+    let daemon = Daemon::start(&topology, &[]);
+    daemon.apply(DENY);
+    // A datagram may have been on its way while the policy was applied.
+    wait::until_true("the policy", SOON, || {
+        let before = all(&denied);
+        thread::park_timeout(Duration::from_millis(50));
+        all(&denied) == before
+    });
+    let before = all(&denied);
+    grow("the router to forward", &allowed);
+    assert_eq!(all(&denied), before, "denied while the router runs");
+    let ours =
+        || node.run("ip route show proto 196").lines().count() + node.run("ip -6 route show proto 196").lines().count();
+    let routes = ours();
+
+    daemon.kill();
+    let stopped = all(&allowed);
+    wait::while_true("no denied datagram arrives after SIGKILL", WATCH, || all(&denied) == before);
+    let still = all(&allowed);
+    wait::while_true("no datagram at all arrives after SIGKILL", WATCH / 2, || all(&allowed) == still);
+    // What was in the receiver's queue at the moment of the kill may have been counted since.
+    assert!(still.iter().zip(stopped).all(|(still, stopped)| still - stopped < 5000), "{stopped:?} to {still:?}");
+    assert!(!pings(&client, ip(FAR[0])) && !pings(&far, ip(WEB[0])) && !pings(&far, ip(WEB[1])), "by the kernel");
+    for address in NODE {
+        assert!(pings(&far, ip(address)), "the node itself stays reachable at {address}");
+    }
+
+    let daemon = Daemon::bare(&topology, &[]);
+    grow("the next router to forward", &allowed);
+    assert_eq!(all(&denied), before, "denied while the next router runs");
+    assert_eq!(ours(), routes, "the next router found the routes of the first");
+    let pair = node.run("ip -o link show").lines().filter(|line| line.contains("vrouter-fp")).count();
+    assert_eq!(pair, 2, "one private pair, each end of which names the other");
+    until_reachable(&far, ip(WEB[0]));
+    daemon.terminate();
+    wait::while_true("no denied datagram arrives after SIGTERM", WATCH / 2, || all(&denied) == before);
+
+    // Taken off by hand, our programs were all that held the kernel back.
+    for interface in ["caliweb", "caliclient"] {
+        node.run(&format!("ip link set dev {interface} xdp off"));
+    }
+    node.run("ip link delete vrouter");
+    let_the_kernel_forward(&node);
+    grow("the kernel to forward again", &denied);
+}

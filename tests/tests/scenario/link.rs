@@ -1,0 +1,70 @@
+//! Links go down, change their MTU, go away and come back; who is not concerned never notices.
+//!
+//! ```text
+//!     web ──caliweb (down, narrower, deleted, made anew)──┐
+//!                                                         ├── router ──up0 (down)── far
+//!  client ──────────────────────────────────────cali…─────┘
+//! ```
+
+use tests::daemon::{Daemon, SOON};
+use tests::talk::{Service, echo, pings, until_connected, until_reachable};
+use tests::topology::{Topology, said};
+use tests::wait;
+
+use crate::{CLIENT, FAR, TWO_AND_FAR, WEB, ip};
+
+#[test]
+fn a_link_that_went_down_works_again() {
+    let Some(topology) = Topology::up("flap", TWO_AND_FAR) else { return };
+    let daemon = Daemon::start(&topology, &[]);
+    let (node, client) = (topology.node(), topology.at("client"));
+    for (interface, address) in [("caliweb", WEB[0]), ("up0", FAR[0])] {
+        until_reachable(&client, ip(address));
+        node.run(&format!("ip link set dev {interface} down"));
+        wait::until_true("the link to be seen down", SOON, || !daemon.interface(interface).unwrap().is_up);
+        assert!(!pings(&client, ip(address)));
+        node.run(&format!("ip link set dev {interface} up"));
+        wait::until_true("the link to be seen up", SOON, || daemon.interface(interface).unwrap().is_up);
+        until_reachable(&client, ip(address));
+    }
+}
+
+#[test]
+fn a_new_mtu_is_followed() {
+    let Some(topology) = Topology::up("mtu", TWO_AND_FAR) else { return };
+    let daemon = Daemon::start(&topology, &[]);
+    let (node, client) = (topology.node(), topology.at("client"));
+    until_reachable(&client, ip(WEB[0]));
+    client.run(&format!("ping -n -c 1 -W 2 -M do -s 1472 {}", WEB[0]));
+    node.run("ip link set dev caliweb mtu 1300");
+    wait::until_true("the MTU to be followed", SOON, || daemon.interface("caliweb").unwrap().mtu == 1300);
+    let text = said(&client.attempt(&format!("ping -n -c 1 -W 1 -M do -s 1472 {}", WEB[0])));
+    assert!(text.contains("mtu = 1300"), "{text}");
+}
+
+#[test]
+fn an_interface_that_is_made_anew_works_and_nobody_else_notices() {
+    let Some(topology) = Topology::up("anew", TWO_AND_FAR) else { return };
+    let daemon = Daemon::start(&topology, &[]);
+    let (node, web, client, far) = (topology.node(), topology.at("web"), topology.at("client"), topology.at("far"));
+    until_reachable(&client, ip(WEB[0]));
+    let service = Service::start(&far, ip(FAR[0]), 0);
+    let mut elsewhere = until_connected(&client, service.address);
+    for _ in 0..3 {
+        node.run("ip link delete caliweb");
+        wait::until_true("the interface to be gone", SOON, || daemon.interface("caliweb").is_none());
+        assert!(!pings(&client, ip(WEB[0])));
+        echo(&mut elsewhere, 100_000).unwrap();
+
+        let inside = web.namespace();
+        node.run(&format!("ip link add caliweb address ee:ee:ee:ee:ee:ee type veth peer name eth0 netns {inside}"));
+        node.run("ip link set dev caliweb up");
+        web.run("ip link set dev eth0 address 02:6c:61:62:00:01 up");
+        web.run(&format!("ip address add {}/32 dev eth0", WEB[0]));
+        web.run("ip route add 169.254.1.1 dev eth0");
+        web.run("ip route add default via 169.254.1.1 dev eth0");
+        until_reachable(&client, ip(WEB[0]));
+        until_reachable(&web, ip(CLIENT[0]));
+        echo(&mut elsewhere, 100_000).unwrap();
+    }
+}

@@ -1,0 +1,56 @@
+//! Stories with real stacks: the router's binary in a network namespace, and machines around it that talk.
+//!
+//! ```text
+//!     web ──caliweb──┐
+//!                    ├── router ──up0── far
+//!  client ──cali…────┘
+//! ```
+//!
+//! | file | the story |
+//! |---|---|
+//! | `plain.rs` | everybody reaches everybody: ping, TCP, UDP, traceroute, path MTU, fragments |
+//! | `policy.rs` | a policy changes while connections are open |
+//! | `kill.rs` | the router is killed under load |
+//! | `iperf.rs` | TCP of real stacks, with partial checksums and with whole ones, MTU 1500 and 9000 |
+//! | `link.rs` | links go down, change their MTU, go away and come back |
+//! | `many.rs` | 64 endpoints on one worker |
+//! | `workers.rs` | two workers, and packets that change threads |
+//! | `input.rs` | wrong manifests, restarts, endpoints that do not behave |
+//!
+//! Each needs root, and is not run without.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod input;
+mod iperf;
+mod kill;
+mod link;
+mod many;
+mod plain;
+mod policy;
+mod workers;
+
+use std::net::IpAddr;
+
+/// The machines of the drawing above.
+const TWO_AND_FAR: &str = r#"
+endpoints:
+  - { name: web, addresses: [10.65.0.2, "fd65::2"], labels: { app: web } }
+  - { name: client, addresses: [10.65.0.3, "fd65::3"], labels: { app: client } }
+hosts:
+  - name: far
+    addresses: [192.0.2.2/24, "2001:db8::2/64"]
+    uplink: up0
+    nodeAddresses: [192.0.2.1/24, "2001:db8::1/64"]
+"#;
+
+/// Their addresses, by family.
+const WEB: [&str; 2] = ["10.65.0.2", "fd65::2"];
+const CLIENT: [&str; 2] = ["10.65.0.3", "fd65::3"];
+const FAR: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
+/// The node itself, on its uplink.
+const NODE: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
+
+fn ip(address: &str) -> IpAddr {
+    address.parse().unwrap()
+}
