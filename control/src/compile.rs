@@ -350,7 +350,7 @@ impl Compiler<'_> {
                 tags: [0; 2],
                 owner: attachment.owner,
                 endpoint: EndpointIndex::NONE,
-                is_up: link.up,
+                is_up: link.can_carry(),
             };
             if let (InterfaceKind::Workload, Some(position)) = (attachment.kind, by_interface.get(name.as_str())) {
                 let endpoint = &self.state.endpoints[*position];

@@ -44,6 +44,13 @@ pub struct Link {
     pub controller: Option<LinkIndex>,
 }
 
+impl Link {
+    /// Switched on, and with somebody at the other end: what is sent here arrives somewhere.
+    pub fn can_carry(&self) -> bool {
+        self.up && self.running
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum XdpMode {
     Native,

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::compile::RouteRowKind;
 use crate::control::{Control, to_json};
-use crate::host::Neighbour;
+use crate::host::{Link, Neighbour};
 use crate::http::api::{ShowFilter, ShowKind};
 use crate::http::views::{
     self, CopyMode, DatastoreView, FlowView, InterfaceView, NeighbourSource, NeighbourState, NeighbourView, PollMode,
@@ -112,7 +112,7 @@ fn interfaces<D>(control: &Control<D>) -> impl Iterator<Item = InterfaceView> {
                 .collect(),
             mtu: link.map_or(0, |link| link.mtu),
             mac: link.and_then(|link| link.mac).map(|mac| mac.to_string()),
-            is_up: link.is_some_and(|link| link.up),
+            is_up: link.is_some_and(Link::can_carry),
             rx_packets: of(|interface| interface.received_packets.get()),
             rx_bytes: of(|interface| interface.received_bytes.get()),
             tx_packets: of(|interface| interface.sent_packets.get()),

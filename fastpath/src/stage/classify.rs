@@ -2,11 +2,11 @@
 //!
 //! Assumes: admitted slots. Leaves: for a packet of a known flow its handle and the way out that was recorded, or
 //! `stale` when the tables have changed since; for fragments the way of their first; for an ICMP error the flow of the
-//! packet it quotes. Everything else goes on as new.
+//! packet it quotes. Everything else goes on as new; a fragment whose first is not known yet as one that has to find it.
 //! Drops: packets of a flow that came in by another interface, fragments without or over their first, unmatched errors.
 
 use crate::burst::{Burst, DropReason, Fragment, Slot};
-use crate::flow::{FlowTable, Seconds};
+use crate::flow::{FlowHandle, FlowTable, Seconds};
 use crate::header::{protocol, tcp};
 use crate::io::umem::Umem;
 use crate::stage::parse;
@@ -25,12 +25,21 @@ pub fn burst(burst: &mut Burst, umem: &Umem, flows: &FlowTable, tables: &Tables,
 
 fn known(slot: &mut Slot, flows: &FlowTable, tables: &Tables, now: Seconds) {
     slot.hash = flows.hash(&slot.key);
-    let Some(handle) = flows.lookup(&slot.key, slot.hash) else {
-        if slot.fragment == Fragment::Later {
-            slot.drop(DropReason::FragmentWithoutFirst);
-        }
-        return;
-    };
+    let Some(handle) = flows.lookup(&slot.key, slot.hash) else { return };
+    take(slot, handle, flows, tables, now);
+}
+
+/// A fragment whose first was not remembered yet when the burst was classified: the first may have been in the same burst,
+/// and `remember` has come by it since. Either it is there now, or the fragment ends here.
+pub fn follow_first(slot: &mut Slot, flows: &FlowTable, tables: &Tables, now: Seconds) {
+    match flows.lookup(&slot.key, slot.hash) {
+        Some(handle) => take(slot, handle, flows, tables, now),
+        None => slot.drop(DropReason::FragmentWithoutFirst),
+    }
+}
+
+/// The packet belongs to the flow, if it came in where the flow does and overwrites nothing.
+fn take(slot: &mut Slot, handle: FlowHandle, flows: &FlowTable, tables: &Tables, now: Seconds) {
     let decision = flows.decision(handle);
     if !is_same_side(decision.ingress, slot.ingress, tables) {
         // Another endpoint pretends to be part of this flow.

@@ -16,6 +16,8 @@ pub fn burst(burst: &mut Burst, flows: &FlowTable, tables: &Tables) {
     for slot in burst.forward() {
         let egress = tables.adjacency(slot.adjacency).map_or(slot.ingress, |adjacency| adjacency.interface);
         match slot.flow {
+            // Decided with its first, which may be in this burst: `remember` sees to it that there is one.
+            None if slot.fragment == Fragment::Later => {}
             None => judge(slot, slot.key, slot.ingress, egress, tables),
             // Decided with the first fragment, or with the flow it is about.
             Some(_) if slot.fragment == Fragment::Later || slot.is_icmp_error => {}

@@ -3,12 +3,13 @@
 //! Assumes: slots that passed policy. Leaves: new flows in the flow table, known flows with their way out up to date,
 //! and for a first fragment an entry that its followers will find.
 //! Drops: `flow_table_full`; a flow that cannot be remembered may not begin, since its replies would be dropped.
+//! `fragment_without_first`, and what `classify` drops, for fragments that came in one burst with their first or have none.
 
 use crate::burst::{Burst, DropReason, Fragment, Slot};
 use crate::flow::table::NewFlow;
 use crate::flow::{FlowWriter, Key, Seconds};
 use crate::header::tcp;
-use crate::stage::parse;
+use crate::stage::{classify, parse};
 use crate::table::Tables;
 
 pub fn burst(burst: &mut Burst, flows: &mut FlowWriter, tables: &Tables, now: Seconds) {
@@ -18,6 +19,7 @@ pub fn burst(burst: &mut Burst, flows: &mut FlowWriter, tables: &Tables, now: Se
                 flows.table().set_way_out(handle, slot.adjacency, tables.generation);
             }
             Some(_) => {}
+            None if slot.fragment == Fragment::Later => classify::follow_first(slot, flows.table(), tables, now),
             // The end of a flow that we do not know is not the beginning of one.
             None if slot.tcp_flags & tcp::RST != 0 => {}
             None => enter(slot, slot.key, slot.hash, flows, tables, now),

@@ -5,7 +5,7 @@
 //! Drops: no route, blackhole, own host, interface gone, between uplinks.
 //! Sources: RFC 1812 §5.2 and §5.3.1, RFC 1191 §3, RFC 8201 §4.
 
-use crate::burst::{Answer, Burst, DropReason, PuntReason, Slot, Verdict};
+use crate::burst::{Answer, Burst, DropReason, Fragment, PuntReason, Slot, Verdict};
 use crate::flow::FlowTable;
 use crate::table::Tables;
 use crate::table::adjacency::{Adjacency, AdjacencyKind};
@@ -41,7 +41,9 @@ fn way_out(slot: &mut Slot, flows: &FlowTable, tables: &Tables) -> Result<(), Ve
     match (ingress.kind, egress.kind) {
         (InterfaceKind::Uplink, InterfaceKind::Uplink) => return Err(Verdict::Drop(DropReason::NotLocal)),
         // A reply to what the host itself began is not a request to the host.
-        (InterfaceKind::Workload, InterfaceKind::Host) if slot.flow.is_none() && !tables.endpoint_to_host => {
+        (InterfaceKind::Workload, InterfaceKind::Host)
+            if slot.flow.is_none() && slot.fragment != Fragment::Later && !tables.endpoint_to_host =>
+        {
             return Err(Verdict::Drop(DropReason::EndpointToHost));
         }
         _ => {}

@@ -51,6 +51,25 @@ fn any_order_after_the_first() {
 }
 
 #[test]
+fn all_fragments_of_one_burst_share_a_fate() {
+    for (a, b) in FAMILIES {
+        for (port, arrive) in [(53, 5), (54, 0)] {
+            let mut router = Router::small(|plan| {
+                plan.at_mut("b").ingress = Rules::only([Rule::allow(packet::UDP).to_port(53)]);
+            });
+            for piece in pieces(&whole(a, b, port)) {
+                let frame = router.wrap("a", &piece);
+                router.send("a", &frame);
+            }
+            router.breathe();
+            assert_eq!(router.received("b").len(), arrive, "{a} to port {port}");
+            let lost = router.dropped(DropReason::PolicyIngress) + router.dropped(DropReason::FragmentWithoutFirst);
+            assert_eq!(lost, 5 - arrive as u64);
+        }
+    }
+}
+
+#[test]
 fn before_the_first_nothing_passes() {
     for (a, b) in FAMILIES {
         let mut router = Router::new(Plan::small());

@@ -17,16 +17,29 @@ use crate::{CLIENT, FAR, TWO_AND_FAR, WEB, ip};
 fn a_link_that_went_down_works_again() {
     let Some(topology) = Topology::up("flap", TWO_AND_FAR) else { return };
     let daemon = Daemon::start(&topology, &[]);
-    let (node, client) = (topology.node(), topology.at("client"));
-    for (interface, address) in [("caliweb", WEB[0]), ("up0", FAR[0])] {
+    let (node, web, client) = (topology.node(), topology.at("web"), topology.at("client"));
+    for (interface, end, address) in [("caliweb", &web, WEB[0]), ("up0", &topology.at("far"), FAR[0])] {
         until_reachable(&client, ip(address));
-        node.run(&format!("ip link set dev {interface} down"));
+        // A stack forgets its routes with its link.
+        let routes = end.run("ip -4 route show");
+        end.run("ip link set dev eth0 down");
         wait::until_true("the link to be seen down", SOON, || !daemon.interface(interface).unwrap().is_up);
         assert!(!pings(&client, ip(address)));
-        node.run(&format!("ip link set dev {interface} up"));
+        end.run("ip link set dev eth0 up");
         wait::until_true("the link to be seen up", SOON, || daemon.interface(interface).unwrap().is_up);
+        for route in routes.lines() {
+            end.run(&format!("ip route replace {route}"));
+        }
         until_reachable(&client, ip(address));
     }
+    // The node's own end: an endpoint's is switched on again by the router, an uplink's by who switched it off.
+    node.run("ip link set dev caliweb down");
+    until_reachable(&client, ip(WEB[0]));
+    node.run("ip link set dev up0 down");
+    wait::until_true("the uplink to be seen down", SOON, || !daemon.interface("up0").unwrap().is_up);
+    assert!(!pings(&client, ip(FAR[0])));
+    node.run("ip link set dev up0 up");
+    until_reachable(&client, ip(FAR[0]));
 }
 
 #[test]

@@ -6,11 +6,18 @@
 //!  client ──cali…────┘
 //! ```
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::thread;
+
 use tests::daemon::Daemon;
 use tests::talk::{self, Service, echo, udp, until_connected, until_reachable};
 use tests::topology::{Topology, said};
 
 use crate::{CLIENT, FAR, TWO_AND_FAR, WEB, ip};
+
+/// Enough that TCP has to send full segments.
+const LENGTH: usize = 1 << 20;
 
 #[test]
 fn everybody_reaches_everybody() {
@@ -67,13 +74,16 @@ fn a_smaller_mtu_on_the_way_is_told_and_kept() {
         // The path is forgotten, so that TCP has to find out by itself.
         client.attempt("ip route flush cache");
         client.attempt("ip -6 route flush cache");
-        let service = Service::start(&far, ip(address), 0);
-        let mut stream = until_connected(&client, service.address);
-        // One way, and the answer small: the way back is narrower than the far end knows.
-        std::io::Write::write_all(&mut stream, &vec![7; 1 << 20]).unwrap();
-        let mut first = [0; 1];
-        std::io::Read::read_exact(&mut stream, &mut first).unwrap();
-        assert_eq!(first, [7]);
+        let listener = far.within(|| TcpListener::bind((ip(address), 0))).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let receiver = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(talk::PATIENCE)).unwrap();
+            stream.read_exact(&mut vec![0; LENGTH]).unwrap();
+        });
+        let target = SocketAddr::new(ip(address), port);
+        until_connected(&client, target).write_all(&vec![7; LENGTH]).unwrap();
+        receiver.join().unwrap();
     }
 }
 
