@@ -21,7 +21,8 @@ fn canonical_text() {
     check("((a=='b'))", "a == \"b\"");
     check("!!!has(a)", "!has(a)");
     check("! ! has(a)", "has(a)");
-    check("!(!has(a))", "!!has(a)");
+    check("!(!has(a))", "has(a)");
+    check("!(!(!has(a)))", "!has(a)");
     check("a=='1'&&b=='2'||c=='3'", "((a == \"1\" && b == \"2\") || c == \"3\")");
     check("a=='1'&&(b=='2'||c=='3')", "(a == \"1\" && (b == \"2\" || c == \"3\"))");
     check("(has(a)&&has(b))&&has(c)", "((has(a) && has(b)) && has(c))");
