@@ -324,8 +324,8 @@ fn conversations() -> Vec<Packet> {
     found
 }
 
-/// The input is what `b` quotes in an error to `a`: type, code, four bytes, quote. It may pass only if it is about a flow
-/// of theirs. What `a` then sends with a used-up TTL is quoted by us, whatever it is.
+/// The input is what `b` quotes in an error to `a`, or to somebody far away: family and destination, type, code, four
+/// bytes, quote. It may pass only to `a`, and only if it is about a flow of theirs. What `a` then sends with a used-up TTL is quoted by us, whatever it is.
 fn icmp(input: &[u8]) -> Seen {
     let [family, kind, code, rest @ ..] = input else { return Seen::refused(0) };
     let Some((head, quote)) = rest.split_first_chunk::<4>() else { return Seen::refused(1) };
@@ -334,16 +334,18 @@ fn icmp(input: &[u8]) -> Seen {
     for packet in conversations() {
         router.fate("a", &packet).forwarded("b");
     }
-    let (a, b) = if is_ipv4 { ("10.0.0.1", "10.0.0.2") } else { ("fd00::1", "fd00::2") };
+    let (a, b, far) =
+        if is_ipv4 { ("10.0.0.1", "10.0.0.2", "192.0.2.1") } else { ("fd00::1", "fd00::2", "2001:db8::1") };
+    let to = if family & 2 == 0 { a } else { far };
     let kinds: &[u8] = if is_ipv4 { &[3, 4, 5, 11, 12] } else { &[1, 2, 3, 4, 100, 127] };
     let kind = kinds[usize::from(*kind) % kinds.len()];
-    let error = Packet::new(b, a).icmp(kind, *code, *head).payload(quote);
+    let error = Packet::new(b, to).icmp(kind, *code, *head).payload(quote);
     let frame = router.frame("b", &error);
     let fate = router.fate("b", &error);
     judge(&router.plan, "b", &frame, &fate);
     let is_passed = match &fate {
         Fate::Forwarded { on, .. } => {
-            assert_eq!(on, "a");
+            assert_eq!((on.as_str(), to), ("a", a), "told to who did not send it: {}", hex(quote));
             assert!(conversations().iter().any(|packet| is_about(quote, packet)), "about no flow: {}", hex(quote));
             true
         }
@@ -459,6 +461,9 @@ fn icmp_seeds() -> Vec<Vec<u8>> {
     let (a, b): (IpAddr, IpAddr) = ("fd00::1".to_address(), "fd00::2".to_address());
     let behind = Packet::new(a, b).tcp(4000, 80, SYN).extension(packet::DESTINATION_OPTIONS, &[1, 4, 0, 0, 0, 0]);
     seeds.push(about(&behind));
+    let mut elsewhere = about(&conversations()[0]);
+    elsewhere[0] |= 2;
+    seeds.push(elsewhere);
     seeds.push(about(&Packet::new("10.0.0.1", "10.0.0.2").tcp(4000, 80, SYN).options(&[1, 1, 1, 1])));
     seeds
 }

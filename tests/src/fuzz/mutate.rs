@@ -11,7 +11,8 @@ pub struct Random(u64);
 
 impl Random {
     pub fn new(seed: u64) -> Random {
-        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        // Mixed once, or the numbers of one seed would be those of the seed before it, a step later.
+        Random(Random(seed).next())
     }
 
     pub fn next(&mut self) -> u64 {

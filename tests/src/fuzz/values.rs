@@ -278,6 +278,9 @@ fn settings_seeds() -> Vec<Vec<u8>> {
         "nodeName: worker-1\nuplinks: [eth0, eth1]\nworkers: [0, 2]\npoll: always\nlogFormat: json\nlogLevel: debug\n",
         "datastore: embedded:/var/db\napiSocket: /run/x.sock\nframesPerWorker: 4096\nflowTableSize: 2048\n",
         "policyChange: reevaluate\ndefaultEndpointToHostAction: Accept\ndefaultWorkloadInterfacePrefix: veth\n",
+        "workers: 1023\nframesPerWorker: 1048576\nflowTableSize: 16777216\n",
+        "workers: [1024]\n",
+        "framesPerWorker: 1023\n",
         "xdpMode: generic\nendpointOffload: leave\nenv VROUTER_WORKERS=1,2\nflag uplinks=eth0,eth1\n",
         "env NODENAME=one\nenv VROUTER_NODE_NAME=two\nflag node-name=three\n",
     ];
