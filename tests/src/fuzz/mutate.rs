@@ -12,10 +12,10 @@ pub struct Random(u64);
 impl Random {
     pub fn new(seed: u64) -> Random {
         // Mixed once, or the numbers of one seed would be those of the seed before it, a step later.
-        Random(Random(seed).next())
+        Random(Random(seed).number())
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -25,7 +25,7 @@ impl Random {
 
     /// Less than `bound`, which is not 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
+        (self.number() % bound as u64) as usize
     }
 
     /// A range within `length` bytes, rather short than long.
@@ -47,7 +47,7 @@ pub fn mutate(random: &mut Random, input: &mut Vec<u8>, other: &[u8], tokens: &[
 fn change(random: &mut Random, input: &mut Vec<u8>, other: &[u8], tokens: &[&str]) {
     let kind = random.below(10);
     if input.is_empty() && kind < 6 {
-        return input.push(random.next() as u8);
+        return input.push(random.number() as u8);
     }
     match kind {
         0 => {
@@ -56,7 +56,7 @@ fn change(random: &mut Random, input: &mut Vec<u8>, other: &[u8], tokens: &[&str
         }
         1 => {
             let at = random.below(input.len());
-            input[at] = random.next() as u8;
+            input[at] = random.number() as u8;
         }
         // A number of one, two or four bytes, in either byte order.
         2 => {
@@ -92,7 +92,7 @@ fn change(random: &mut Random, input: &mut Vec<u8>, other: &[u8], tokens: &[&str
             input.truncate(keep);
             input.extend_from_slice(&other[random.below(other.len() + 1)..]);
         }
-        _ if tokens.is_empty() => input.push(random.next() as u8),
+        _ if tokens.is_empty() => input.push(random.number() as u8),
         _ => {
             let token = tokens[random.below(tokens.len())].as_bytes();
             match random.below(2) {
