@@ -70,10 +70,12 @@ impl Kernel {
                     && self.ours.addresses.insert(address)
             }
             Change::SetNeighbour { link, address, mac } => {
-                let is_free = is_there(&link) && !self.foreign_neighbours.contains_key(&(link, address));
+                // An entry is static or managed; to become the other it has to go first.
+                let key = (link, address);
+                let is_free =
+                    is_there(&link) && !self.foreign_neighbours.contains_key(&key) && !self.ours.managed.contains(&key);
                 if is_free {
-                    self.ours.managed.remove(&(link, address));
-                    self.ours.neighbours.insert((link, address), mac);
+                    self.ours.neighbours.insert(key, mac);
                 }
                 is_free
             }
