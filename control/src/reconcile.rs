@@ -135,7 +135,9 @@ pub fn diff(desired: &HostState, actual: &HostState) -> Vec<Change> {
     // An entry that changes from static to managed, or back, has to go first: the kernel keeps no both.
     let unwanted = entries.filter(|key| {
         let stays_static = neighbours.contains_key(key) && !actual.managed.contains(key);
-        let stays_managed = managed.contains(key) && !actual.neighbours.contains_key(key);
+        // Wanted both ways, static wins.
+        let is_wanted_managed = managed.contains(key) && !neighbours.contains_key(key);
+        let stays_managed = is_wanted_managed && !actual.neighbours.contains_key(key);
         !stays_static && !stays_managed
     });
     let unwanted: BTreeSet<_> = unwanted.collect();
