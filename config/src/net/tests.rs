@@ -1,3 +1,5 @@
+//! Value types: what is read, what is refused, and how it is written again.
+
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Kinds: defaults, validation, and the places that errors name.
+
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use serde_json::json;

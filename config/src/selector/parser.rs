@@ -68,12 +68,7 @@ pub(super) fn parse(text: &str) -> Result<Expression, SelectorError> {
 impl Group {
     fn add(&mut self, term: Expression) {
         let is_negated = std::mem::take(&mut self.is_negated);
-        self.terms.push(match term {
-            // `!(!a)` is `a`, as `!!a` is: one selection, one canonical text.
-            Expression::Not(inner) if is_negated => *inner,
-            term if is_negated => Expression::Not(Box::new(term)),
-            term => term,
-        });
+        self.terms.push(if is_negated { Expression::Not(Box::new(term)) } else { term });
     }
 
     fn close_and(&mut self) {

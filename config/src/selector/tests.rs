@@ -1,3 +1,5 @@
+//! Selectors: what they match, their canonical text, and what is refused where.
+
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeMap;
@@ -21,8 +23,7 @@ fn canonical_text() {
     check("((a=='b'))", "a == \"b\"");
     check("!!!has(a)", "!has(a)");
     check("! ! has(a)", "has(a)");
-    check("!(!has(a))", "has(a)");
-    check("!(!(!has(a)))", "!has(a)");
+    check("!(!has(a))", "!!has(a)");
     check("a=='1'&&b=='2'||c=='3'", "((a == \"1\" && b == \"2\") || c == \"3\")");
     check("a=='1'&&(b=='2'||c=='3')", "(a == \"1\" && (b == \"2\" || c == \"3\"))");
     check("(has(a)&&has(b))&&has(c)", "((has(a) && has(b)) && has(c))");

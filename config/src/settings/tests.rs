@@ -1,3 +1,5 @@
+//! Settings: which source wins, and what is told of a wrong one.
+
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use super::*;

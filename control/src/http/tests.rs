@@ -1,3 +1,5 @@
+//! The API over a socket, against a control thread that answers by rote.
+
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{Read, Write};

@@ -13,6 +13,7 @@ use super::active::{self, Policy};
 use super::ipsets::Members;
 use super::labels::Profiles;
 use super::order::{self, OrderedTier};
+use super::supported;
 use crate::node_state::{Block, Program, ResolvedRule, ResolvedSide, TierProgram};
 
 /// The profile that always exists and allows everything both ways.
@@ -117,6 +118,12 @@ impl<'a> Builder<'a> {
     }
 
     fn rule(&mut self, rule: &Rule, name: String, namespace: Option<&str>) -> ResolvedRule {
+        // Such a rule is refused when it is written. One that is stored all the same must not come to mean more than it says.
+        let deny = Rule::any(Action::Deny);
+        let (rule, name) = match supported::can_enforce(rule) {
+            true => (rule, name),
+            false => (&deny, format!("{name} (cannot be enforced)")),
+        };
         ResolvedRule {
             name,
             action: rule.action,

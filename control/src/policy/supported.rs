@@ -31,6 +31,13 @@ pub fn unsupported(resource: &Resource) -> Vec<FieldError> {
     errors
 }
 
+/// Whether every field of a rule can be honoured.
+pub fn can_enforce(rule: &Rule) -> bool {
+    let mut errors = Vec::new();
+    rules("", std::slice::from_ref(rule), &mut errors);
+    errors.is_empty()
+}
+
 fn rules(path: &str, rules: &[Rule], errors: &mut Vec<FieldError>) {
     for (position, rule) in rules.iter().enumerate() {
         let path = format!("{path}[{position}]");

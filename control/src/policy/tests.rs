@@ -336,6 +336,12 @@ fn the_other_fields_of_a_rule_are_taken_over() {
 }
 
 #[test]
+fn a_stored_rule_that_cannot_be_enforced_denies() {
+    // Without the port's name it would allow every port.
+    check_rule("action: Allow, protocol: TCP, destination: {ports: [http]}", "(cannot be enforced) Deny");
+}
+
+#[test]
 fn what_is_equal_is_shared() {
     let endpoints = [endpoint("a", "default", 1, "", ""), endpoint("b", "default", 2, "", "")];
     let rule = "{action: Allow, source: {selector: role == 'x'}, destination: {selector: \"role == 'x'\"}}";

@@ -29,11 +29,11 @@ const RULE: &str = "NetworkPolicy default/deny-web ingress[0]";
 
 #[test]
 fn preserve_keeps_open_connections_and_refuses_new_ones() {
-    for family in 0..2 {
+    for address in WEB.map(ip) {
         let Some(topology) = Topology::up("preserve", TWO_AND_FAR) else { return };
         let daemon = Daemon::start(&topology, &[]);
         let (web, client) = (topology.at("web"), topology.at("client"));
-        let service = Service::start(&web, ip(WEB[family]), 8080);
+        let service = Service::start(&web, address, 8080);
         let mut open = until_connected(&client, service.address);
         echo(&mut open, 10_000).unwrap();
 
@@ -43,7 +43,7 @@ fn preserve_keeps_open_connections_and_refuses_new_ones() {
         assert!(packets > 0 && rules == [RULE], "{packets} by {rules:?}");
         echo(&mut open, 10_000).unwrap();
         // Other ports are as they were.
-        let other = Service::start(&web, ip(WEB[family]), 8081);
+        let other = Service::start(&web, address, 8081);
         echo(&mut until_connected(&client, other.address), 10_000).unwrap();
 
         daemon.cli(&["delete", "np", "deny-web"]);
@@ -54,12 +54,12 @@ fn preserve_keeps_open_connections_and_refuses_new_ones() {
 
 #[test]
 fn reevaluate_cuts_open_connections() {
-    for family in 0..2 {
+    for address in WEB.map(ip) {
         let Some(topology) = Topology::up("reevaluate", TWO_AND_FAR) else { return };
         let daemon = Daemon::start(&topology, &["--policy-change", "reevaluate"]);
         let (web, client) = (topology.at("web"), topology.at("client"));
-        let service = Service::start(&web, ip(WEB[family]), 8080);
-        let other = Service::start(&web, ip(WEB[family]), 8081);
+        let service = Service::start(&web, address, 8080);
+        let other = Service::start(&web, address, 8081);
         let mut open = until_connected(&client, service.address);
         let mut elsewhere = until_connected(&client, other.address);
         echo(&mut open, 10_000).unwrap();

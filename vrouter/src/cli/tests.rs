@@ -1,3 +1,5 @@
+//! The command line: arguments, tables and exit statuses, without a daemon.
+
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;

@@ -1,3 +1,5 @@
+//! The embedded store: what every store promises, damage, and power cuts.
+
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
