@@ -285,6 +285,8 @@ impl<D: Datastore> Control<D> {
         };
         let Compiled { tables, prefixes, mut desired, routes } =
             compile::compile(&self.state, &view, &mut self.names, choices, self.generation);
+        // First, for what follows asks them: a next hop is kept resolved where its route leads now.
+        self.routes = routes;
         let uplinks: Vec<(LinkIndex, IpAddr)> = self.resolver.asked().filter_map(|ip| self.on_uplink(ip)).collect();
         desired.managed.extend(uplinks);
         self.publisher.publish(tables);
@@ -293,7 +295,6 @@ impl<D: Datastore> Control<D> {
         self.attachments.published();
         self.dirty.reconcile |= desired != self.desired;
         self.desired = desired;
-        self.routes = routes;
         self.note("interfaces", problems);
         self.give_back();
     }
