@@ -1,6 +1,8 @@
 //! What the router is told in every measurement: two endpoints, their routes, and a policy of a given number of rules.
 //!
+//! ```text
 //!     endpoint A  10.66.0.0/16  fd66::/64 ── interface 1 ── router ── interface 2 ── endpoint B  10.67.0.0/16  fd67::/64
+//! ```
 //!
 //! The same policy stands at A's egress and at B's ingress. All its rules but the last are about addresses outside
 //! both networks, so that the last one decides: the worst case of a linear list, and no special case of a compiled one.
