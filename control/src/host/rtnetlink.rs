@@ -6,7 +6,7 @@
 //! ```
 //!
 //! They are apart so that a burst of notifications can never push an answer out of the buffer. The
-//! buffer of socket B is the only queue of events and it is bounded ([`EVENT_BUFFER`]): when it
+//! buffer of socket B is the only queue of events and it is bounded (`EVENT_BUFFER`): when it
 //! overflows the kernel says so (ENOBUFS), the caller gets [`HostEvent::Overflow`] and dumps again.
 //!
 //! Both sockets belong to the namespace of the thread that calls [`Host::open`], for good.
