@@ -6,6 +6,7 @@
 //! breaths over queues in memory, with receiving, sending and counting.
 
 use std::hint::black_box;
+use std::thread;
 use std::time::Instant;
 
 use fastpath::burst::{BURST, Burst, Slot, Verdict};
@@ -21,9 +22,10 @@ use fastpath::table::{ProgramIndex, Tables};
 use fastpath::worker::{self, Parts, Poll};
 
 use crate::generator::{self, Random};
+use crate::lab::LabError;
 use crate::report::{Measurement, Report, ReportError, Spread};
 use crate::tables::{self, A, B};
-use crate::{Scale, linear};
+use crate::{Error, Scale, linear};
 
 const STAGES: [Stage; 8] = [
     Stage::Parse,
@@ -44,7 +46,13 @@ const MTU: u16 = 1500;
 const BATCH: usize = 1024;
 const DIFFERENT: usize = 64 * BATCH;
 
-pub fn measure(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
+pub fn measure(scale: &Scale, report: &mut Report) -> Result<(), Error> {
+    // On a thread of its own: whoever is started by the caller later would inherit the one core.
+    thread::scope(|scope| scope.spawn(|| on_one_core(scale, report)).join()).map_err(|_| LabError::Panicked)??;
+    Ok(())
+}
+
+fn on_one_core(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
     if let Some(core) = core_affinity::get_core_ids().and_then(|cores| cores.last().copied()) {
         core_affinity::set_for_current(core);
     }

@@ -117,7 +117,13 @@ fn window(lab: &Arc<Lab>, worker: Option<Task>, flows: u32, sink: &Sink, length:
     thread::sleep(length);
     let (elapsed, last, after) = (start.elapsed(), sink.count()?, costs());
     generator.stop()?;
-    let packets = last.saturating_sub(first).max(1) as f64;
+    let packets = last.saturating_sub(first) as f64;
+    if packets == 0.0 {
+        return Err(LabError::Late {
+            what: "a packet arrives at the sink".to_owned(),
+            seconds: length.as_secs().max(1),
+        });
+    }
     let each = |position: usize| (after[position] - before[position]) as f64 / packets;
     Ok(Window { mpps: packets / elapsed.as_secs_f64() / 1e6, worker: each(0), sender: each(1), softirq: each(2) })
 }
