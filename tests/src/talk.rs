@@ -4,8 +4,11 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
+
+use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket};
 
 use crate::topology::Machine;
 use crate::wait;
@@ -106,6 +109,36 @@ pub fn udp(from: &Machine, to: &Machine, address: IpAddr, bytes: usize) -> io::R
     let length = near.recv(&mut buffer)?;
     assert!(buffer[..length] == sent, "the datagram changed on the way back");
     Ok(())
+}
+
+/// The interface of an endpoint, for frames as somebody wrote them.
+pub struct Wire {
+    socket: OwnedFd,
+    link: LinkAddr,
+}
+
+impl Wire {
+    pub fn at(machine: &Machine, interface: &str) -> Wire {
+        machine.within(|| {
+            let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), None).unwrap();
+            let mut addresses = nix::ifaddrs::getifaddrs().unwrap();
+            let link = addresses.find_map(|address| {
+                let link = address.address.as_ref().and_then(|address| address.as_link_addr()).copied();
+                link.filter(|_| address.interface_name == interface)
+            });
+            Wire { socket, link: link.unwrap() }
+        })
+    }
+
+    pub fn mac(&self) -> [u8; 6] {
+        self.link.addr().unwrap()
+    }
+
+    /// From the layer 2 header on, as it is.
+    pub fn send(&self, frame: &[u8]) {
+        let sent = sendto(self.socket.as_raw_fd(), frame, &self.link, MsgFlags::empty()).unwrap();
+        assert_eq!(sent, frame.len());
+    }
 }
 
 /// Bytes with a prime period, so that a shifted or repeated segment shows.

@@ -4,15 +4,17 @@
 //!     client ── forged, broken, cut ──▶ router ──▶ nobody
 //! ```
 
+use std::fs;
 use std::net::SocketAddr;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tests::daemon::{Daemon, SOON};
-use tests::talk::{Service, echo, is_silent, until_connected, until_reachable};
+use tests::packet::Packet;
+use tests::talk::{Service, Wire, echo, is_silent, until_connected, until_reachable};
 use tests::topology::{Topology, said};
 use tests::wait;
 
-use crate::{TWO_AND_FAR, WEB, ip};
+use crate::{CLIENT, TWO_AND_FAR, WEB, ip};
 
 const DENY_ALL: &str = "
 apiVersion: projectcalico.org/v3
@@ -36,6 +38,28 @@ fn a_wrong_manifest_is_told_by_place_and_changes_nothing() {
     let (web, client) = (topology.at("web"), topology.at("client"));
     let service = Service::start(&web, ip(WEB[0]), 0);
     echo(&mut until_connected(&client, service.address), 1000).unwrap();
+}
+
+#[test]
+fn a_wrong_file_among_good_ones_is_told_with_its_line_and_nothing_is_applied() {
+    let Some(topology) = Topology::up("folder", TWO_AND_FAR) else { return };
+    let daemon = Daemon::start(&topology, &[]);
+    let folder = topology.folder().join("several");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("10-good.yaml"), DENY_ALL).unwrap();
+    fs::write(folder.join("20-bad.yaml"), DENY_ALL.replace("deny-web", "other").replace("app ==", "app =")).unwrap();
+    let output = daemon.attempt(&["apply", "-f", folder.to_str().unwrap()]);
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("20-bad.yaml:5:") && text.contains("spec.selector"), "{text}");
+    // Neither in the store nor in force.
+    assert_eq!(daemon.attempt(&["get", "gnp", "deny-web"]).status.code(), Some(3));
+    let service = Service::start(&topology.at("web"), ip(WEB[0]), 0);
+    echo(&mut until_connected(&topology.at("client"), service.address), 1000).unwrap();
+    // Without the bad one the same folder works, so it was the bad one that held the good one back.
+    fs::remove_file(folder.join("20-bad.yaml")).unwrap();
+    daemon.cli(&["apply", "-f", folder.to_str().unwrap()]);
+    assert!(is_silent(&topology.at("client"), service.address));
 }
 
 #[test]
@@ -94,5 +118,55 @@ fn an_endpoint_that_does_not_behave_gets_nowhere() {
         wait::until_true(reason, SOON, || daemon.drops(reason).0 > before);
     }
     assert_eq!(web.counter("IpInReceives"), received, "something arrived");
+    until_reachable(&client, ip(WEB[0]));
+}
+
+/// The gateway's address, at which every endpoint's packets are aimed.
+const GATEWAY: [u8; 6] = [0xee; 6];
+
+#[test]
+fn frames_that_no_stack_sends_are_dropped_by_name() {
+    let Some(topology) = Topology::up("frames", TWO_AND_FAR) else { return };
+    let daemon = Daemon::start(&topology, &[]);
+    let (web, client) = (topology.at("web"), topology.at("client"));
+    until_reachable(&client, ip(WEB[0]));
+    let wire = Wire::at(&client, "eth0");
+    let frame = |to: [u8; 6], from: [u8; 6], ethertype: u16, rest: &[u8]| {
+        [&to[..], &from, &ethertype.to_be_bytes(), rest].concat()
+    };
+    let mac = wire.mac();
+    let good = Packet::new(CLIENT[0], WEB[0]).udp(4000, 4001).bytes();
+    let good6 = Packet::new(CLIENT[1], WEB[1]).udp(4000, 4001).bytes();
+    let spoofed6 = Packet::new("fd65::9", WEB[1]).udp(4000, 4001).bytes();
+    let mut wrong_sum = good.clone();
+    wrong_sum[10] ^= 1;
+    let mut group = mac;
+    group[0] |= 1;
+    let tagged = [&[0, 7, 8, 0], &good[..]].concat();
+    let cases = [
+        ("frame_too_short", frame(GATEWAY, mac, 0x8100, &[])),
+        ("mac_not_ours", frame([2, 0, 0, 0, 0, 99], mac, 0x0800, &good)),
+        ("mac_source_group", frame(GATEWAY, group, 0x0800, &good)),
+        ("vlan_unexpected", frame(GATEWAY, mac, 0x8100, &tagged)),
+        ("ethertype_unknown", frame(GATEWAY, mac, 0x88cc, &good)),
+        ("arp_malformed", frame(GATEWAY, mac, 0x0806, &[0, 1, 8, 0, 6, 4, 0, 1])),
+        ("ipv4_malformed", frame(GATEWAY, mac, 0x0800, &good[..12])),
+        ("ipv4_malformed", frame(GATEWAY, mac, 0x0800, &good[..good.len() - 1])),
+        ("ipv4_checksum", frame(GATEWAY, mac, 0x0800, &wrong_sum)),
+        ("ipv6_malformed", frame(GATEWAY, mac, 0x86dd, &good6[..39])),
+        ("source_spoofed", frame(GATEWAY, mac, 0x86dd, &spoofed6)),
+    ];
+    let heard = || web.counter("IpInReceives") + web.counter("Ip6InReceives");
+    let before = heard();
+    for (reason, frame) in cases {
+        let drops = daemon.drops(reason).0;
+        wire.send(&frame);
+        wait::until_true(reason, SOON, || daemon.drops(reason).0 > drops);
+    }
+    assert_eq!(heard(), before, "something arrived");
+    // The same frame without its fault does arrive.
+    wire.send(&frame(GATEWAY, mac, 0x0800, &good));
+    wire.send(&frame(GATEWAY, mac, 0x86dd, &good6));
+    wait::until_true("the good ones to arrive", SOON, || heard() >= before + 2);
     until_reachable(&client, ip(WEB[0]));
 }

@@ -7,14 +7,14 @@
 //!
 //! The positive control comes first and last: without our programs the same node forwards the same packets.
 
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use tests::daemon::{Daemon, SOON};
-use tests::talk::{pings, until_reachable};
+use tests::talk::{Service, echo, pings, until_connected, until_reachable};
 use tests::topology::{Machine, Topology};
 use tests::wait;
 
@@ -50,25 +50,23 @@ fn count(at: &Machine, address: &str, port: u16) -> Arc<AtomicU64> {
     seen
 }
 
-/// Sends to both ports of both families, a few thousand datagrams a second, until dropped.
+/// Sends to all targets, a few thousand datagrams a second, until dropped.
 struct Load {
     is_over: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Load {
-    fn start(from: &Machine) -> Load {
+    fn start(from: &Machine, targets: Vec<SocketAddr>) -> Load {
         let bind = |any: &str| from.within(|| UdpSocket::bind((ip(any), 0))).unwrap();
         let sockets = [bind("0.0.0.0"), bind("::")];
         let is_over = Arc::new(AtomicBool::new(false));
         let over = is_over.clone();
         let thread = thread::spawn(move || {
             while !over.load(Ordering::Relaxed) {
-                for (socket, web) in sockets.iter().zip(WEB) {
-                    for port in [DENIED, ALLOWED] {
-                        // Unreachable is what the kernel says while nobody answers.
-                        let _ = socket.send_to(b"load", (ip(web), port));
-                    }
+                for target in &targets {
+                    // Unreachable is what the kernel says while nobody answers.
+                    let _ = sockets[usize::from(target.is_ipv6())].send_to(b"load", target);
                 }
                 thread::park_timeout(Duration::from_micros(200));
             }
@@ -112,7 +110,8 @@ fn a_killed_router_lets_nothing_through() {
     };
 
     let_the_kernel_forward(&node);
-    let _load = Load::start(&client);
+    let targets = WEB.iter().flat_map(|web| [DENIED, ALLOWED].map(|port| SocketAddr::new(ip(web), port)));
+    let _load = Load::start(&client, targets.collect());
     grow("the kernel to forward, without a router", &denied);
 
     // The policy is there before the endpoints are, so that no denied datagram ever opens a flow.
@@ -155,4 +154,51 @@ fn a_killed_router_lets_nothing_through() {
     node.run("ip link delete vrouter");
     let_the_kernel_forward(&node);
     grow("the kernel to forward again", &denied);
+}
+
+#[test]
+fn what_comes_and_goes_by_the_uplink_is_held_back_too() {
+    let Some(topology) = Topology::up("cut", TWO_AND_FAR) else { return };
+    let (node, web, client, far) = (topology.node(), topology.at("web"), topology.at("client"), topology.at("far"));
+    let arriving = [WEB.map(|address| count(&web, address, ALLOWED)), FAR.map(|address| count(&far, address, ALLOWED))];
+    let arrived = || -> Vec<u64> { arriving.iter().flatten().map(|counter| counter.load(Ordering::Relaxed)).collect() };
+    let grow = |what: &str| {
+        let before = arrived();
+        wait::until_true(what, SOON, || arrived().iter().zip(&before).all(|(now, before)| *now > before + 20));
+    };
+    let held = |what: &str| {
+        // What was on its way at that moment may arrive; the load never pauses as long as there is between two looks.
+        let mut last = arrived();
+        wait::until_true(what, SOON, || {
+            let now = arrived();
+            std::mem::replace(&mut last, now.clone()) == now
+        });
+        wait::while_true(what, WATCH, || arrived() == last);
+    };
+
+    let_the_kernel_forward(&node);
+    let _inward = Load::start(&far, WEB.map(|address| SocketAddr::new(ip(address), ALLOWED)).into());
+    let _outward = Load::start(&client, FAR.map(|address| SocketAddr::new(ip(address), ALLOWED)).into());
+    grow("the kernel to forward in and out, without a router");
+
+    let daemon = Daemon::start(&topology, &[]);
+    grow("the router to forward in and out");
+    daemon.kill();
+    held("nothing comes in or goes out after SIGKILL");
+    for address in NODE {
+        let service = Service::start(&node, ip(address), 0);
+        echo(&mut until_connected(&far, service.address), 100_000).unwrap();
+    }
+
+    let daemon = Daemon::bare(&topology, &[]);
+    grow("the next router to forward in and out");
+    daemon.terminate();
+    held("nothing comes in or goes out after SIGTERM");
+
+    for interface in ["caliweb", "caliclient", "up0"] {
+        node.run(&format!("ip link set dev {interface} xdp off"));
+    }
+    node.run("ip link delete vrouter");
+    let_the_kernel_forward(&node);
+    grow("the kernel to forward in and out again");
 }

@@ -44,14 +44,16 @@ fn everybody_reaches_everybody() {
 fn traceroute_finds_the_router_in_between() {
     let Some(topology) = Topology::up("trace", TWO_AND_FAR) else { return };
     let _daemon = Daemon::start(&topology, &[]);
-    let client = topology.at("client");
-    for far in FAR {
-        until_reachable(&client, ip(far));
-        let text = client.run(&format!("traceroute -n -q 1 -w 2 -m 4 {far}"));
-        let hops: Vec<&str> = text.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
-        assert_eq!(hops.len(), 2, "the router, then {far}: {text}");
-        assert!(hops[0].parse::<std::net::IpAddr>().is_ok(), "the router answered: {text}");
-        assert_eq!(hops[1], far, "{text}");
+    for (from, addresses) in [("client", FAR), ("far", CLIENT), ("client", WEB)] {
+        let from = topology.at(from);
+        for to in addresses {
+            until_reachable(&from, ip(to));
+            let text = from.run(&format!("traceroute -n -q 1 -w 2 -m 4 {to}"));
+            let hops: Vec<&str> = text.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
+            assert_eq!(hops.len(), 2, "the router, then {to}: {text}");
+            assert!(hops[0].parse::<std::net::IpAddr>().is_ok(), "the router answered: {text}");
+            assert_eq!(hops[1], to, "{text}");
+        }
     }
 }
 
@@ -84,6 +86,32 @@ fn a_smaller_mtu_on_the_way_is_told_and_kept() {
         let target = SocketAddr::new(ip(address), port);
         until_connected(&client, target).write_all(&vec![7; LENGTH]).unwrap();
         receiver.join().unwrap();
+    }
+}
+
+#[test]
+fn a_narrow_endpoint_is_told_of_to_neighbours_and_to_the_far_side() {
+    let narrow = TWO_AND_FAR.replace("labels: { app: web } }", "labels: { app: web }, mtu: 1280 }");
+    let Some(topology) = Topology::up("narrow", &narrow) else { return };
+    let _daemon = Daemon::start(&topology, &[]);
+    let web = topology.at("web");
+    // It offers segments that its own link cannot carry, so that nobody but the router can tell.
+    web.run("ip route add default via 169.254.1.1 dev eth0 metric 1 advmss 1460");
+    web.run("ip -6 route add default via fe80::ecee:eeff:feee:eeee dev eth0 metric 1 advmss 1440");
+    for from in ["client", "far"] {
+        let from = topology.at(from);
+        for (address, fits, told) in [(WEB[0], 1252, "IcmpInDestUnreachs"), (WEB[1], 1232, "Icmp6InPktTooBigs")] {
+            until_reachable(&from, ip(address));
+            from.run(&format!("ping -n -c 1 -W 2 -M do -s {fits} {address}"));
+            let text = said(&from.attempt(&format!("ping -n -c 2 -W 1 -M do -s {} {address}", fits + 1)));
+            assert!(text.contains("mtu = 1280") || text.contains("mtu=1280"), "{text}");
+            from.attempt("ip route flush cache");
+            from.attempt("ip -6 route flush cache");
+            let before = from.counter(told);
+            let service = Service::start(&web, ip(address), 0);
+            echo(&mut until_connected(&from, service.address), LENGTH).unwrap();
+            assert!(from.counter(told) > before, "{address}: no segment was too big");
+        }
     }
 }
 
