@@ -183,6 +183,9 @@ fn what_comes_and_goes_by_the_uplink_is_held_back_too() {
 
     let daemon = Daemon::start(&topology, &[]);
     grow("the router to forward in and out");
+    let service = Service::start(&web, ip(WEB[0]), 0);
+    let mut open = until_connected(&far, service.address);
+    echo(&mut open, 1000).unwrap();
     daemon.kill();
     held("nothing comes in or goes out after SIGKILL");
     for address in NODE {
@@ -192,6 +195,7 @@ fn what_comes_and_goes_by_the_uplink_is_held_back_too() {
 
     let daemon = Daemon::bare(&topology, &[]);
     grow("the next router to forward in and out");
+    echo(&mut open, 100_000).unwrap();
     daemon.terminate();
     held("nothing comes in or goes out after SIGTERM");
 

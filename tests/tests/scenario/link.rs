@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!     web ──caliweb (down, narrower, deleted, made anew)──┐
-//!                                                         ├── router ──up0 (down)── far
+//!                                                         ├── router ──up0 (down, made anew)── far
 //!  client ──────────────────────────────────────cali…─────┘
 //! ```
 
@@ -11,7 +11,7 @@ use tests::talk::{Service, echo, pings, until_connected, until_reachable};
 use tests::topology::{Topology, said};
 use tests::wait;
 
-use crate::{CLIENT, FAR, TWO_AND_FAR, WEB, ip};
+use crate::{CLIENT, FAR, NODE, TWO_AND_FAR, WEB, ip};
 
 #[test]
 fn a_link_that_went_down_works_again() {
@@ -77,8 +77,43 @@ fn an_interface_that_is_made_anew_works_and_nobody_else_notices() {
         web.run(&format!("ip address add {}/32 dev eth0", WEB[0]));
         web.run("ip route add 169.254.1.1 dev eth0");
         web.run("ip route add default via 169.254.1.1 dev eth0");
-        until_reachable(&client, ip(WEB[0]));
-        until_reachable(&web, ip(CLIENT[0]));
+        web.run(&format!("ip address add {}/128 dev eth0 nodad", WEB[1]));
+        web.run("ip -6 route add default via fe80::ecee:eeff:feee:eeee dev eth0");
+        for family in 0..2 {
+            until_reachable(&client, ip(WEB[family]));
+            until_reachable(&web, ip(CLIENT[family]));
+        }
         echo(&mut elsewhere, 100_000).unwrap();
     }
+}
+
+#[test]
+fn an_uplink_that_is_made_anew_works_and_endpoints_do_not_notice() {
+    let Some(topology) = Topology::up("new-uplink", TWO_AND_FAR) else { return };
+    let daemon = Daemon::start(&topology, &[]);
+    let (node, client, far) = (topology.node(), topology.at("client"), topology.at("far"));
+    let service = Service::start(&topology.at("web"), ip(WEB[0]), 0);
+    let mut between = until_connected(&client, service.address);
+    for _ in 0..2 {
+        FAR.iter().for_each(|address| until_reachable(&client, ip(address)));
+        node.run("ip link delete up0");
+        wait::until_true("the uplink to be gone", SOON, || daemon.interface("up0").is_none());
+        assert!(FAR.iter().all(|address| !pings(&client, ip(address))));
+        echo(&mut between, 100_000).unwrap();
+
+        node.run(&format!("ip link add up0 type veth peer name eth0 netns {}", far.namespace()));
+        for (machine, interface, addresses) in [(&node, "up0", NODE), (&far, "eth0", FAR)] {
+            machine.run(&format!("ip address add {}/24 dev {interface}", addresses[0]));
+            machine.run(&format!("ip address add {}/64 dev {interface} nodad", addresses[1]));
+            machine.run(&format!("ip link set dev {interface} up"));
+        }
+        for endpoint in [WEB, CLIENT] {
+            for (address, gateway) in endpoint.iter().zip(NODE) {
+                far.run(&format!("ip route add {address} via {gateway}"));
+            }
+        }
+        echo(&mut between, 100_000).unwrap();
+    }
+    FAR.iter().for_each(|address| until_reachable(&client, ip(address)));
+    CLIENT.iter().for_each(|address| until_reachable(&far, ip(address)));
 }
