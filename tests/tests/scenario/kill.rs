@@ -167,11 +167,13 @@ fn what_comes_and_goes_by_the_uplink_is_held_back_too() {
         wait::until_true(what, SOON, || arrived().iter().zip(&before).all(|(now, before)| *now > before + 20));
     };
     let held = |what: &str| {
-        // What was on its way at that moment may arrive; the load never pauses as long as there is between two looks.
-        let mut last = arrived();
+        // What was on its way at that moment may still be counted; the load never pauses for so many looks.
+        let (mut last, mut still) = (arrived(), 0);
         wait::until_true(what, SOON, || {
             let now = arrived();
-            std::mem::replace(&mut last, now.clone()) == now
+            still = if now == last { still + 1 } else { 0 };
+            last = now;
+            still >= 20
         });
         wait::while_true(what, WATCH, || arrived() == last);
     };
