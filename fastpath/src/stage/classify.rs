@@ -30,11 +30,15 @@ fn known(slot: &mut Slot, flows: &FlowTable, tables: &Tables, now: Seconds) {
 }
 
 /// A fragment whose first was not remembered yet when the burst was classified: the first may have been in the same burst,
-/// and `remember` has come by it since. Either it is there now, or the fragment ends here.
+/// and `remember` has come by it since. Either it is there now, or the fragment ends here. A first that another worker
+/// entered meanwhile, under other tables, is as good as none: its way out means nothing in ours.
 pub fn follow_first(slot: &mut Slot, flows: &FlowTable, tables: &Tables, now: Seconds) {
     match flows.lookup(&slot.key, slot.hash) {
         Some(handle) => take(slot, handle, flows, tables, now),
         None => slot.drop(DropReason::FragmentWithoutFirst),
+    }
+    if slot.stale {
+        slot.drop(DropReason::FragmentWithoutFirst);
     }
 }
 
