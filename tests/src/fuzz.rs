@@ -38,7 +38,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use mutate::Random;
+use crate::random::Random;
 
 /// Inputs kept for further mutation.
 const POOL_MAX: usize = 2048;

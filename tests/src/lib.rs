@@ -11,6 +11,7 @@
 //! | `oracle.rs` | what policy says about a packet, by walking the resources as they were written |
 //! | `node.rs` | resources to tables, as control does it, over a plan's attachments |
 //! | `casefile.rs` | cases in text that a network engineer can read and extend |
+//! | `random.rs` | numbers that a seed decides |
 //! | `fuzz.rs` | seeded mutation, the fuzz targets and their corpus |
 //! | `wait.rs` | waiting for a condition, with a deadline |
 //! | `topology.rs` | network namespaces and veth pairs that go away by themselves |
@@ -32,6 +33,7 @@ pub mod node;
 pub mod oracle;
 pub mod packet;
 pub mod plan;
+pub mod random;
 pub mod router;
 pub mod talk;
 pub mod topology;

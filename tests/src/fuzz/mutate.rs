@@ -1,39 +1,16 @@
 //! The mutations: small changes to bytes, drawn from a seed.
-//!
-//! Random numbers are splitmix64: a counter and a hash of it, so that a seed is a number and nothing is global.
+
+use crate::random::Random;
 
 /// Values at which lengths and offsets break.
 const NUMBERS: [u32; 20] =
     [0, 1, 2, 4, 7, 8, 16, 20, 40, 60, 64, 127, 128, 255, 256, 1280, 0x7fff, 0x8000, 0xffff, 0xffff_ffff];
 
-/// A source of numbers that a seed decides.
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Random {
-        // Mixed once, or the numbers of one seed would be those of the seed before it, a step later.
-        Random(Random(seed).number())
-    }
-
-    pub fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-
-    /// Less than `bound`, which is not 0.
-    pub fn below(&mut self, bound: usize) -> usize {
-        (self.number() % bound as u64) as usize
-    }
-
-    /// A range within `length` bytes, rather short than long.
-    fn range(&mut self, length: usize) -> std::ops::Range<usize> {
-        let start = self.below(length + 1);
-        let most = (length - start).min(1 << self.below(8));
-        start..start + self.below(most + 1)
-    }
+/// A range within `length` bytes, rather short than long.
+fn range(random: &mut Random, length: usize) -> std::ops::Range<usize> {
+    let start = random.below(length + 1);
+    let most = (length - start).min(1 << random.below(8));
+    start..start + random.below(most + 1)
 }
 
 /// Changes an input in a few places. `other` lends pieces; no result is longer than `longest`.
@@ -75,16 +52,16 @@ fn change(random: &mut Random, input: &mut Vec<u8>, other: &[u8], tokens: &[&str
             input[at] = input[at].wrapping_add(random.below(9) as u8).wrapping_sub(4);
         }
         4 => {
-            let range = random.range(input.len());
+            let range = range(random, input.len());
             input.drain(range);
         }
         5 if random.below(4) == 0 => input.truncate(random.below(input.len())),
         5 | 6 => {
-            let piece = input[random.range(input.len())].to_vec();
+            let piece = input[range(random, input.len())].to_vec();
             insert(random, input, &piece);
         }
         7 => {
-            let piece = other[random.range(other.len())].to_vec();
+            let piece = other[range(random, other.len())].to_vec();
             insert(random, input, &piece);
         }
         8 if random.below(4) == 0 => {

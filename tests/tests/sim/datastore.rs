@@ -20,7 +20,9 @@ use control::resources::Resources;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::random::{Random, with_seeds};
+use tests::random::Random;
+
+use crate::seeds::with_seeds;
 
 /// Tells the re-executed test binary to be the writer in this folder.
 const WRITER: &str = "SIM_DATASTORE_WRITER";

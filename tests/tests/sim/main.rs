@@ -2,18 +2,18 @@
 //!
 //! | file | what it asks |
 //! |---|---|
-//! | `random.rs` | seeds, and random resources made from them |
+//! | `seeds.rs` | seeds, and random resources made from them |
 //! | `order.rs` | does any order and grouping of the same updates end in the same state, and does nothing stay behind? |
 //! | `policy.rs` | do the tables say what a naive reading of the resources says, for any packet? |
 //! | `datastore.rs` | is anything acknowledged ever lost: races, slow watchers, killed writers, damaged files? |
 //! | `reconcile.rs` | does the kernel end as desired although steps fail and others change it, and does what is not ours stay? |
 //!
-//! A failure prints its seed; `random.rs` says how to repeat it.
+//! A failure prints its seed; `seeds.rs` says how to repeat it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod datastore;
 mod order;
 mod policy;
-mod random;
 mod reconcile;
+mod seeds;

@@ -15,9 +15,10 @@ use control::node_state::NodeState;
 use control::policy::calculate;
 use control::resources::Resources;
 use tests::node::{NODE, Node};
+use tests::random::Random;
 
 use crate::policy::{evaluate, packet, plan};
-use crate::random::{ENDPOINTS, Random, interface, resource, rival_endpoint, with_seeds};
+use crate::seeds::{ENDPOINTS, interface, resource, rival_endpoint, with_seeds};
 
 /// Objects by key; some endpoints claim what others have.
 fn objects(random: &mut Random) -> BTreeMap<Key, Resource> {

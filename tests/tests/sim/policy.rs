@@ -15,8 +15,9 @@ use fastpath::table::{RuleIndex, Tables};
 use tests::node::{NODE, Node};
 use tests::oracle::{self, Fields, Verdict};
 use tests::plan::{Attachment, Plan};
+use tests::random::Random;
 
-use crate::random::{ENDPOINTS, Random, any_address, endpoint, interface, resource, with_seeds};
+use crate::seeds::{ENDPOINTS, any_address, endpoint, interface, resource, with_seeds};
 
 /// A node with an interface for every endpoint there may be.
 pub fn plan() -> Plan {

@@ -11,7 +11,9 @@ use config::net::{Cidr, MacAddress};
 use control::host::{InterfaceAddress, LinkIndex, NextHop, Route, Target};
 use control::reconcile::{Change, HostState, LinkState, diff, missing_links};
 
-use crate::random::{Random, with_seeds};
+use tests::random::Random;
+
+use crate::seeds::with_seeds;
 
 type NeighbourKey = (LinkIndex, IpAddr);
 

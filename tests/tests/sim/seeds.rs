@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use config::resource::Resource;
 use serde_json::{Value, json};
 use tests::node::NODE;
+use tests::random::Random;
 
 /// Runs a test with each seed in turn.
 pub fn with_seeds(count: u64, test: impl Fn(&mut Random)) {
@@ -32,42 +33,6 @@ impl Drop for Named {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("failed with seed {0}; repeat with SIM_SEED={0}", self.0);
-        }
-    }
-}
-
-/// SplitMix64: small, and every seed gives a different start.
-#[derive(Clone)]
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Random {
-        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x1234_5678)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// Below the limit.
-    pub fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
-    }
-
-    pub fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-
-    pub fn pick<T: Clone>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())].clone()
-    }
-
-    pub fn shuffle<T>(&mut self, list: &mut [T]) {
-        for last in (1..list.len()).rev() {
-            list.swap(last, self.below(last + 1));
         }
     }
 }
