@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use etherparse::{IpNumber, PacketBuilder, PacketBuilderStep};
-use fastpath::burst::{Burst, Slot, Verdict};
+use fastpath::burst::{Burst, Fragment, Slot, Verdict};
 use fastpath::flow::{FlowTable, FlowWriter, KeyKind, unmapped_address};
 use fastpath::io::umem::Umem;
 use fastpath::pipeline::{Now, Pipeline, Stage};
@@ -188,6 +188,7 @@ fn detail(
         Stage::Admit => format!("source belongs to the sender on {}", interface(slot.ingress)),
         Stage::Classify => match slot.flow {
             Some(_) => "part of a known flow".into(),
+            None if slot.fragment == Fragment::Later => "a fragment whose first has to be found".into(),
             None => "first packet of a new flow".into(),
         },
         Stage::Route => match tables.adjacency(slot.adjacency) {
@@ -198,6 +199,7 @@ fn detail(
                 _ => format!("leaves by {}, MTU {}", interface(adjacency.interface), adjacency.mtu),
             },
         },
+        Stage::Policy if slot.fragment == Fragment::Later => "judged with its first".into(),
         Stage::Policy => {
             names.name(slot.rule).map_or("no policy applies on the way".into(), |rule| format!("allowed by {rule}"))
         }
