@@ -13,7 +13,9 @@ use std::net::IpAddr;
 use config::net::{Cidr, IpVersion, MacAddress, PortRange};
 use config::resource::Action;
 use fastpath::flow::{mapped, mapped_address};
-use fastpath::table::acl::{self, AclSpec, IcmpMatch, L4Match, ProgramSpec, RuleSpec, SideMatch, TierEnd, TierSpec};
+use fastpath::table::acl::{
+    self, AclSpec, IcmpMatch, L4Match, ProgramEnd, ProgramSpec, RuleSpec, SideMatch, TierEnd, TierSpec,
+};
 use fastpath::table::adjacency::{Adjacency, AdjacencyKind};
 use fastpath::table::interface::{Endpoint, Interface, InterfaceKind};
 use fastpath::table::lpm::Lpm;
@@ -480,10 +482,10 @@ fn policy(state: &NodeState, names: &mut RuleNames) -> AclSpec {
                 })
                 .collect(),
             profiles: program.profiles.clone(),
-            no_match: names.index(&program.no_match),
+            end: ProgramEnd::Deny(names.index(&program.no_match)),
         })
         .collect();
-    AclSpec { sets, blocks, programs }
+    AclSpec { sets, port_sets: Vec::new(), blocks, programs }
 }
 
 /// A rule as the fast path has it: one per family that its prefixes leave possible.
@@ -536,5 +538,6 @@ fn side(side: &ResolvedSide, is_ipv4: Option<bool>) -> SideMatch {
         not_sets: side.not_sets.clone(),
         ports: ports(&side.ports),
         not_ports: ports(&side.not_ports),
+        ..SideMatch::default()
     }
 }

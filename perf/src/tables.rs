@@ -10,7 +10,9 @@
 use fastpath::flow::mapped;
 use fastpath::header::ethernet::Mac;
 use fastpath::header::protocol;
-use fastpath::table::acl::{Acl, AclSpec, Action, L4Match, ProgramSpec, RuleSpec, SideMatch, TierEnd, TierSpec};
+use fastpath::table::acl::{
+    Acl, AclSpec, Action, L4Match, ProgramEnd, ProgramSpec, RuleSpec, SideMatch, TierEnd, TierSpec,
+};
 use fastpath::table::adjacency::{Adjacency, AdjacencyKind};
 use fastpath::table::interface::{Endpoint, Interface, InterfaceKind};
 use fastpath::table::lpm::{Lpm, Prefix};
@@ -99,8 +101,8 @@ pub fn policy(rules: usize) -> AclSpec {
         index: RuleIndex(rules as u32),
     });
     let tier = TierSpec { blocks: vec![0], end: TierEnd::Deny(END_OF_TIER) };
-    let program = ProgramSpec { tiers: vec![tier], profiles: Vec::new(), no_match: NO_MATCH };
-    AclSpec { sets: Vec::new(), blocks: vec![block], programs: vec![program] }
+    let program = ProgramSpec { tiers: vec![tier], profiles: Vec::new(), end: ProgramEnd::Deny(NO_MATCH) };
+    AclSpec { blocks: vec![block], programs: vec![program], ..AclSpec::default() }
 }
 
 /// Routes of a cluster in IPv4: blocks of 64 addresses at random places of 10.0.0.0/8, on a few next hops.

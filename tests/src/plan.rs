@@ -15,8 +15,8 @@ use std::net::IpAddr;
 
 use fastpath::flow::{MAPPED_PREFIX, mapped_address};
 use fastpath::table::acl::{
-    Acl, AclSpec, Action, AddressRange, IcmpMatch, L4Match, PortRange, ProgramSpec, RuleSpec, SideMatch, TierEnd,
-    TierSpec,
+    Acl, AclSpec, Action, AddressRange, IcmpMatch, L4Match, PortRange, ProgramEnd, ProgramSpec, RuleSpec, SideMatch,
+    TierEnd, TierSpec,
 };
 use fastpath::table::adjacency::{Adjacency, AdjacencyKind};
 use fastpath::table::interface::{Endpoint, Interface, InterfaceKind};
@@ -347,11 +347,11 @@ impl Builder {
             profiles.push(self.spec.blocks.len());
             self.spec.blocks.push(vec![everything]);
         }
-        let no_match = self.next();
+        let end_of_program = ProgramEnd::Deny(self.next());
         self.spec.programs.push(ProgramSpec {
             tiers: vec![TierSpec { blocks: vec![block_index], end }],
             profiles,
-            no_match,
+            end: end_of_program,
         });
         ProgramIndex(self.spec.programs.len() as u32 - 1)
     }

@@ -8,7 +8,7 @@
 use crate::burst::{Burst, DropReason, Fragment, Slot};
 use crate::flow::table::Direction;
 use crate::flow::{FlowTable, Key};
-use crate::table::acl::{Decision, Question};
+use crate::table::acl::{Decision, Outcome, Question};
 use crate::table::interface::InterfaceKind;
 use crate::table::{InterfaceIndex, PolicyChange, Tables};
 
@@ -57,12 +57,12 @@ fn judge(slot: &mut Slot, key: Key, from: InterfaceIndex, to: InterfaceIndex, ta
     ];
     for (program, reason) in sides {
         let Some(program) = program else { continue };
-        let Decision { allow, rule, log } = tables.policy.evaluate(program, &classes);
+        let Decision { outcome, rule, log } = tables.policy.evaluate(program, &classes);
         slot.rule = rule;
         if slot.log.is_none() {
             slot.log = log;
         }
-        if !allow {
+        if outcome != Outcome::Allow {
             slot.drop(reason);
             return;
         }

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use config::resource::{PolicyType, Resource, WorkloadEndpoint};
 use control::resources::Resources;
 use fastpath::flow::mapped_address;
-use fastpath::table::acl::Question;
+use fastpath::table::acl::{Outcome, Question};
 use fastpath::table::{RuleIndex, Tables};
 use tests::node::{NODE, Node};
 use tests::oracle::{self, Fields, Verdict};
@@ -67,7 +67,7 @@ pub fn evaluate(
     let decision = tables.policy.evaluate(program, &tables.policy.classify(&question));
     let name = |index: RuleIndex| node.names.name(index).map(str::to_owned);
     let rule = name(decision.rule).expect("every decision has a name");
-    Some(Verdict { allow: decision.allow, rule, log: name(decision.log) })
+    Some(Verdict { allow: decision.outcome == Outcome::Allow, rule, log: name(decision.log) })
 }
 
 fn local(resources: &Resources) -> Vec<WorkloadEndpoint> {

@@ -1,0 +1,224 @@
+//! Rows: one bit per rule of a block, and the scan for the first bit that is set in all of them.
+//!
+//!     up to 64 rules     [ word ]
+//!     more               [ chunk of 8 words | chunk | … | summary: a bit per chunk that is not empty ]
+//!
+//! The scan ANDs the summaries first, so that its cost follows the number of chunks in which anything could match. The
+//! same source is compiled for the instruction sets a processor may have; `scan_plain` is its obvious twin.
+
+use std::collections::HashMap;
+
+/// Words of a chunk: one cache line, one AVX-512 register.
+const CHUNK: usize = 8;
+
+/// How the rows of a block of some number of rules are laid out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Layout {
+    /// Words that hold bits of rules, whole chunks when there is more than one.
+    words: usize,
+    /// Words of summary behind them.
+    summary: usize,
+}
+
+impl Layout {
+    pub(super) fn of(rules: usize) -> Self {
+        match rules.div_ceil(64) {
+            words @ (0 | 1) => Self { words, summary: 0 },
+            words => {
+                let words = words.next_multiple_of(CHUNK);
+                // With one chunk there is nothing to skip.
+                let summary = if words == CHUNK { 0 } else { (words / CHUNK).div_ceil(64) };
+                Self { words, summary }
+            }
+        }
+    }
+
+    pub(super) fn stride(self) -> usize {
+        self.words + self.summary
+    }
+
+    /// A row with every bit clear, or every bit set. Bits beyond the last rule do no harm: no field constrains them all.
+    pub(super) fn row(self, is_set: bool) -> Vec<u64> {
+        let mut row = vec![if is_set { u64::MAX } else { 0 }; self.stride()];
+        self.summarise(&mut row);
+        row
+    }
+
+    /// Brings a row's summary up to date with its bits.
+    pub(super) fn summarise(self, row: &mut [u64]) {
+        let (words, summary) = row.split_at_mut(self.words);
+        summary.fill(0);
+        if self.summary > 0 {
+            for (chunk, words) in words.chunks_exact(CHUNK).enumerate() {
+                if words.iter().any(|word| *word != 0) {
+                    summary[chunk / 64] |= 1 << (chunk % 64);
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn set(row: &mut [u64], rule: usize) {
+    row[rule / 64] |= 1 << (rule % 64);
+}
+
+pub(super) fn clear(row: &mut [u64], rule: usize) {
+    row[rule / 64] &= !(1 << (rule % 64));
+}
+
+/// Rows of one field of one block, each kept once.
+#[derive(Debug)]
+pub(super) struct Rows {
+    stride: usize,
+    bits: Box<[u64]>,
+}
+
+impl Rows {
+    #[inline(always)]
+    pub(super) fn row(&self, position: u32) -> &[u64] {
+        let start = position as usize * self.stride;
+        &self.bits[start..start + self.stride]
+    }
+}
+
+/// Collects distinct rows.
+#[derive(Debug)]
+pub(super) struct Collector {
+    layout: Layout,
+    positions: HashMap<Vec<u64>, u32>,
+    bits: Vec<u64>,
+}
+
+impl Collector {
+    pub(super) fn new(layout: Layout) -> Self {
+        Self { layout, positions: HashMap::new(), bits: Vec::new() }
+    }
+
+    /// The position of a row, whose summary need not be up to date.
+    pub(super) fn position(&mut self, row: &[u64]) -> u32 {
+        if let Some(position) = self.positions.get(row) {
+            return *position;
+        }
+        let position = self.positions.len() as u32;
+        self.positions.insert(row.to_vec(), position);
+        let start = self.bits.len();
+        self.bits.extend_from_slice(row);
+        self.layout.summarise(&mut self.bits[start..]);
+        position
+    }
+
+    pub(super) fn finish(self) -> Rows {
+        Rows { stride: self.layout.stride(), bits: self.bits.into() }
+    }
+}
+
+/// How the first common bit is looked for: the fast way or the plain one.
+pub(super) type Scan = fn(&[&[u64]], Layout, usize) -> Option<usize>;
+
+/// The first bit at or after `from` that is set in every row.
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512vl+bmi1", "x86_64+avx2+bmi1", "aarch64+neon"))]
+pub(super) fn scan(rows: &[&[u64]], layout: Layout, from: usize) -> Option<usize> {
+    let mut chunk = from / (64 * CHUNK);
+    let chunks = layout.words / CHUNK;
+    let mut keep_from = from % (64 * CHUNK);
+    while chunk < chunks {
+        if layout.summary > 0 {
+            // The next chunk that is not empty in any row.
+            let mut candidates = u64::MAX << (chunk % 64);
+            for row in rows {
+                candidates &= row[layout.words + chunk / 64];
+            }
+            if candidates == 0 {
+                chunk = (chunk / 64 + 1) * 64;
+                keep_from = 0;
+                continue;
+            }
+            let next = chunk / 64 * 64 + candidates.trailing_zeros() as usize;
+            if next != chunk {
+                keep_from = 0;
+            }
+            chunk = next;
+        }
+        let mut bits = [u64::MAX; CHUNK];
+        for row in rows {
+            let words = row[chunk * CHUNK..].first_chunk::<CHUNK>()?;
+            for (bits, word) in bits.iter_mut().zip(words) {
+                *bits &= word;
+            }
+        }
+        for (word, bits) in bits.iter().enumerate() {
+            let first = word * 64;
+            let kept = match keep_from.saturating_sub(first) {
+                0 => *bits,
+                skipped @ 1..64 => *bits & (u64::MAX << skipped),
+                _ => 0,
+            };
+            if kept != 0 {
+                return Some(chunk * CHUNK * 64 + first + kept.trailing_zeros() as usize);
+            }
+        }
+        chunk += 1;
+        keep_from = 0;
+    }
+    None
+}
+
+/// What `scan` finds, by looking at one word after the other.
+pub(super) fn scan_plain(rows: &[&[u64]], layout: Layout, from: usize) -> Option<usize> {
+    (from / 64..layout.words).find_map(|word| {
+        let mut bits = rows.iter().fold(u64::MAX, |bits, row| bits & row[word]);
+        if word == from / 64 {
+            bits &= u64::MAX << (from % 64);
+        }
+        (bits != 0).then(|| word * 64 + bits.trailing_zeros() as usize)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Rows of a block with that many rules; bits are rare, so that chunks are skipped.
+    fn rows(rules: usize) -> impl Strategy<Value = (usize, Vec<Vec<u64>>)> {
+        let row = move |is_set: bool, flips: Vec<prop::sample::Index>| {
+            let layout = Layout::of(rules);
+            let mut row = layout.row(is_set);
+            for flip in flips {
+                let rule = flip.index(rules);
+                if is_set { clear(&mut row, rule) } else { set(&mut row, rule) }
+            }
+            layout.summarise(&mut row);
+            row
+        };
+        let row = (prop::bool::weighted(0.3), prop::collection::vec(any::<prop::sample::Index>(), 0..40))
+            .prop_map(move |(is_set, flips)| row(is_set, flips));
+        (Just(rules), prop::collection::vec(row, 1..8))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn both_scans_find_the_same((rules, rows) in (65usize..40_000).prop_flat_map(rows), from in any::<prop::sample::Index>()) {
+            let layout = Layout::of(rules);
+            let rows: Vec<&[u64]> = rows.iter().map(Vec::as_slice).collect();
+            let mut from = from.index(rules);
+            // From there on, every common bit in turn.
+            for _ in 0..50 {
+                let found = scan(&rows, layout, from);
+                prop_assert_eq!(found, scan_plain(&rows, layout, from));
+                match found {
+                    Some(bit) => from = bit + 1,
+                    None => break,
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn layouts() {
+        let of = |rules| (Layout::of(rules).words, Layout::of(rules).summary);
+        assert_eq!([of(0), of(1), of(64), of(65), of(512), of(513)], [(0, 0), (1, 0), (1, 0), (8, 0), (8, 0), (16, 1)]);
+        assert_eq!(of(64 * 512 + 1), (8 * 65, 2));
+    }
+}

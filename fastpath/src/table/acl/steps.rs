@@ -1,0 +1,203 @@
+//! A field with an order (addresses, ports, ICMP types): where along it the rules that hold change.
+//!
+//!     values  0 ─────── 80 ── 81 ───── 443 ─ 444 ─────▶
+//!     rows    row 0     row 1 row 0    row 2 row 0
+//!
+//! Invariants: starts are sorted and distinct, the first is the lowest value; neighbours differ.
+
+use super::rows::{Collector, Layout, clear, set};
+
+/// A value of such a field.
+pub(super) trait Value: Copy + Ord {
+    const LOWEST: Self;
+    fn next(self) -> Option<Self>;
+    fn previous(self) -> Option<Self>;
+}
+
+macro_rules! value {
+    ($($integer:ty),+) => {
+        $(impl Value for $integer {
+            const LOWEST: Self = 0;
+            fn next(self) -> Option<Self> {
+                self.checked_add(1)
+            }
+            fn previous(self) -> Option<Self> {
+                self.checked_sub(1)
+            }
+        })+
+    };
+}
+value!(u16, u32, u128);
+
+/// First and last of a run.
+pub(super) type Run<T> = (T, T);
+
+/// The values for which a rule's condition holds: in one of `wanted` (everything, if that is none), in none of `unwanted`.
+/// Sorted, apart from each other.
+pub(super) fn holding<T: Value>(wanted: Option<&[Run<T>]>, unwanted: &[Run<T>], highest: T) -> Vec<Run<T>> {
+    let everything = [(T::LOWEST, highest)];
+    let mut runs = joined(wanted.unwrap_or(&everything));
+    for &(first, last) in &joined(unwanted) {
+        runs = runs
+            .into_iter()
+            .flat_map(|run| {
+                let below = first.previous().map(|end| (run.0, end.min(run.1)));
+                let above = last.next().map(|start| (start.max(run.0), run.1));
+                [below, above]
+            })
+            .flatten()
+            .filter(|(first, last)| first <= last)
+            .collect();
+    }
+    joined(&runs)
+}
+
+/// The same values in as few runs as possible.
+fn joined<T: Value>(runs: &[Run<T>]) -> Vec<Run<T>> {
+    let mut sorted = runs.to_vec();
+    sorted.sort_unstable();
+    let mut result: Vec<Run<T>> = Vec::with_capacity(sorted.len());
+    for (first, last) in sorted {
+        match result.last_mut() {
+            Some(open) if open.1.next().is_none_or(|next| first <= next) => open.1 = open.1.max(last),
+            _ => result.push((first, last)),
+        }
+    }
+    result
+}
+
+/// Value → position of a row.
+#[derive(Debug)]
+pub(super) struct Steps<T> {
+    starts: Box<[T]>,
+    rows: Box<[u32]>,
+}
+
+impl<T: Value> Steps<T> {
+    /// `holding` gives for every rule, in order, the runs of values for which it holds; none stands for all values.
+    pub(super) fn build(holding: &[Option<Vec<Run<T>>>], layout: Layout, rows: &mut Collector) -> Self {
+        let mut row = layout.row(true);
+        let mut edges: Vec<(T, bool, usize)> = Vec::new();
+        for (rule, runs) in holding.iter().enumerate() {
+            let Some(runs) = runs else { continue };
+            clear(&mut row, rule);
+            for (first, last) in runs {
+                edges.push((*first, true, rule));
+                edges.extend(last.next().map(|after| (after, false, rule)));
+            }
+        }
+        // Of two edges of one rule at one value there are none: runs are apart from each other.
+        edges.sort_unstable();
+        let (mut starts, mut positions) = (Vec::new(), Vec::new());
+        let mut step = |start: T, row: &[u64]| {
+            let position = rows.position(row);
+            if positions.last() != Some(&position) {
+                starts.push(start);
+                positions.push(position);
+            }
+        };
+        let mut edges = edges.into_iter().peekable();
+        let mut start = T::LOWEST;
+        loop {
+            while let Some((_, begins, rule)) = edges.next_if(|(at, ..)| *at == start) {
+                if begins { set(&mut row, rule) } else { clear(&mut row, rule) }
+            }
+            step(start, &row);
+            match edges.peek() {
+                Some((next, ..)) => start = *next,
+                None => break,
+            }
+        }
+        Self { starts: starts.into(), rows: positions.into() }
+    }
+
+    /// Steps whose rows are found already. The first start is the lowest value.
+    pub(super) fn new(starts: Vec<T>, rows: Vec<u32>) -> Self {
+        Self { starts: starts.into(), rows: rows.into() }
+    }
+
+    #[inline]
+    pub(super) fn find(&self, value: T) -> u32 {
+        self.rows[self.starts.partition_point(|start| *start <= value) - 1]
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.starts.len()
+    }
+
+    pub(super) fn starts(&self) -> &[T] {
+        &self.starts
+    }
+}
+
+/// Port → position of a row: the high byte says between which steps to look.
+#[derive(Debug)]
+pub(super) struct PortSteps {
+    steps: Steps<u16>,
+    /// Per high byte, the last step that begins at or before its first port.
+    by_high_byte: Box<[u16; 257]>,
+}
+
+impl PortSteps {
+    pub(super) fn new(steps: Steps<u16>) -> Self {
+        let mut by_high_byte = Box::new([0; 257]);
+        for (byte, entry) in by_high_byte.iter_mut().enumerate() {
+            let port = (byte << 8).min(usize::from(u16::MAX)) as u16;
+            *entry = (steps.starts().partition_point(|start| *start <= port) - 1) as u16;
+        }
+        // Steps of the last byte end with the last step.
+        by_high_byte[256] = (steps.len() - 1) as u16;
+        Self { steps, by_high_byte }
+    }
+
+    #[inline]
+    pub(super) fn find(&self, port: u16) -> u32 {
+        let byte = usize::from(port >> 8);
+        let (low, high) = (usize::from(self.by_high_byte[byte]), usize::from(self.by_high_byte[byte + 1]));
+        let within = self.steps.starts[low + 1..=high].partition_point(|start| *start <= port);
+        self.steps.rows[low + within]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn runs() -> impl Strategy<Value = Vec<Run<u16>>> {
+        let run = (any::<u16>(), 0u16..600).prop_map(|(first, length)| (first, first.saturating_add(length)));
+        prop::collection::vec(run, 0..6)
+    }
+
+    fn is_in(runs: &[Run<u16>], value: u16) -> bool {
+        runs.iter().any(|(first, last)| *first <= value && value <= *last)
+    }
+
+    proptest! {
+        #[test]
+        fn holding_equals_its_definition(wanted in prop::option::of(runs()), unwanted in runs(), value: u16) {
+            let found = holding(wanted.as_deref(), &unwanted, u16::MAX);
+            let expected = wanted.as_ref().is_none_or(|wanted| is_in(wanted, value)) && !is_in(&unwanted, value);
+            prop_assert_eq!(is_in(&found, value), expected);
+            prop_assert!(found.windows(2).all(|pair| pair[0].1 < pair[1].0 - 1));
+        }
+
+        #[test]
+        fn steps_equal_the_runs(rules in prop::collection::vec(prop::option::of(runs()), 1..80), values: [u16; 32]) {
+            let rules: Vec<Option<Vec<Run<u16>>>> =
+                rules.into_iter().map(|runs| runs.map(|runs| holding(Some(&runs), &[], u16::MAX))).collect();
+            let layout = Layout::of(rules.len());
+            let mut rows = Collector::new(layout);
+            let ports = PortSteps::new(Steps::build(&rules, layout, &mut rows));
+            let rows = rows.finish();
+            for value in values.into_iter().chain([0, 255, 256, u16::MAX]) {
+                let row = rows.row(ports.find(value));
+                prop_assert_eq!(ports.find(value), ports.steps.find(value));
+                for (rule, runs) in rules.iter().enumerate() {
+                    let is_set = row[rule / 64] >> (rule % 64) & 1 == 1;
+                    prop_assert_eq!(is_set, runs.as_ref().is_none_or(|runs| is_in(runs, value)));
+                }
+            }
+        }
+    }
+}
