@@ -8,7 +8,6 @@
 //! | `router.rs` | workers over queues in memory, with the far ends in the test's hands |
 //! | `live.rs` | the same workers on threads of their own |
 //! | `model.rs` | what a router should do with a valid packet, the slow and obvious way |
-//! | `oracle.rs` | what policy says about a packet, by walking the resources as they were written |
 //! | `node.rs` | resources to tables, as control does it, over a plan's attachments |
 //! | `casefile.rs` | cases in text that a network engineer can read and extend |
 //! | `random.rs` | numbers that a seed decides |
@@ -30,7 +29,6 @@ pub mod fuzz;
 pub mod live;
 pub mod model;
 pub mod node;
-pub mod oracle;
 pub mod packet;
 pub mod plan;
 pub mod random;

@@ -14,6 +14,7 @@
 //! | `ipsets.rs` | the addresses behind a selector |
 //! | `endpoint_rules.rs` | rules without names, programs per endpoint |
 //! | `supported.rs` | which fields cannot be enforced yet and are therefore refused |
+//! | `oracle.rs` | the same verdicts by an independent, naive way: what the compiled way is compared with |
 //!
 //! Sources: Calico's documentation of network policy, and shared semantics in docs/ARCHITECTURE.md.
 
@@ -21,6 +22,7 @@ pub mod active;
 pub mod endpoint_rules;
 pub mod ipsets;
 pub mod labels;
+pub mod oracle;
 pub mod order;
 pub mod supported;
 

@@ -8,12 +8,12 @@
 use std::collections::BTreeSet;
 
 use config::resource::{PolicyType, Resource, WorkloadEndpoint};
+use control::policy::oracle::{self, Fields, Verdict};
 use control::resources::Resources;
 use fastpath::flow::mapped_address;
 use fastpath::table::acl::{Outcome, Question};
 use fastpath::table::{RuleIndex, Tables};
 use tests::node::{NODE, Node};
-use tests::oracle::{self, Fields, Verdict};
 use tests::plan::{Attachment, Plan};
 use tests::random::Random;
 

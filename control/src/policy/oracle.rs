@@ -1,8 +1,9 @@
 //! What policy says about a packet, by walking the resources as they were written.
 //!
 //! No index, no set, no block: for every packet the policies are collected and sorted again, every selector is evaluated
-//! on every endpoint, rules are tried one after the other. It shares nothing with `control::policy` but the resources,
-//! the selector language and the text by which people know a rule, so a fault there does not repeat itself here.
+//! on every endpoint, rules are tried one after the other. It shares nothing with the rest of this folder but
+//! the resources, the selector language and the text by which people know a rule, so a fault there does not repeat itself
+//! here. Tests compare the two; `vrouter policy eval --oracle` asks this one.
 //!
 //! ```text
 //! tiers in order ─▶ policies of the tier that select the endpoint, in order ─▶ rules, one by one
@@ -17,6 +18,7 @@
 //! Sources: Calico's reference of NetworkPolicy, GlobalNetworkPolicy, Tier and Profile; for networks of one family in a
 //! rule without `ipVersion`, `felix/rules/policy.go` (`FilterRuleToIPVersion`).
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -25,7 +27,8 @@ use config::resource::{
     Action, EntityRule, FIXED_TIERS, IcmpFields, Key, Kind, PolicyType, Resource, Rule, TierAction, WorkloadEndpoint,
 };
 use config::selector::Selector;
-use control::resources::Resources;
+
+use crate::resources::Resources;
 
 const NAMESPACE: &str = "projectcalico.org/namespace";
 const SERVICE_ACCOUNT: &str = "projectcalico.org/serviceaccount";
@@ -65,7 +68,10 @@ pub fn judge(resources: &Resources, endpoint: &WorkloadEndpoint, direction: Poli
         if of_tier.is_empty() {
             continue;
         }
-        of_tier.sort_by(|left, right| left.rank().partial_cmp(&right.rank()).expect("orders are numbers"));
+        of_tier.sort_by(|left, right| {
+            let ((left_order, left_name), (right_order, right_name)) = (left.rank(), right.rank());
+            left_order.partial_cmp(&right_order).unwrap_or(Ordering::Equal).then(left_name.cmp(&right_name))
+        });
         let lists = of_tier.iter().map(|policy| (policy.key.to_string(), policy.rules.as_slice(), policy.namespace()));
         match walk.first(lists, &mut log) {
             Some((Action::Allow, rule)) => return Verdict { allow: true, rule, log },
@@ -171,7 +177,9 @@ fn tiers(resources: &Resources, policies: &[Policy<'_>]) -> Vec<(String, bool)> 
             all.push((true, 0.0, policy.tier.to_string(), false));
         }
     }
-    all.sort_by(|left, right| left.partial_cmp(right).expect("orders are numbers"));
+    all.sort_by(|left, right| {
+        left.0.cmp(&right.0).then(left.1.partial_cmp(&right.1).unwrap_or(Ordering::Equal)).then(left.2.cmp(&right.2))
+    });
     all.into_iter().map(|(_, _, name, passes)| (name, passes)).collect()
 }
 
@@ -209,7 +217,7 @@ fn members(resources: &Resources) -> Vec<Member> {
 
 fn labels_of_workload(resources: &Resources, endpoint: &WorkloadEndpoint) -> Labels {
     let mut labels = labels_with_profiles(resources, &endpoint.metadata.labels, &endpoint.spec.profiles);
-    labels.insert(NAMESPACE.into(), endpoint.metadata.namespace.clone().expect("workload endpoints have a namespace"));
+    labels.insert(NAMESPACE.into(), endpoint.metadata.namespace.clone().unwrap_or_default());
     labels.insert(ORCHESTRATOR.into(), endpoint.spec.orchestrator.clone());
     if !endpoint.spec.service_account_name.is_empty() {
         labels.insert(SERVICE_ACCOUNT.into(), endpoint.spec.service_account_name.clone());
