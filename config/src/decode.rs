@@ -2,7 +2,8 @@
 //!
 //! Serde stops at the first error. So a value that does not fit is noted with its path and left out,
 //! and the document is decoded again without it, until nothing is left to complain about. Unknown
-//! fields are noted on the way; they stop nothing.
+//! fields are noted on the way; they stop nothing. Kubernetes' own objects have many that mean nothing
+//! here, so for those unknown fields are passed over.
 //!
 //! Invariants: each pass leaves out one more path, so passes end; there are at most `PROBLEMS_MAX`.
 //! As in Go's JSON, `null` for a field means the field is absent.
@@ -26,6 +27,16 @@ const PROBLEMS_MAX: usize = 100;
 
 /// Keys of a resource that say what it is; whoever decodes it has read them already.
 const ROOT_KEYS: [&str; 2] = ["apiVersion", "kind"];
+/// What Kubernetes keeps in the metadata of any object for itself.
+const PASSED_OVER_IN_METADATA: [&str; 5] =
+    ["managedFields", "ownerReferences", "selfLink", "generateName", "deletionGracePeriodSeconds"];
+
+/// What becomes of fields nobody asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Strictness {
+    Refuse,
+    PassOver,
+}
 
 pub(crate) struct Decoded<T> {
     /// The value without what could not be read; none when too much was missing.
@@ -43,9 +54,9 @@ impl<T> Decoded<T> {
 }
 
 /// Decodes the document found at `path` of the text it came from.
-pub(crate) fn decode<T: DeserializeOwned>(root: &Node, path: &str) -> Decoded<T> {
+pub(crate) fn decode<T: DeserializeOwned>(root: &Node, path: &str, strictness: Strictness) -> Decoded<T> {
     let mut problems: Vec<(Position, FieldError)> = Vec::new();
-    let mut pass = Pass::default();
+    let mut pass = Pass { strictness, left_out: BTreeSet::new(), unknown: RefCell::default() };
     let value = loop {
         let decoder = Decoder { node: root, path: Path::Root(path), pass: &pass };
         let error = match T::deserialize(decoder) {
@@ -67,8 +78,8 @@ pub(crate) fn decode<T: DeserializeOwned>(root: &Node, path: &str) -> Decoded<T>
 }
 
 /// What one pass knows from the passes before it, and the unknown fields it meets.
-#[derive(Default)]
 struct Pass {
+    strictness: Strictness,
     left_out: BTreeSet<String>,
     unknown: RefCell<BTreeMap<String, (Position, FieldError)>>,
 }
@@ -234,7 +245,7 @@ impl<'de, 'a> Deserializer<'de> for Decoder<'a> {
 
     fn deserialize_struct<V: Visitor<'de>>(
         self,
-        _name: &'static str,
+        name: &'static str,
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
@@ -242,9 +253,13 @@ impl<'de, 'a> Deserializer<'de> for Decoder<'a> {
             return Err(self.misfit(format!("a map with fields {}", fields.join(", ")), None));
         };
         let is_root = matches!(self.path, Path::Root(_));
-        for (key, _) in entries {
-            let is_known = fields.contains(&key.name.as_str()) || (is_root && ROOT_KEYS.contains(&key.name.as_str()));
-            if !is_known {
+        let is_refused = |field: &str| {
+            let is_passed_over = (is_root && ROOT_KEYS.contains(&field))
+                || (name == "Metadata" && PASSED_OVER_IN_METADATA.contains(&field));
+            !fields.contains(&field) && !is_passed_over
+        };
+        if self.pass.strictness == Strictness::Refuse {
+            for (key, _) in entries.iter().filter(|(key, _)| is_refused(&key.name)) {
                 self.note_unknown(key, fields);
             }
         }

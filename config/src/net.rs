@@ -347,6 +347,27 @@ impl fmt::Display for Port {
     }
 }
 
+/// Ports by number only: `80`, `8000:8080`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortNumbers(pub PortRange);
+
+impl PortNumbers {
+    pub const EXPECTED: &'static str = "a port 1-65535, or a range low:high";
+
+    pub fn parse(text: &str) -> Result<PortNumbers, ValueError> {
+        match Port::parse(text) {
+            Ok(Port::Numbers(range)) => Ok(PortNumbers(range)),
+            _ => Err(ValueError::new(text, PortNumbers::EXPECTED)),
+        }
+    }
+}
+
+impl fmt::Display for PortNumbers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// The name of an endpoint's port: `[a-zA-Z0-9_.-]{1,128}`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortName(String);
@@ -455,6 +476,12 @@ impl Serialize for Port {
     }
 }
 
+impl Serialize for PortNumbers {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Port::Numbers(self.0).serialize(serializer)
+    }
+}
+
 /// Reads a value that may be written as a number or as a string; the two closures are its two readings.
 pub(crate) fn number_or_text<'de, D, T>(
     deserializer: D,
@@ -518,6 +545,16 @@ impl<'de> Deserialize<'de> for Port {
             PortRange::new(port, port).map(Port::Numbers)
         };
         number_or_text(deserializer, Port::EXPECTED, from_number, |text| text.parse().ok())
+    }
+}
+
+impl<'de> Deserialize<'de> for PortNumbers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PortNumbers, D::Error> {
+        let from_number = |number| {
+            let port = u16::try_from(number).ok()?;
+            PortRange::new(port, port).map(PortNumbers)
+        };
+        number_or_text(deserializer, PortNumbers::EXPECTED, from_number, |text| PortNumbers::parse(text).ok())
     }
 }
 

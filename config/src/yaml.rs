@@ -13,8 +13,8 @@ use std::fmt;
 use crate::document::{self, Node, Position, SyntaxError, Value};
 use crate::resource::{self, FieldError, Kind, Read, Resource};
 
-/// The list kind without a kind of its own.
-const PLAIN_LIST: &str = "List";
+/// What a list kind ends in; alone, it is a list of any kinds.
+const LIST: &str = "List";
 
 /// One thing wrong with a text, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -66,12 +66,14 @@ impl Found<'_> {
         if document.value == Value::Null {
             return;
         }
-        let kind = document.get("kind").and_then(Node::as_text).unwrap_or_default();
-        match kind.strip_suffix("List") {
-            Some(of) if kind == PLAIN_LIST || Kind::from_name(of).is_some() => {
-                self.list(document, Kind::from_name(of));
-            }
-            _ => self.resource(document, "", None),
+        let text = |field: &str| document.get(field).and_then(Node::as_text).unwrap_or_default();
+        match text("kind").strip_suffix(LIST) {
+            Some("") => self.list(document, None),
+            Some(of) => match Kind::of(text("apiVersion"), of).or_else(|| Kind::written_as(of).next()) {
+                Some(kind) => self.list(document, Some(kind)),
+                None => self.resource(document, "", None),
+            },
+            None => self.resource(document, "", None),
         }
     }
 

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use config::resource::Resource;
+use config::resource::{Kind, Resource};
 use config::selector::Selector;
 use config::yaml;
 use serde_json::{Value, json};
@@ -64,32 +64,41 @@ fn selectors() {
 
 /// A whole resource around the fragment a case is about; none for types we do not have.
 fn resource(go_type: &str, input: &Value) -> Option<Value> {
-    let whole = |kind: &str, name: &str, spec: Value| json!({"kind": kind, "metadata": {"name": name}, "spec": spec});
-    let rule = |rule: Value| whole("GlobalNetworkPolicy", "x", json!({"ingress": [rule]}));
-    let endpoint = |spec: Value| whole("WorkloadEndpoint", "x", spec);
+    let whole = |kind: &str, spec: Value| json!({"kind": kind, "metadata": {"name": "default"}, "spec": spec});
+    let rule = |rule: Value| whole("GlobalNetworkPolicy", json!({"ingress": [rule]}));
+    let endpoint = |spec: Value| whole("WorkloadEndpoint", spec);
+    let controllers = |controllers: Value| whole("KubeControllersConfiguration", json!({"controllers": controllers}));
     let name = go_type.rsplit(' ').next()?;
+    if Kind::from_name(name).is_some() {
+        let mut json = input.clone();
+        json["kind"] = name.into();
+        return Some(json);
+    }
+    if let Some(kind) = name.strip_suffix("Spec").filter(|kind| Kind::from_name(kind).is_some()) {
+        return Some(whole(kind, input.clone()));
+    }
     Some(match name {
-        "NetworkPolicy" | "GlobalNetworkPolicy" | "HostEndpoint" | "IPPool" | "Tier" => {
-            let mut json = input.clone();
-            json["kind"] = name.into();
-            json
-        }
         "Rule" => rule(input.clone()),
         "EntityRule" => rule(json!({"action": "Allow", "source": input})),
         "ICMPFields" => rule(json!({"action": "Allow", "protocol": "ICMP", "icmp": input})),
         "HTTPMatch" => rule(json!({"action": "Allow", "http": input})),
         "other" | "Protocol" if !input.is_object() => rule(json!({"action": "Allow", "protocol": input})),
-        "HostEndpointSpec" => whole("HostEndpoint", "x", input.clone()),
-        "IPPoolSpec" => whole("IPPool", "x", input.clone()),
-        "ProfileSpec" => whole("Profile", "x", input.clone()),
-        "NodeSpec" => whole("Node", "x", input.clone()),
         "NodeStatus" => json!({"kind": "Node", "metadata": {"name": "x"}, "status": input}),
-        "WorkloadEndpointSpec" => endpoint(input.clone()),
         "WorkloadEndpointPort" => endpoint(json!({"interfaceName": "cali0", "ports": [input]})),
         "IPNAT" => {
             let own = input["internalIP"].as_str()?;
             endpoint(json!({"interfaceName": "cali0", "ipNATs": [input], "ipNetworks": [own]}))
         }
+        "ProtoPort" => whole("FelixConfiguration", json!({"failsafeInboundHostPorts": [input]})),
+        "BGPFilterRuleV4" => whole("BGPFilter", json!({"importV4": [input]})),
+        "BGPFilterRuleV6" => whole("BGPFilter", json!({"importV6": [input]})),
+        "BGPFilterOperation" => whole("BGPFilter", json!({"importV4": [{"action": "Accept", "operations": [input]}]})),
+        "Template" => controllers(json!({"node": {"hostEndpoint": {"templates": [input]}}})),
+        "NodeControllerConfig" => controllers(json!({"node": input})),
+        "PolicyControllerConfig" => controllers(json!({"policy": input})),
+        "WorkloadEndpointControllerConfig" => controllers(json!({"workloadEndpoint": input})),
+        "ServiceAccountControllerConfig" => controllers(json!({"serviceAccount": input})),
+        "NamespaceControllerConfig" => controllers(json!({"namespace": input})),
         _ => return None,
     })
 }

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use config::resource::{
-    GlobalNetworkPolicy, HostEndpoint, IpPool, Key, NetworkPolicy, Node, Profile, Resource, StaticRoute, Tier,
-    WorkloadEndpoint,
+    BgpConfiguration, BgpFilter, BgpPeer, BlockAffinity, ClusterNetworkPolicy, EndpointSlice, FelixConfiguration,
+    GlobalNetworkPolicy, GlobalNetworkSet, HostEndpoint, IpPool, IpReservation, IpamConfiguration, Key,
+    KubernetesNetworkPolicy, Namespace, NetworkPolicy, NetworkSet, Node, Profile, Resource, Service, ServiceAccount,
+    StagedGlobalNetworkPolicy, StagedKubernetesNetworkPolicy, StagedNetworkPolicy, StaticRoute, Tier, WorkloadEndpoint,
 };
 
 use crate::datastore::{SyncEvent, Update};
@@ -35,6 +37,24 @@ impl Resources {
         nodes: Node,
         ip_pools: IpPool,
         static_routes: StaticRoute,
+        network_sets: NetworkSet,
+        global_network_sets: GlobalNetworkSet,
+        staged_network_policies: StagedNetworkPolicy,
+        staged_global_network_policies: StagedGlobalNetworkPolicy,
+        staged_kubernetes_network_policies: StagedKubernetesNetworkPolicy,
+        kubernetes_network_policies: KubernetesNetworkPolicy,
+        cluster_network_policies: ClusterNetworkPolicy,
+        namespaces: Namespace,
+        service_accounts: ServiceAccount,
+        services: Service,
+        endpoint_slices: EndpointSlice,
+        felix_configurations: FelixConfiguration,
+        bgp_configurations: BgpConfiguration,
+        bgp_peers: BgpPeer,
+        bgp_filters: BgpFilter,
+        ip_reservations: IpReservation,
+        ipam_configurations: IpamConfiguration,
+        block_affinities: BlockAffinity,
     }
 
     pub fn put(&mut self, resource: Resource) {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::net::Cidr;
 use crate::selector::Selector;
 
 /// Names are DNS subdomains of at most this many characters.
@@ -158,14 +159,29 @@ impl Check {
     /// Kubernetes labels: qualified keys, values of the same alphabet.
     pub(crate) fn labels(&mut self, field: &str, labels: &BTreeMap<String, String>) {
         for (key, value) in labels {
-            if !is_qualified_name(key) {
-                self.refuse_field(&entry(field, key), quoted(key), KEY_EXPECTED);
-            }
-            if !value.is_empty() && !is_label_part(value) {
-                let expected = "a label value: at most 63 letters, digits, '-', '_' or '.', \
-                                with a letter or digit at both ends";
-                self.refuse_field(&entry(field, key), quoted(value), expected);
-            }
+            let entry = entry(field, key);
+            self.label_key(&entry, key);
+            self.field(&entry, |check| check.label_value(value));
+        }
+    }
+
+    pub(crate) fn label_key(&mut self, field: &str, key: &str) {
+        if !is_qualified_name(key) {
+            self.refuse_field(field, quoted(key), KEY_EXPECTED);
+        }
+    }
+
+    /// The value of a label, at the present path.
+    pub(crate) fn label_value(&mut self, value: &str) {
+        if !value.is_empty() && !is_label_part(value) {
+            self.refuse(quoted(value), VALUE_EXPECTED);
+        }
+    }
+
+    /// A network, without bits beyond its length.
+    pub(crate) fn masked(&mut self, field: &str, cidr: &Cidr) {
+        if !cidr.is_masked() {
+            self.refuse_field(field, cidr, format!("{}, without host bits", cidr.masked()));
         }
     }
 
@@ -183,6 +199,9 @@ impl Check {
 
 const KEY_EXPECTED: &str = "a key such as role or example.org/role: an optional lowercase DNS prefix and '/', then \
                             at most 63 letters, digits, '-', '_' or '.', with a letter or digit at both ends";
+
+const VALUE_EXPECTED: &str = "a label value: at most 63 letters, digits, '-', '_' or '.', with a letter or digit at \
+                              both ends";
 
 /// The path of one entry of a map whose keys may hold dots.
 pub(crate) fn entry(field: &str, key: &str) -> String {

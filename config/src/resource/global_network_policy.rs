@@ -56,27 +56,29 @@ impl GlobalNetworkPolicy {
     }
 
     pub(super) fn validate(&self, check: &mut Check) {
-        check.field("spec", |check| {
-            check.required_name("tier", &self.spec.tier, "a tier name");
-            check.distinct("types", &self.spec.types);
-            check.distinct("performanceHints", &self.spec.performance_hints);
-            check.selector("selector", &self.spec.selector);
-            let narrowing = [
-                ("serviceAccountSelector", &self.spec.service_account_selector),
-                ("namespaceSelector", &self.spec.namespace_selector),
-            ];
-            for (name, selector) in narrowing {
-                if let Some(selector) = selector {
-                    check.selector(name, selector);
-                }
-            }
-            self.spec.validate_host_modes(check);
-            rule::validate_rules(&self.spec.ingress, &self.spec.egress, true, check);
-        });
+        check.field("spec", |check| self.spec.validate(check));
     }
 }
 
 impl GlobalNetworkPolicySpec {
+    pub(super) fn validate(&self, check: &mut Check) {
+        check.required_name("tier", &self.tier, "a tier name");
+        check.distinct("types", &self.types);
+        check.distinct("performanceHints", &self.performance_hints);
+        check.selector("selector", &self.selector);
+        let narrowing = [
+            ("serviceAccountSelector", &self.service_account_selector),
+            ("namespaceSelector", &self.namespace_selector),
+        ];
+        for (name, selector) in narrowing {
+            if let Some(selector) = selector {
+                check.selector(name, selector);
+            }
+        }
+        self.validate_host_modes(check);
+        rule::validate_rules(&self.ingress, &self.egress, true, check);
+    }
+
     fn validate_host_modes(&self, check: &mut Check) {
         if self.pre_dnat && self.do_not_track {
             check.refuse_field("preDNAT", "both preDNAT and doNotTrack", "at most one of them");

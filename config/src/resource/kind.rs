@@ -4,24 +4,50 @@ use std::fmt;
 
 use crate::suggest;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    Node,
-    WorkloadEndpoint,
-    HostEndpoint,
-    IpPool,
-    GlobalNetworkPolicy,
-    NetworkPolicy,
-    StaticRoute,
-    Profile,
-    Tier,
+/// Gives the list of all kinds to another macro, before the macro's own arguments. The names are those of the structs
+/// and of the variants of `Kind` and `Resource`; the order is that of messages and of keys.
+macro_rules! every_kind {
+    ($then:ident!($($arguments:tt)*)) => {
+        $then! {
+            [
+                Node WorkloadEndpoint HostEndpoint IpPool GlobalNetworkPolicy NetworkPolicy StaticRoute Profile Tier
+                NetworkSet GlobalNetworkSet
+                StagedNetworkPolicy StagedGlobalNetworkPolicy StagedKubernetesNetworkPolicy
+                IpReservation IpamConfiguration BlockAffinity
+                BgpConfiguration BgpPeer BgpFilter
+                FelixConfiguration KubeControllersConfiguration ClusterInformation CalicoNodeStatus
+                KubernetesNetworkPolicy ClusterNetworkPolicy Namespace ServiceAccount Service EndpointSlice
+            ]
+            $($arguments)*
+        }
+    };
 }
+pub(super) use every_kind;
+
+macro_rules! define_kind {
+    ([$($kind:ident)+]) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Kind {
+            $($kind,)+
+        }
+
+        impl Kind {
+            pub const ALL: &'static [Kind] = &[$(Kind::$kind,)+];
+        }
+    };
+}
+every_kind!(define_kind!());
+
+/// The group of Calico's kinds.
+const CALICO: &str = "projectcalico.org/v3";
+/// Kubernetes' first kinds have no group.
+const CORE: &str = "v1";
 
 /// A word that names no kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "unknown kind {word:?}, expected one of {}{}",
-    Kind::ALL.map(Kind::name).join(", "),
+    all_names(),
     suggestion.as_deref().map(|s| format!(" (did you mean {s}?)")).unwrap_or_default()
 )]
 pub struct UnknownKind {
@@ -30,19 +56,7 @@ pub struct UnknownKind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 9] = [
-        Kind::Node,
-        Kind::WorkloadEndpoint,
-        Kind::HostEndpoint,
-        Kind::IpPool,
-        Kind::GlobalNetworkPolicy,
-        Kind::NetworkPolicy,
-        Kind::StaticRoute,
-        Kind::Profile,
-        Kind::Tier,
-    ];
-
-    /// As written in `kind:`.
+    /// What tells the kind from all others, in paths, keys and messages.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Node => "Node",
@@ -54,6 +68,35 @@ impl Kind {
             Kind::StaticRoute => "StaticRoute",
             Kind::Profile => "Profile",
             Kind::Tier => "Tier",
+            Kind::NetworkSet => "NetworkSet",
+            Kind::GlobalNetworkSet => "GlobalNetworkSet",
+            Kind::StagedNetworkPolicy => "StagedNetworkPolicy",
+            Kind::StagedGlobalNetworkPolicy => "StagedGlobalNetworkPolicy",
+            Kind::StagedKubernetesNetworkPolicy => "StagedKubernetesNetworkPolicy",
+            Kind::IpReservation => "IPReservation",
+            Kind::IpamConfiguration => "IPAMConfiguration",
+            Kind::BlockAffinity => "BlockAffinity",
+            Kind::BgpConfiguration => "BGPConfiguration",
+            Kind::BgpPeer => "BGPPeer",
+            Kind::BgpFilter => "BGPFilter",
+            Kind::FelixConfiguration => "FelixConfiguration",
+            Kind::KubeControllersConfiguration => "KubeControllersConfiguration",
+            Kind::ClusterInformation => "ClusterInformation",
+            Kind::CalicoNodeStatus => "CalicoNodeStatus",
+            Kind::KubernetesNetworkPolicy => "KubernetesNetworkPolicy",
+            Kind::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+            Kind::Namespace => "Namespace",
+            Kind::ServiceAccount => "ServiceAccount",
+            Kind::Service => "Service",
+            Kind::EndpointSlice => "EndpointSlice",
+        }
+    }
+
+    /// As written in `kind:`. Two kinds are written alike and differ in their `apiVersion`.
+    pub fn written(self) -> &'static str {
+        match self {
+            Kind::KubernetesNetworkPolicy => "NetworkPolicy",
+            _ => self.name(),
         }
     }
 
@@ -63,31 +106,62 @@ impl Kind {
     }
 
     pub fn is_namespaced(self) -> bool {
-        matches!(self, Kind::NetworkPolicy | Kind::WorkloadEndpoint)
+        matches!(
+            self,
+            Kind::NetworkPolicy
+                | Kind::WorkloadEndpoint
+                | Kind::NetworkSet
+                | Kind::StagedNetworkPolicy
+                | Kind::StagedKubernetesNetworkPolicy
+                | Kind::KubernetesNetworkPolicy
+                | Kind::ServiceAccount
+                | Kind::Service
+                | Kind::EndpointSlice
+        )
     }
 
     /// As written in `apiVersion:`. Our own kinds have our own group.
     pub fn api_version(self) -> &'static str {
         match self {
             Kind::StaticRoute => "vrouter.io/v1",
-            _ => "projectcalico.org/v3",
+            Kind::KubernetesNetworkPolicy => "networking.k8s.io/v1",
+            Kind::ClusterNetworkPolicy => "policy.networking.k8s.io/v1alpha2",
+            Kind::EndpointSlice => "discovery.k8s.io/v1",
+            Kind::Namespace | Kind::ServiceAccount | Kind::Service => CORE,
+            _ => CALICO,
         }
+    }
+
+    /// Kubernetes' own kinds have fields that mean nothing to a router; those are passed over. In all others an unknown
+    /// field is a mistake.
+    pub fn tolerates_unknown_fields(self) -> bool {
+        !matches!(self.api_version(), CALICO) && self != Kind::StaticRoute
     }
 
     /// The kind a person means, in any case: `np`, `netpols`... are calicoctl's words.
     pub fn parse_word(word: &str) -> Result<Kind, UnknownKind> {
         let lower = word.to_lowercase();
-        let named = Kind::ALL.into_iter().find(|kind| kind.words().contains(&lower.as_str()));
-        named.ok_or_else(|| {
-            let words = Kind::ALL.into_iter().flat_map(|kind| kind.words().iter().copied());
+        let named = Kind::ALL.iter().find(|kind| kind.words().contains(&lower.as_str()));
+        named.copied().ok_or_else(|| {
+            let words = Kind::ALL.iter().flat_map(|kind| kind.words().iter().copied());
             let suggestion = suggest::nearest(word, words).map(str::to_string);
             UnknownKind { word: word.to_string(), suggestion }
         })
     }
 
-    /// The kind exactly named in `kind:`.
+    /// The kind of exactly this `name`.
     pub fn from_name(name: &str) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|kind| kind.name() == name)
+        Kind::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
+
+    /// The kind that a document with this `apiVersion:` and `kind:` is of.
+    pub fn of(api_version: &str, written: &str) -> Option<Kind> {
+        Kind::written_as(written).find(|kind| kind.api_version() == api_version)
+    }
+
+    /// The kinds that `kind:` alone may mean.
+    pub fn written_as(written: &str) -> impl Iterator<Item = Kind> {
+        Kind::ALL.iter().copied().filter(move |kind| kind.written() == written)
     }
 
     /// The plural first, then the other words.
@@ -104,8 +178,58 @@ impl Kind {
             Kind::StaticRoute => &["staticroutes", "staticroute", "route", "routes", "sr"],
             Kind::Profile => &["profiles", "profile", "pro", "pros"],
             Kind::Tier => &["tiers", "tier"],
+            Kind::NetworkSet => &["networksets", "networkset", "netset", "netsets"],
+            Kind::GlobalNetworkSet => &["globalnetworksets", "globalnetworkset", "gnetset", "gnetsets"],
+            Kind::StagedNetworkPolicy => &[
+                "stagednetworkpolicies",
+                "stagednetworkpolicy",
+                "stagedpolicies",
+                "stagedpolicy",
+                "snp",
+                "snps",
+                "spol",
+                "spols",
+            ],
+            Kind::StagedGlobalNetworkPolicy => {
+                &["stagedglobalnetworkpolicies", "stagedglobalnetworkpolicy", "sgnp", "sgnps"]
+            }
+            Kind::StagedKubernetesNetworkPolicy => &[
+                "stagedkubernetesnetworkpolicies",
+                "stagedkubernetesnetworkpolicy",
+                "stagedkubernetespolicies",
+                "stagedkubernetespolicy",
+                "sknp",
+                "sknps",
+                "skpol",
+                "skpols",
+            ],
+            Kind::IpReservation => &["ipreservations", "ipreservation", "reservations", "reservation"],
+            Kind::IpamConfiguration => &["ipamconfigurations", "ipamconfiguration", "ipamconfigs", "ipamconfig"],
+            Kind::BlockAffinity => &["blockaffinities", "blockaffinity", "affinities", "affinity"],
+            Kind::BgpConfiguration => &["bgpconfigurations", "bgpconfiguration", "bgpconfigs", "bgpconfig"],
+            Kind::BgpPeer => &["bgppeers", "bgppeer", "bgpp", "bgpps", "bp", "bps"],
+            Kind::BgpFilter => &["bgpfilters", "bgpfilter", "bgpf", "bgpfs", "bf", "bfs"],
+            Kind::FelixConfiguration => &["felixconfigurations", "felixconfiguration", "felixconfigs", "felixconfig"],
+            Kind::KubeControllersConfiguration => &[
+                "kubecontrollersconfigurations",
+                "kubecontrollersconfiguration",
+                "kubecontrollersconfigs",
+                "kubecontrollersconfig",
+            ],
+            Kind::ClusterInformation => &["clusterinformations", "clusterinformation", "clusterinfos", "clusterinfo"],
+            Kind::CalicoNodeStatus => &["caliconodestatuses", "caliconodestatus", "nodestatuses", "nodestatus"],
+            Kind::KubernetesNetworkPolicy => &["kubernetesnetworkpolicies", "kubernetesnetworkpolicy", "knp", "knps"],
+            Kind::ClusterNetworkPolicy => &["clusternetworkpolicies", "clusternetworkpolicy", "cnp", "cnps"],
+            Kind::Namespace => &["namespaces", "namespace", "ns"],
+            Kind::ServiceAccount => &["serviceaccounts", "serviceaccount", "sa"],
+            Kind::Service => &["services", "service", "svc"],
+            Kind::EndpointSlice => &["endpointslices", "endpointslice", "eps"],
         }
     }
+}
+
+fn all_names() -> String {
+    Kind::ALL.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ")
 }
 
 impl fmt::Display for Kind {
@@ -173,10 +297,13 @@ mod tests {
 
     #[test]
     fn every_kind_is_its_own_word() {
-        for kind in Kind::ALL {
+        for kind in Kind::ALL.iter().copied() {
             assert_eq!(Kind::parse_word(kind.name()), Ok(kind));
-            assert_eq!(Kind::parse_word(kind.plural()), Ok(kind));
+            for word in kind.words() {
+                assert_eq!(Kind::parse_word(word), Ok(kind), "{word} means two kinds");
+            }
             assert_eq!(Kind::from_name(kind.name()), Some(kind));
+            assert_eq!(Kind::of(kind.api_version(), kind.written()), Some(kind));
         }
     }
 

@@ -10,6 +10,9 @@ use super::kind::Kind;
 
 pub const DEFAULT_NAMESPACE: &str = "default";
 
+/// The namespace something is in, as a label that selectors see.
+pub const NAMESPACE_LABEL: &str = "projectcalico.org/namespace";
+
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Metadata {
@@ -78,13 +81,27 @@ impl Metadata {
         });
     }
 
+    /// Which namespace an object is in is for its metadata to say, not for a label.
+    pub(super) fn refuse_namespace_label(&self, check: &mut Check) {
+        if let Some(value) = self.labels.get(NAMESPACE_LABEL) {
+            let path = format!("metadata.{}", check::entry("labels", NAMESPACE_LABEL));
+            check.refuse_field(&path, check::quoted(value), "no such label: it is set by the router");
+        }
+    }
+
     fn validate_name(&self, kind: Kind, check: &mut Check) {
         if self.name.is_empty() {
             return check.refuse_field("name", "nothing", format!("a name for this {kind}"));
         }
         let (is_right, expected) = match kind {
-            Kind::NetworkPolicy => (is_policy_name(&self.name), POLICY_NAME),
-            Kind::GlobalNetworkPolicy => (is_one_or_two_labels(&self.name), POLICY_NAME),
+            Kind::NetworkPolicy | Kind::StagedNetworkPolicy => (is_policy_name(&self.name), POLICY_NAME),
+            Kind::GlobalNetworkPolicy | Kind::StagedGlobalNetworkPolicy => {
+                (is_one_or_two_labels(&self.name), POLICY_NAME)
+            }
+            Kind::IpamConfiguration | Kind::ClusterInformation | Kind::KubeControllersConfiguration => {
+                (self.name == ONLY_NAME, ONLY_NAME_EXPECTED)
+            }
+            Kind::Namespace => (self.name.len() <= 63 && check::is_dns_label(&self.name), NAMESPACE_NAME),
             Kind::Tier => (self.name.len() <= 63 && check::is_dns_label(&self.name), TIER_NAME),
             _ => (check::is_subdomain(&self.name), RESOURCE_NAME),
         };
@@ -99,6 +116,10 @@ impl Metadata {
 
 const RESOURCE_NAME: &str = "a name: lowercase letters, digits, '-' and '.', at most 253";
 const POLICY_NAME: &str = "a policy name: lowercase letters, digits and '-', with at most one '.', at most 253";
+const NAMESPACE_NAME: &str = "a namespace's name: lowercase letters, digits and '-', at most 63";
+/// The name of the only instance of a kind.
+const ONLY_NAME: &str = "default";
+const ONLY_NAME_EXPECTED: &str = "default: there is one of this kind";
 const TIER_NAME: &str = "a tier name: lowercase letters, digits and '-', at most 63";
 
 fn is_policy_name(name: &str) -> bool {

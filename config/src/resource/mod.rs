@@ -10,99 +10,148 @@
 //! from `from_json` has its defaults, and may have been stored by a version with other rules.
 //! Left out: what spans several resources (overlapping pools, a policy in a tier that is not there).
 
+mod bgp_configuration;
+mod bgp_filter;
+mod bgp_peer;
+mod calico_node_status;
 mod check;
+mod cluster_information;
+mod community;
+mod duration;
+mod felix_configuration;
+mod felix_values;
 mod form;
 mod global_network_policy;
 mod host_endpoint;
 mod ip_pool;
+mod ipam;
 mod kind;
+mod kube_controllers;
+mod kubernetes;
 mod metadata;
 mod network_policy;
+mod network_set;
 mod node;
+mod number;
+mod pattern;
 mod profile;
 mod qos;
 mod rule;
+mod staged_policy;
 mod static_route;
 mod status;
 mod tier;
+mod word;
 mod workload_endpoint;
 
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
+pub use bgp_configuration::{
+    BgpConfiguration, BgpConfigurationSpec, BgpPassword, BindMode, DEFAULT_CONFIGURATION, LogSeverity, NamedCommunity,
+    PrefixAdvertisement, ProgramClusterRoutes, RoutePriority, SecretKeySelector, ServiceIpBlock,
+};
+pub use bgp_filter::{
+    AddCommunity, BgpFilter, BgpFilterAction, BgpFilterCommunities, BgpFilterOperation, BgpFilterOperator,
+    BgpFilterPeerType, BgpFilterPrefixLength, BgpFilterRule, BgpFilterSource, BgpFilterSpec, PrependAsPath,
+    SetPriority,
+};
+pub use bgp_peer::{BgpPeer, BgpPeerSpec, NextHopMode, PeerAddress, ReversePeering, SourceAddress};
+pub use calico_node_status::{
+    BgpDaemonState, BgpDaemonStatus, BgpPeerType, BgpSessionState, CalicoNodeStatus, CalicoNodeStatusReport,
+    CalicoNodeStatusSpec, NodeAgentStatus, NodeBgpStatus, NodePeer, NodeRoute, NodeRouteLearnedFrom, NodeRouteSource,
+    NodeRouteType, NodeRoutesStatus, NodeStatusClass,
+};
 pub use check::{FieldError, NAME_MAX};
+pub use cluster_information::{ClusterInformation, ClusterInformationSpec};
+pub use community::Community;
+pub use duration::TimeSpan;
+pub use felix_configuration::{FelixConfiguration, FelixConfigurationSpec};
+pub use felix_values::*;
 pub use global_network_policy::{GlobalNetworkPolicy, GlobalNetworkPolicySpec};
 pub use host_endpoint::{ALL_INTERFACES, EndpointPort, HostEndpoint, HostEndpointSpec};
 pub use ip_pool::{AllowedUse, AssignmentMode, EncapsulationMode, IpPool, IpPoolSpec, IpPoolStatus};
+pub use ipam::{
+    AffinityType, BlockAffinity, BlockAffinitySpec, BlockAffinityState, IpReservation, IpReservationSpec,
+    IpamConfiguration, IpamConfigurationSpec,
+};
 pub use kind::{Key, Kind, UnknownKind};
-pub use metadata::{DEFAULT_NAMESPACE, Metadata};
+pub use kube_controllers::{
+    AssignIps, AutoHostEndpointConfig, ControllerLogSeverity, ControllersConfig, HostEndpointTemplate,
+    KubeControllersConfiguration, KubeControllersConfigurationSpec, KubeControllersConfigurationStatus,
+    LoadBalancerControllerConfig, MigrationControllerConfig, NodeControllerConfig, ReconcilingControllerConfig,
+};
+pub use kubernetes::*;
+pub use metadata::{DEFAULT_NAMESPACE, Metadata, NAMESPACE_LABEL};
 pub use network_policy::{DEFAULT_TIER, NetworkPolicy, NetworkPolicySpec, PerformanceHint, TIER_LABEL};
+pub use network_set::{GlobalNetworkSet, NetworkSet, NetworkSetSpec};
 pub use node::{
     AsNumber, Node, NodeAddress, NodeAddressType, NodeBgpSpec, NodeInterface, NodeSpec, NodeStatus, NodeWireguardSpec,
     OrchRef,
 };
+pub use number::Number;
+pub use pattern::Pattern;
 pub use profile::{Profile, ProfileSpec};
 pub use qos::{Dscp, QosControls};
 pub use rule::{
     Action, EntityRule, HttpMatch, HttpPath, IcmpFields, PolicyType, Rule, RuleMetadata, ServiceAccountMatch,
     ServiceMatch,
 };
+pub use staged_policy::{
+    StagedAction, StagedGlobalNetworkPolicy, StagedGlobalNetworkPolicySpec, StagedNetworkPolicy,
+    StagedNetworkPolicySpec,
+};
 pub use static_route::{StaticRoute, StaticRouteSpec};
 pub use status::Condition;
 pub use tier::{FIXED_TIERS, Tier, TierAction, TierSpec, TierStatus};
+pub use word::Switch;
 pub use workload_endpoint::{IpNat, WorkloadEndpoint, WorkloadEndpointPort, WorkloadEndpointSpec};
 
-use crate::decode::{Decoded, decode};
+use crate::decode::{Decoded, Strictness, decode};
 use crate::document::{self, Node as Document};
 use crate::suggest;
 use check::Check;
 pub(crate) use check::{is_interface, is_subdomain, quoted};
+use kind::every_kind;
 
-#[derive(Debug, Clone, PartialEq)]
-pub enum Resource {
-    Node(Node),
-    WorkloadEndpoint(WorkloadEndpoint),
-    HostEndpoint(HostEndpoint),
-    IpPool(IpPool),
-    GlobalNetworkPolicy(GlobalNetworkPolicy),
-    NetworkPolicy(NetworkPolicy),
-    StaticRoute(StaticRoute),
-    Profile(Profile),
-    Tier(Tier),
+macro_rules! define_resource {
+    ([$($kind:ident)+]) => {
+        #[derive(Debug, Clone, PartialEq)]
+        // Resources are read once and then looked at: a box for the large ones would be in everybody's way.
+        #[allow(clippy::large_enum_variant)]
+        pub enum Resource {
+            $($kind($kind),)+
+        }
+
+        impl Resource {
+            pub fn kind(&self) -> Kind {
+                match self {
+                    $(Resource::$kind(_) => Kind::$kind,)+
+                }
+            }
+        }
+    };
 }
+every_kind!(define_resource!());
 
 /// The same expression for whichever kind it is.
 macro_rules! for_kind {
-    ($resource:expr, $inner:ident => $body:expr) => {
+    ([$($kind:ident)+] $resource:expr, $inner:ident => $body:expr) => {
         match $resource {
-            Resource::Node($inner) => $body,
-            Resource::WorkloadEndpoint($inner) => $body,
-            Resource::HostEndpoint($inner) => $body,
-            Resource::IpPool($inner) => $body,
-            Resource::GlobalNetworkPolicy($inner) => $body,
-            Resource::NetworkPolicy($inner) => $body,
-            Resource::StaticRoute($inner) => $body,
-            Resource::Profile($inner) => $body,
-            Resource::Tier($inner) => $body,
+            $(Resource::$kind($inner) => $body,)+
+        }
+    };
+}
+
+macro_rules! decode_kind {
+    ([$($kind:ident)+] $of:expr, $document:expr, $path:expr, $strictness:expr) => {
+        match $of {
+            $(Kind::$kind => decode($document, $path, $strictness).map(Resource::$kind),)+
         }
     };
 }
 
 impl Resource {
-    pub fn kind(&self) -> Kind {
-        match self {
-            Resource::Node(_) => Kind::Node,
-            Resource::WorkloadEndpoint(_) => Kind::WorkloadEndpoint,
-            Resource::HostEndpoint(_) => Kind::HostEndpoint,
-            Resource::IpPool(_) => Kind::IpPool,
-            Resource::GlobalNetworkPolicy(_) => Kind::GlobalNetworkPolicy,
-            Resource::NetworkPolicy(_) => Kind::NetworkPolicy,
-            Resource::StaticRoute(_) => Kind::StaticRoute,
-            Resource::Profile(_) => Kind::Profile,
-            Resource::Tier(_) => Kind::Tier,
-        }
-    }
-
     pub fn key(&self) -> Key {
         let metadata = self.metadata();
         let kind = self.kind();
@@ -111,11 +160,11 @@ impl Resource {
     }
 
     pub fn metadata(&self) -> &Metadata {
-        for_kind!(self, inner => &inner.metadata)
+        every_kind!(for_kind!(self, inner => &inner.metadata))
     }
 
     pub fn metadata_mut(&mut self) -> &mut Metadata {
-        for_kind!(self, inner => &mut inner.metadata)
+        every_kind!(for_kind!(self, inner => &mut inner.metadata))
     }
 
     /// Fills what was left out. Doing it again changes nothing.
@@ -126,6 +175,10 @@ impl Resource {
             Resource::NetworkPolicy(policy) => policy.apply_defaults(),
             Resource::GlobalNetworkPolicy(policy) => policy.apply_defaults(),
             Resource::IpPool(pool) => pool.apply_defaults(),
+            Resource::StagedNetworkPolicy(policy) => policy.apply_defaults(),
+            Resource::StagedGlobalNetworkPolicy(policy) => policy.apply_defaults(),
+            Resource::StagedKubernetesNetworkPolicy(policy) => policy.apply_defaults(),
+            Resource::KubernetesNetworkPolicy(policy) => policy.apply_defaults(),
             _ => {}
         }
     }
@@ -134,16 +187,16 @@ impl Resource {
     pub fn validate(&self) -> Vec<FieldError> {
         let mut check = Check::default();
         self.metadata().validate(self.kind(), &mut check);
-        for_kind!(self, inner => inner.validate(&mut check));
+        every_kind!(for_kind!(self, inner => inner.validate(&mut check)));
         check.finish()
     }
 
     /// Calico's v3 form.
     pub fn to_json(&self) -> Value {
         // Serialising our own structs cannot fail: their map keys are strings.
-        let mut json = for_kind!(self, inner => serde_json::to_value(inner)).unwrap_or_default();
+        let mut json = every_kind!(for_kind!(self, inner => serde_json::to_value(inner))).unwrap_or_default();
         json["apiVersion"] = self.kind().api_version().into();
-        json["kind"] = self.kind().name().into();
+        json["kind"] = self.kind().written().into();
         json
     }
 
@@ -183,17 +236,11 @@ pub(crate) fn read(document: &Document, path: &str, listed_kind: Option<Kind>) -
             return read;
         }
     };
-    let decoded = match kind {
-        Kind::Node => decode(document, path).map(Resource::Node),
-        Kind::WorkloadEndpoint => decode(document, path).map(Resource::WorkloadEndpoint),
-        Kind::HostEndpoint => decode(document, path).map(Resource::HostEndpoint),
-        Kind::IpPool => decode(document, path).map(Resource::IpPool),
-        Kind::GlobalNetworkPolicy => decode(document, path).map(Resource::GlobalNetworkPolicy),
-        Kind::NetworkPolicy => decode(document, path).map(Resource::NetworkPolicy),
-        Kind::StaticRoute => decode(document, path).map(Resource::StaticRoute),
-        Kind::Profile => decode(document, path).map(Resource::Profile),
-        Kind::Tier => decode(document, path).map(Resource::Tier),
+    let strictness = match kind.tolerates_unknown_fields() {
+        true => Strictness::PassOver,
+        false => Strictness::Refuse,
     };
+    let decoded = every_kind!(decode_kind!(kind, document, path, strictness));
     let Decoded { value, problems, left_out } = decoded;
     read.resource = value.map(|mut resource| {
         resource.apply_defaults();
@@ -219,40 +266,54 @@ fn read_kind(
         let expected = "a resource: a map with apiVersion, kind, metadata and spec".to_string();
         return Err(problem(document, path.to_string(), expected, None));
     }
-    let kind = match (document.get("kind"), listed_kind) {
-        (Some(node), _) => node.as_text().and_then(Kind::from_name).ok_or_else(|| {
-            let names = Kind::ALL.map(Kind::name);
-            let help = suggest::nearest(node.as_text().unwrap_or_default(), names);
-            let help = help.map(|name| format!("did you mean {name}?"));
-            problem(node, at("kind"), format!("one of {}", names.join(", ")), help)
-        })?,
-        (None, Some(kind)) => kind,
-        (None, None) => {
-            let error = FieldError {
-                path: at("kind"),
-                found: "nothing".to_string(),
-                expected: "the kind of resource, such as NetworkPolicy".to_string(),
-                help: None,
-            };
-            return Err(Box::new((document.position, error)));
-        }
+    let Some(written) = document.get("kind") else {
+        return match listed_kind {
+            Some(kind) => read_version(document, &[kind], path, listed_kind),
+            None => {
+                let error = FieldError {
+                    path: at("kind"),
+                    found: "nothing".to_string(),
+                    expected: "the kind of resource, such as NetworkPolicy".to_string(),
+                    help: None,
+                };
+                Err(Box::new((document.position, error)))
+            }
+        };
     };
-    match document.get("apiVersion") {
-        Some(node) if node.as_text() != Some(kind.api_version()) => {
-            let expected = format!("{} for kind {kind}", kind.api_version());
-            Err(problem(node, at("apiVersion"), expected, None))
-        }
-        None if listed_kind.is_none() => {
-            let error = FieldError {
-                path: at("apiVersion"),
-                found: "nothing".to_string(),
-                expected: format!("apiVersion: {}", kind.api_version()),
-                help: None,
-            };
-            Err(Box::new((document.position, error)))
-        }
-        _ => Ok(kind),
+    let kinds: Vec<Kind> = Kind::written_as(written.as_text().unwrap_or_default()).collect();
+    if kinds.is_empty() {
+        let distinct = Kind::ALL.iter().filter(|kind| kind.written() == kind.name());
+        let names: Vec<&str> = distinct.map(|kind| kind.written()).collect();
+        let help = suggest::nearest(written.as_text().unwrap_or_default(), names.iter().copied());
+        let help = help.map(|name| format!("did you mean {name}?"));
+        return Err(problem(written, at("kind"), format!("one of {}", names.join(", ")), help));
     }
+    read_version(document, &kinds, path, listed_kind)
+}
+
+/// Which of the kinds that are written alike the document's `apiVersion` means.
+fn read_version(
+    document: &Document,
+    kinds: &[Kind],
+    path: &str,
+    listed_kind: Option<Kind>,
+) -> Result<Kind, Box<(document::Position, FieldError)>> {
+    let path = if path.is_empty() { "apiVersion".to_string() } else { format!("{path}.apiVersion") };
+    let versions = || kinds.iter().map(|kind| kind.api_version()).collect::<Vec<_>>().join(" or ");
+    let (position, found, expected) = match document.get("apiVersion") {
+        Some(node) => match kinds.iter().find(|kind| node.as_text() == Some(kind.api_version())) {
+            Some(kind) => return Ok(*kind),
+            None => {
+                let expected = format!("{} for kind {}", versions(), kinds[0].written());
+                (node.position, node.describe(), expected)
+            }
+        },
+        None => match listed_kind {
+            Some(listed) => return Ok(if kinds.contains(&listed) { listed } else { kinds[0] }),
+            None => (document.position, "nothing".to_string(), format!("apiVersion: {}", versions())),
+        },
+    };
+    Err(Box::new((position, FieldError { path, found, expected, help: None })))
 }
 
 #[cfg(test)]

@@ -57,16 +57,20 @@ impl NetworkPolicy {
     }
 
     pub(super) fn validate(&self, check: &mut Check) {
-        check.field("spec", |check| {
-            check.required_name("tier", &self.spec.tier, "a tier name");
-            check.distinct("types", &self.spec.types);
-            check.distinct("performanceHints", &self.spec.performance_hints);
-            check.selector("selector", &self.spec.selector);
-            if let Some(selector) = &self.spec.service_account_selector {
-                check.selector("serviceAccountSelector", selector);
-            }
-            rule::validate_rules(&self.spec.ingress, &self.spec.egress, false, check);
-        });
+        check.field("spec", |check| self.spec.validate(check));
+    }
+}
+
+impl NetworkPolicySpec {
+    pub(super) fn validate(&self, check: &mut Check) {
+        check.required_name("tier", &self.tier, "a tier name");
+        check.distinct("types", &self.types);
+        check.distinct("performanceHints", &self.performance_hints);
+        check.selector("selector", &self.selector);
+        if let Some(selector) = &self.service_account_selector {
+            check.selector("serviceAccountSelector", selector);
+        }
+        rule::validate_rules(&self.ingress, &self.egress, false, check);
     }
 }
 

@@ -193,7 +193,7 @@ fn is_wireguard_key(text: &str) -> bool {
 }
 
 /// An autonomous system number, written as a number, as text, or as `high.low`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct AsNumber(pub u32);
 
 impl AsNumber {

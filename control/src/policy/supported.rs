@@ -2,11 +2,19 @@
 //! would be a promise that nobody keeps.
 
 use config::net::Port;
-use config::resource::{EntityRule, FieldError, Resource, Rule};
+use config::resource::{EntityRule, FieldError, Kind, Resource, Rule};
+
+/// Kinds that change what is allowed and that the policy calculation does not look at.
+const KINDS_NOT_ENFORCED: [Kind; 4] =
+    [Kind::KubernetesNetworkPolicy, Kind::ClusterNetworkPolicy, Kind::NetworkSet, Kind::GlobalNetworkSet];
 
 /// The fields of a resource that cannot be honoured.
 pub fn unsupported(resource: &Resource) -> Vec<FieldError> {
     let mut errors = Vec::new();
+    let kind = resource.kind();
+    if KINDS_NOT_ENFORCED.contains(&kind) {
+        errors.push(error("kind", kind.name(), "a kind that is enforced: this one is not, by this version"));
+    }
     match resource {
         Resource::NetworkPolicy(policy) => {
             rules("spec.ingress", &policy.spec.ingress, &mut errors);

@@ -113,7 +113,7 @@ fn list(arguments: &GetArguments, items: &[Value]) -> Result<Value, CliError> {
     let (api_version, kind) = match &arguments.kind {
         Some(word) => {
             let kind = super::kind(word)?;
-            (kind.api_version(), format!("{kind}List"))
+            (kind.api_version(), format!("{}List", kind.written()))
         }
         None => ("v1", "List".to_string()),
     };
@@ -122,7 +122,7 @@ fn list(arguments: &GetArguments, items: &[Value]) -> Result<Value, CliError> {
 
 /// One table per kind, in the order of first appearance. The kind asked for has one even when empty.
 pub(super) fn tables(asked: Option<Kind>, items: &[Value], is_wide: bool, with_namespace: bool) -> String {
-    let kind_of = |item: &Value| item["kind"].as_str().and_then(Kind::from_name);
+    let kind_of = |item: &Value| Kind::of(item["apiVersion"].as_str()?, item["kind"].as_str()?);
     let mut kinds: Vec<Kind> = Vec::new();
     for kind in asked.into_iter().chain(items.iter().filter_map(kind_of)) {
         if !kinds.contains(&kind) {
@@ -143,14 +143,15 @@ pub(super) fn tables(asked: Option<Kind>, items: &[Value], is_wide: bool, with_n
     kinds.into_iter().map(table).collect::<Vec<_>>().join("\n")
 }
 
-/// A heading, and where its cell is: the first place that has something. A place that is no pointer
-/// is the text for "nothing there".
+/// A heading, and where its cell is: the first place that has something. A place behind a `#` is a list to
+/// count; one that is no pointer is the text for "nothing there".
 type ColumnOf = (&'static str, &'static [&'static str]);
 
 fn value(item: &Value, places: &[&str]) -> String {
-    let at = |place: &&str| match place.starts_with('/') {
-        true => item.pointer(place).map(render::cell).filter(|text| !text.is_empty()),
-        false => Some(place.to_string()),
+    let at = |place: &&str| match (place.strip_prefix('#'), place.starts_with('/')) {
+        (Some(list), _) => Some(item.pointer(list).and_then(Value::as_array).map_or(0, Vec::len).to_string()),
+        (None, true) => item.pointer(place).map(render::cell).filter(|text| !text.is_empty()),
+        (None, false) => Some(place.to_string()),
     };
     places.iter().find_map(at).unwrap_or_default()
 }
@@ -166,9 +167,18 @@ fn columns(kind: Kind, is_wide: bool) -> Vec<ColumnOf> {
     const NETWORKS: ColumnOf = ("NETWORKS", &["/spec/ipNetworks"]);
     const PROFILES: ColumnOf = ("PROFILES", &["/spec/profiles"]);
     match (kind, is_wide) {
-        (Kind::NetworkPolicy | Kind::GlobalNetworkPolicy, false) => vec![NAME, TIER],
-        (Kind::NetworkPolicy | Kind::GlobalNetworkPolicy, true) => {
-            vec![NAME, TIER, ("ORDER", &["/spec/order"]), ("SELECTOR", &["/spec/selector", "all()"])]
+        (
+            Kind::NetworkPolicy
+            | Kind::GlobalNetworkPolicy
+            | Kind::StagedNetworkPolicy
+            | Kind::StagedGlobalNetworkPolicy,
+            is_wide,
+        ) => {
+            let mut columns = vec![NAME, TIER];
+            if is_wide {
+                columns.extend([("ORDER", &["/spec/order"][..]), ("SELECTOR", &["/spec/selector", "all()"])]);
+            }
+            columns
         }
         (Kind::Tier, _) => vec![NAME, ("ORDER", &["/spec/order"])],
         (Kind::Profile, false) => vec![NAME],
@@ -209,6 +219,73 @@ fn columns(kind: Kind, is_wide: bool) -> Vec<ColumnOf> {
             NODE,
             ("BLACKHOLE", &["/spec/blackhole", "false"]),
         ],
+        (Kind::NetworkSet | Kind::GlobalNetworkSet, true) => vec![NAME, ("NETS", &["/spec/nets"])],
+        (Kind::IpReservation, true) => vec![NAME, ("CIDRS", &["/spec/reservedCIDRs"])],
+        (Kind::IpamConfiguration, is_wide) => {
+            let mut columns = vec![
+                NAME,
+                ("STRICTAFFINITY", &["/spec/strictAffinity"][..]),
+                ("AUTOALLOCATEBLOCKS", &["/spec/autoAllocateBlocks"]),
+            ];
+            if is_wide {
+                columns.push(("MAXBLOCKSPERHOST", &["/spec/maxBlocksPerHost", "0"]));
+            }
+            columns
+        }
+        (Kind::BlockAffinity, _) => vec![NAME, NODE, CIDR, ("STATE", &["/spec/state"]), ("TYPE", &["/spec/type"])],
+        (Kind::BgpConfiguration, _) => vec![
+            NAME,
+            ("LOGSEVERITY", &["/spec/logSeverityScreen", "Info"]),
+            ("MESHENABLED", &["/spec/nodeToNodeMeshEnabled"]),
+            ("ASNUMBER", &["/spec/asNumber"]),
+        ],
+        (Kind::BgpPeer, _) => vec![
+            NAME,
+            ("PEERIP", &["/spec/peerIP"]),
+            ("NODE", &["/spec/node", "/spec/nodeSelector", "(global)"]),
+            ("ASN", &["/spec/asNumber"]),
+        ],
+        (Kind::BgpFilter, _) => vec![
+            NAME,
+            ("NUMEXPORTV4", &["#/spec/exportV4"]),
+            ("NUMIMPORTV4", &["#/spec/importV4"]),
+            ("NUMEXPORTV6", &["#/spec/exportV6"]),
+            ("NUMIMPORTV6", &["#/spec/importV6"]),
+        ],
+        (Kind::ClusterInformation, _) => vec![
+            NAME,
+            ("CLUSTERGUID", &["/spec/clusterGUID"]),
+            ("CLUSTERTYPE", &["/spec/clusterType"]),
+            ("CALICOVERSION", &["/spec/calicoVersion"]),
+            ("DATASTOREREADY", &["/spec/datastoreReady"]),
+        ],
+        (Kind::CalicoNodeStatus, false) => vec![NAME, NODE],
+        (Kind::CalicoNodeStatus, true) => vec![NAME, NODE, ("CLASSES", &["/spec/classes"])],
+        (Kind::KubernetesNetworkPolicy, true) => {
+            vec![NAME, ("POD-SELECTOR", &["/spec/podSelector"]), ("TYPES", &["/spec/policyTypes"])]
+        }
+        (Kind::ClusterNetworkPolicy, _) => vec![NAME, TIER, ("PRIORITY", &["/spec/priority"])],
+        (Kind::Service, _) => vec![
+            NAME,
+            ("TYPE", &["/spec/type"]),
+            ("CLUSTER-IP", &["/spec/clusterIPs", "/spec/clusterIP"]),
+            ("PORTS", &["/spec/ports"]),
+        ],
+        (Kind::EndpointSlice, _) => {
+            vec![NAME, ("ADDRESSTYPE", &["/addressType"]), ("PORTS", &["/ports"]), ("ENDPOINTS", &["#/endpoints"])]
+        }
+        (
+            Kind::NetworkSet
+            | Kind::GlobalNetworkSet
+            | Kind::IpReservation
+            | Kind::StagedKubernetesNetworkPolicy
+            | Kind::FelixConfiguration
+            | Kind::KubeControllersConfiguration
+            | Kind::KubernetesNetworkPolicy
+            | Kind::Namespace
+            | Kind::ServiceAccount,
+            _,
+        ) => vec![NAME],
     }
 }
 
