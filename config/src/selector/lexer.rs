@@ -10,7 +10,8 @@ use super::{Operator, SelectorError};
 const LABEL_MAX: usize = 512;
 
 const EXPECTED_TERM: &str = "a label, has(label), all(), global(), '!' or '('";
-const EXPECTED_OPERATOR: &str = "an operator after the label: ==, !=, in, not in, contains, starts with, ends with";
+pub(super) const EXPECTED_OPERATOR: &str =
+    "an operator after the label: ==, !=, in, not in, contains, starts with, ends with";
 const EXPECTED_LABEL: &str = "a label of 1-512 letters, digits, '_', '.', '/' or '-'";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +86,9 @@ impl<'a> Lexer<'a> {
 
     fn operator(&mut self) -> Result<Token<'a>, SelectorError> {
         let start = self.offset;
+        if self.rest().is_empty() {
+            return Ok(Token::End);
+        }
         if self.take("==") {
             return Ok(Token::Compare(Operator::Equal));
         }

@@ -1,26 +1,34 @@
 //! The label expression language: `role == 'web' && !has(quarantine)`.
 //!
 //!     text ──lexer──▶ tokens ──parser──▶ Expression ──eval──▶ bool
-//!                                             └──Display──▶ canonical text
+//!                                             ├──Display──▶ canonical text ──▶ identity
+//!                                             └──restrictions──▶ hints for an index of labels
 //!
 //! A selector keeps the text it was written in, which is what is stored and shown; two spellings of
 //! one selection have the same canonical text (`Display`), which is what identifies a set of members.
 //!
 //! Invariants: groups nest at most `parser::NESTING_MAX` deep, so evaluating, printing and dropping
 //! may recurse; a set's values are sorted and distinct.
-//! Left out: the meaning of `global()` (policy calculation rewrites it before it evaluates), set
-//! identities, and index hints.
+//! Left out: the meaning of `global()` (policy calculation rewrites it before it evaluates).
 
 mod eval;
 mod lexer;
 mod parser;
+mod restrictions;
 
 use std::fmt;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::{self, Expected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest, Sha224};
 
 pub use eval::Labels;
+pub use restrictions::{LabelRestriction, Restrictions};
+
+/// What the identity of a selector begins with, before and inside the hash.
+const IDENTITY_PREFIX: &str = "s:";
 
 /// A parsed selector and the text it came from. The default selects everything and was written as nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -52,6 +60,12 @@ impl Selector {
 
     pub fn matches(&self, labels: &impl Labels) -> bool {
         self.expression.matches(labels)
+    }
+
+    /// The name of the set that it selects, the same for all spellings of one selection: Calico's, letter by letter.
+    pub fn id(&self) -> String {
+        let hash = Sha224::digest(format!("{IDENTITY_PREFIX}{self}"));
+        format!("{IDENTITY_PREFIX}{}", URL_SAFE_NO_PAD.encode(hash))
     }
 
     /// As it was written.

@@ -6,7 +6,7 @@
 //!     a && b || !(c      group 0: alternatives [a && b], terms [], negated
 //!                        group 1: terms [c]
 
-use super::lexer::{Lexer, Token};
+use super::lexer::{EXPECTED_OPERATOR, Lexer, Token};
 use super::{Expression, SelectorError};
 
 /// The deepest nesting of groups. A selector of the 1,024 characters a resource may hold cannot be deeper.
@@ -115,7 +115,7 @@ fn term(lexer: &mut Lexer<'_>, position: usize, token: Token<'_>) -> Result<Expr
             let values = set(lexer)?;
             Ok(Expression::In { label, is_negated: operator == Token::NotIn, values })
         }
-        _ => Err(lexer.error(position, "an operator after the label")),
+        _ => Err(lexer.error(position, EXPECTED_OPERATOR)),
     }
 }
 
