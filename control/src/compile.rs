@@ -7,26 +7,28 @@
 //! Routes, of equal prefixes the later wins: the kernel's routes by uplinks, neighbours on uplinks, pools (nowhere), static
 //! routes, the node's own addresses, local endpoints.
 
+mod policy;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use config::net::{Cidr, IpVersion, MacAddress, PortRange};
-use config::resource::Action;
+use config::net::{Cidr, MacAddress};
+use config::resource::PolicyType;
 use fastpath::flow::{mapped, mapped_address};
-use fastpath::table::acl::{
-    self, AclSpec, IcmpMatch, L4Match, ProgramEnd, ProgramSpec, RuleSpec, SideMatch, TierEnd, TierSpec,
-};
+use fastpath::table::acl::Acl;
 use fastpath::table::adjacency::{Adjacency, AdjacencyKind};
 use fastpath::table::interface::{Endpoint, Interface, InterfaceKind};
 use fastpath::table::lpm::Lpm;
 use fastpath::table::{
-    AdjacencyIndex, EndpointIndex, GATEWAY_IPV4, GATEWAY_IPV6, InterfaceIndex, PolicyChange, ProgramIndex,
-    RouterAddresses, RuleIndex, Tables, WorkerIndex,
+    AdjacencyIndex, EndpointIndex, GATEWAY_IPV4, GATEWAY_IPV6, InterfaceIndex, PolicyChange, RouterAddresses,
+    RuleIndex, Tables, WorkerIndex,
 };
+
+pub use policy::PolicyCompiler;
 
 use crate::host::route::METRIC;
 use crate::host::{GATEWAY_MAC, InterfaceAddress, Link, LinkIndex, Neighbour, NextHop, Route, Target};
-use crate::node_state::{NodeState, ResolvedRule, ResolvedSide, RouteTarget};
+use crate::node_state::{NodeState, RouteTarget};
 use crate::reconcile::{HostState, LinkState};
 
 /// An interface that is attached to the fast path.
@@ -113,13 +115,7 @@ impl RuleNames {
     }
 }
 
-pub fn compile(
-    state: &NodeState,
-    host: &HostView<'_>,
-    names: &mut RuleNames,
-    choices: Choices,
-    generation: u32,
-) -> Compiled {
+pub fn compile(state: &NodeState, policy: Acl, host: &HostView<'_>, choices: Choices, generation: u32) -> Compiled {
     let mut compiler =
         Compiler { state, host, adjacencies: Vec::new(), routes: BTreeMap::new(), managed: BTreeSet::new() };
     compiler.kernel_routes();
@@ -146,7 +142,7 @@ pub fn compile(
         adjacencies,
         routes_ipv4: Lpm::build(ipv4),
         routes_ipv6: Lpm::build(ipv6),
-        policy: acl::Acl::build(&policy(state, names)),
+        policy,
         addresses: router_addresses(state),
         policy_change: choices.policy_change,
         endpoint_to_host: choices.endpoint_to_host,
@@ -359,8 +355,8 @@ impl Compiler<'_> {
                 interface.endpoint = EndpointIndex(endpoints.len() as u32);
                 endpoints.push(Endpoint {
                     sources: endpoint.addresses.iter().map(range_of).collect(),
-                    egress: ProgramIndex(endpoint.egress as u32),
-                    ingress: ProgramIndex(endpoint.ingress as u32),
+                    egress: policy::endpoint_program(*position, PolicyType::Egress),
+                    ingress: policy::endpoint_program(*position, PolicyType::Ingress),
                 });
                 let kind = if endpoint.mac.is_some() { AdjacencyKind::Forward } else { AdjacencyKind::Unreachable };
                 let mac = endpoint.mac;
@@ -462,82 +458,5 @@ fn range_of(prefix: &Cidr) -> (u128, u128) {
             let host = u128::MAX.checked_shr(length).unwrap_or(0);
             (address.to_bits(), address.to_bits() | host)
         }
-    }
-}
-
-fn policy(state: &NodeState, names: &mut RuleNames) -> AclSpec {
-    let sets = state.sets.iter().map(|set| set.iter().map(range_of).collect()).collect();
-    let blocks =
-        state.blocks.iter().map(|block| block.rules.iter().flat_map(|rule| rules(rule, names)).collect()).collect();
-    let programs = state
-        .programs
-        .iter()
-        .map(|program| ProgramSpec {
-            tiers: program
-                .tiers
-                .iter()
-                .map(|tier| TierSpec {
-                    blocks: tier.blocks.clone(),
-                    end: tier.end.as_ref().map_or(TierEnd::Pass, |name| TierEnd::Deny(names.index(name))),
-                })
-                .collect(),
-            profiles: program.profiles.clone(),
-            end: ProgramEnd::Deny(names.index(&program.no_match)),
-        })
-        .collect();
-    AclSpec { sets, port_sets: Vec::new(), blocks, programs }
-}
-
-/// A rule as the fast path has it: one per family that its prefixes leave possible.
-fn rules(rule: &ResolvedRule, names: &mut RuleNames) -> Vec<RuleSpec> {
-    let index = names.index(&rule.name);
-    let has_nets =
-        [&rule.source, &rule.destination].iter().any(|side| !side.nets.is_empty() || !side.not_nets.is_empty());
-    let families: &[Option<bool>] = match rule.ip_version {
-        Some(IpVersion::V4) => &[Some(true)],
-        Some(IpVersion::V6) => &[Some(false)],
-        None if has_nets => &[Some(true), Some(false)],
-        None => &[None],
-    };
-    let l4 = |is_ipv4| L4Match {
-        is_ipv4,
-        protocol: rule.protocol,
-        not_protocol: rule.not_protocol,
-        icmp: rule.icmp.map(|(kind, code)| IcmpMatch { kind, code }),
-        not_icmp: rule.not_icmp.map(|(kind, code)| IcmpMatch { kind, code }),
-    };
-    families
-        .iter()
-        .map(|is_ipv4| RuleSpec {
-            l4: l4(*is_ipv4),
-            source: side(&rule.source, *is_ipv4),
-            destination: side(&rule.destination, *is_ipv4),
-            action: match rule.action {
-                Action::Allow => acl::Action::Allow,
-                Action::Deny => acl::Action::Deny,
-                Action::Log => acl::Action::Log,
-                Action::Pass => acl::Action::Pass,
-            },
-            index,
-        })
-        .collect()
-}
-
-fn side(side: &ResolvedSide, is_ipv4: Option<bool>) -> SideMatch {
-    let of_family = |prefix: &&Cidr| is_ipv4.is_none_or(|wanted| wanted == prefix.is_ipv4());
-    let nets: Vec<_> = side.nets.iter().filter(of_family).map(range_of).collect();
-    let not_nets: Vec<_> = side.not_nets.iter().filter(of_family).map(range_of).collect();
-    let ports = |ranges: &[PortRange]| ranges.iter().map(|range| (range.first(), range.last())).collect();
-    // Exclusions too: "not from 10.0.0.0/8" is said of IPv4, and no reason to allow all of IPv6.
-    let is_silent = |of_family: &[_], all: &[Cidr]| of_family.is_empty() && !all.is_empty();
-    SideMatch {
-        never: is_silent(&nets, &side.nets) || is_silent(&not_nets, &side.not_nets),
-        nets,
-        not_nets,
-        sets: side.sets.clone(),
-        not_sets: side.not_sets.clone(),
-        ports: ports(&side.ports),
-        not_ports: ports(&side.not_ports),
-        ..SideMatch::default()
     }
 }

@@ -3,28 +3,30 @@
 //! An event changes what is known; when no more events wait, `settle` turns what is known into tables, attachments and
 //! kernel state, once. Nothing is changed before the datastore has been read whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use config::resource::{ALL_INTERFACES, Key};
 use config::settings::{EndpointToHostAction, PolicyChange, Settings};
 use fastpath::flow::FlowTable;
 use fastpath::rcu::Publisher;
+use fastpath::table::acl::Acl;
 use fastpath::table::interface::InterfaceKind;
 use fastpath::table::{self, InterfaceIndex, Tables};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::attach::Attachments;
-use crate::compile::{self, Choices, Compiled, HostView, RouteRow, RuleNames};
+use crate::compile::{self, Choices, Compiled, HostView, PolicyCompiler, RouteRow, RuleNames};
 use crate::datastore::{Datastore, Revision, SyncEvent};
 use crate::event::Event;
 use crate::host::{Host, HostEvent, InterfaceAddress, Link, LinkIndex, Neighbour, Route};
 use crate::http::answer::{self, WriteMode};
 use crate::http::api::{ApiCall, ApiError, ApiProblem, ApiRequest, ErrorCode, WriteCall};
 use crate::node_state::NodeState;
-use crate::policy;
+use crate::policy::{self, Calculation};
 use crate::reconcile::{self, HostState};
 use crate::resolve::{self, Resolver, Waiting};
 use crate::resources::Resources;
@@ -51,7 +53,6 @@ pub(crate) struct Kernel {
 /// What has to be done again.
 #[derive(Default)]
 struct Dirty {
-    resources: bool,
     tables: bool,
     reconcile: bool,
     links: bool,
@@ -69,7 +70,11 @@ pub struct Control<D> {
     pub(crate) resources: Resources,
     pub(crate) revision: Revision,
     pub(crate) in_sync: bool,
-    pub(crate) state: NodeState,
+    /// Resources that are others than those the calculation has seen.
+    changed: BTreeSet<Key>,
+    calculation: Calculation,
+    policy: PolicyCompiler,
+    acl: Acl,
     pub(crate) attachments: Attachments,
     pub(crate) publisher: Publisher<Tables>,
     pub(crate) flows: Arc<FlowTable>,
@@ -100,6 +105,11 @@ pub struct Parts<D> {
 }
 
 impl<D> Control<D> {
+    /// What this node should be.
+    pub(crate) fn state(&self) -> &NodeState {
+        self.calculation.state()
+    }
+
     /// True when a first set of tables is in force.
     pub fn is_ready(&self) -> bool {
         self.generation > 0
@@ -108,6 +118,7 @@ impl<D> Control<D> {
 
 impl<D: Datastore> Control<D> {
     pub fn new(parts: Parts<D>) -> Self {
+        let calculation = Calculation::new(&parts.settings.node_name);
         Self {
             settings: parts.settings,
             store: parts.store,
@@ -118,7 +129,10 @@ impl<D: Datastore> Control<D> {
             resources: Resources::default(),
             revision: Revision(0),
             in_sync: false,
-            state: NodeState::default(),
+            changed: BTreeSet::new(),
+            calculation,
+            policy: PolicyCompiler::default(),
+            acl: Acl::default(),
             attachments: parts.attachments,
             publisher: parts.publisher,
             flows: parts.flows,
@@ -131,7 +145,7 @@ impl<D: Datastore> Control<D> {
             problems: BTreeMap::new(),
             started: Instant::now(),
             // Everything has to be read once.
-            dirty: Dirty { resources: true, tables: true, reconcile: true, links: true, routes: true },
+            dirty: Dirty { tables: true, reconcile: true, links: true, routes: true },
             unanswered: Vec::new(),
             retried: Instant::now(),
         }
@@ -165,7 +179,7 @@ impl<D: Datastore> Control<D> {
                 self.revision = objects.iter().map(|stored| stored.revision).max().unwrap_or(self.revision);
             }
         }
-        self.dirty.resources |= self.resources.follow(event);
+        self.changed.extend(self.resources.follow(event));
     }
 
     fn host_changed(&mut self, event: HostEvent) {
@@ -222,11 +236,13 @@ impl<D: Datastore> Control<D> {
         if !self.in_sync {
             return;
         }
-        if std::mem::take(&mut self.dirty.resources) {
-            let state = policy::calculate(&self.resources, &self.settings.node_name);
-            self.note("resources", state.problems.clone());
-            self.dirty.tables |= state != self.state;
-            self.state = state;
+        if !self.changed.is_empty() {
+            let changed = std::mem::take(&mut self.changed);
+            self.calculation.update(&self.resources, &changed);
+            self.note("resources", self.state().problems.clone());
+            let changes = self.calculation.take_changes();
+            self.dirty.tables |= !changes.is_empty();
+            self.acl = self.policy.update(self.calculation.state(), &changes, &mut self.names);
         }
         if std::mem::take(&mut self.dirty.tables) {
             self.publish();
@@ -284,7 +300,7 @@ impl<D: Datastore> Control<D> {
             host_link,
         };
         let Compiled { tables, prefixes, mut desired, routes } =
-            compile::compile(&self.state, &view, &mut self.names, choices, self.generation);
+            compile::compile(self.state(), self.acl.clone(), &view, choices, self.generation);
         // First, for what follows asks them: a next hop is kept resolved where its route leads now.
         self.routes = routes;
         let uplinks: Vec<(LinkIndex, IpAddr)> = self.resolver.asked().filter_map(|ip| self.on_uplink(ip)).collect();
@@ -301,13 +317,14 @@ impl<D: Datastore> Control<D> {
 
     /// The interfaces that should be attached: endpoints', uplinks, and the way to the host.
     fn wanted(&self) -> BTreeMap<String, InterfaceKind> {
-        let endpoints = self.state.endpoints.iter().map(|e| (e.interface.clone(), InterfaceKind::Workload));
+        let endpoints = self.state().endpoints.iter().map(|e| (e.interface.clone(), InterfaceKind::Workload));
         // An interface with the workload prefix and no endpoint: nobody says what it may do, so it may do nothing.
         let prefix = self.settings.default_workload_interface_prefix.as_str();
         let orphans = self.kernel.links.values().filter(|link| !prefix.is_empty() && link.name.starts_with(prefix));
         let orphans = orphans.map(|link| (link.name.clone(), InterfaceKind::Workload));
-        let uplinks = self.settings.uplinks.iter().chain(&self.state.host_interfaces);
-        let uplinks = uplinks.map(|name| (name.clone(), InterfaceKind::Uplink));
+        let named = self.state().host_endpoints.iter().map(|endpoint| &endpoint.interface);
+        let named = named.filter(|name| !name.is_empty() && *name != ALL_INTERFACES);
+        let uplinks = self.settings.uplinks.iter().chain(named).map(|name| (name.clone(), InterfaceKind::Uplink));
         let host = (HOST_INTERFACE.to_owned(), InterfaceKind::Host);
         orphans.chain(endpoints).chain(uplinks).chain([host]).collect()
     }
@@ -334,6 +351,7 @@ impl<D: Datastore> Control<D> {
     async fn tick(&mut self) {
         self.attachments.tick();
         self.publisher.reclaim();
+        self.policy.tidy();
         self.drops.collect(self.attachments.remotes(), &self.names, Instant::now());
         self.take_punts();
         self.dirty.tables |= self.resolver.expire(Instant::now());

@@ -1,10 +1,10 @@
 //! All resources as the datastore has them now: the input of every calculation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use config::resource::{
     BgpConfiguration, BgpFilter, BgpPeer, BlockAffinity, ClusterNetworkPolicy, EndpointSlice, FelixConfiguration,
-    GlobalNetworkPolicy, GlobalNetworkSet, HostEndpoint, IpPool, IpReservation, IpamConfiguration, Key,
+    GlobalNetworkPolicy, GlobalNetworkSet, HostEndpoint, IpPool, IpReservation, IpamConfiguration, Key, Kind,
     KubernetesNetworkPolicy, Namespace, NetworkPolicy, NetworkSet, Node, Profile, Resource, Service, ServiceAccount,
     StagedGlobalNetworkPolicy, StagedKubernetesNetworkPolicy, StagedNetworkPolicy, StaticRoute, Tier, WorkloadEndpoint,
 };
@@ -18,7 +18,7 @@ pub struct Resources(BTreeMap<Key, Resource>);
 macro_rules! of_kind {
     ($($name:ident: $kind:ident,)+) => {
         $(pub fn $name(&self) -> impl Iterator<Item = &$kind> {
-            self.0.values().filter_map(|resource| match resource {
+            self.of_kind(Kind::$kind).filter_map(|(_, resource)| match resource {
                 Resource::$kind(resource) => Some(resource),
                 _ => None,
             })
@@ -57,6 +57,20 @@ impl Resources {
         block_affinities: BlockAffinity,
     }
 
+    /// All of one kind, in key order.
+    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&Key, &Resource)> {
+        let first = Key { kind, namespace: None, name: String::new() };
+        self.0.range(first..).take_while(move |(key, _)| key.kind == kind)
+    }
+
+    pub fn get(&self, key: &Key) -> Option<&Resource> {
+        self.0.get(key)
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.0.keys()
+    }
+
     pub fn put(&mut self, resource: Resource) {
         self.0.insert(resource.key(), resource);
     }
@@ -73,23 +87,25 @@ impl Resources {
         self.0.is_empty()
     }
 
-    /// Follows the datastore. True when something may have changed.
-    pub fn follow(&mut self, event: SyncEvent) -> bool {
+    /// Follows the datastore. Returns what may be another resource now, or gone.
+    pub fn follow(&mut self, event: SyncEvent) -> BTreeSet<Key> {
         match event {
             SyncEvent::Snapshot(objects) => {
+                let old = std::mem::take(&mut self.0).into_keys();
                 self.0 = objects.into_iter().map(|stored| (stored.resource.key(), stored.resource)).collect();
-                true
+                old.chain(self.0.keys().cloned()).collect()
             }
             SyncEvent::Updates(updates) => {
+                let keys = updates.iter().map(|update| update.key.clone()).collect();
                 for Update { key, value, .. } in updates {
                     match value {
                         Some(resource) => self.put(resource),
                         None => self.remove(&key),
                     }
                 }
-                true
+                keys
             }
-            SyncEvent::InSync => false,
+            SyncEvent::InSync => BTreeSet::new(),
         }
     }
 }

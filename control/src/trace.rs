@@ -70,7 +70,7 @@ pub fn trace<D>(control: &Control<D>, request: &TraceRequest) -> Result<TraceVie
 
 /// The interface that a packet of this sender comes in by.
 fn ingress<D>(control: &Control<D>, from: &str) -> Result<InterfaceIndex, ApiError> {
-    let endpoint = control.state.endpoints.iter().find(|endpoint| {
+    let endpoint = control.state().endpoints.iter().find(|endpoint| {
         let namespace = endpoint.key.namespace.as_deref().unwrap_or_default();
         let pod = control.resources.workload_endpoints().find(|resource| {
             resource.metadata.name == endpoint.key.name && resource.metadata.namespace.as_deref() == Some(namespace)

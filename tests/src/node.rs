@@ -8,15 +8,16 @@
 //!                                Plan ─as kernel─▶ ┘
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use config::net::{Cidr, MacAddress};
 use config::resource::Key;
 use config::yaml;
-use control::compile::{Attachment as Attached, Choices, HostView, RuleNames, compile};
+use control::compile::{Attachment as Attached, Choices, HostView, PolicyCompiler, RuleNames, compile};
 use control::host::route::METRIC;
 use control::host::{Link, LinkIndex, Neighbour, NeighbourState, NextHop, Route, Target};
+use control::policy::Calculation;
 use control::resources::Resources;
 use fastpath::table::interface::InterfaceKind;
 use fastpath::table::{InterfaceIndex, Tables, WorkerIndex};
@@ -28,12 +29,28 @@ pub const NODE: &str = "node";
 /// The neighbour behind an uplink, in each family.
 const NEXT_HOPS: [&str; 2] = ["172.31.0.1", "fd31::1"];
 
-/// The resources of a test, and the numbers of their rules.
-#[derive(Default)]
+/// The resources of a test, and what was made of them so far: tables follow from tables, as they do in the daemon.
 pub struct Node {
     pub resources: Resources,
     pub names: RuleNames,
     pub choices: Choices,
+    calculation: Calculation,
+    policy: PolicyCompiler,
+    /// What the calculation has seen.
+    seen: BTreeSet<Key>,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self {
+            resources: Resources::default(),
+            names: RuleNames::default(),
+            choices: Choices::default(),
+            calculation: Calculation::new(NODE),
+            policy: PolicyCompiler::default(),
+            seen: BTreeSet::new(),
+        }
+    }
 }
 
 impl Node {
@@ -50,7 +67,11 @@ impl Node {
     }
 
     pub fn tables(&mut self, plan: &Plan, generation: u32) -> Tables {
-        let state = control::policy::calculate(&self.resources, NODE);
+        let keys: BTreeSet<Key> = self.resources.keys().cloned().collect();
+        let seen = std::mem::replace(&mut self.seen, keys.clone());
+        self.calculation.update(&self.resources, &keys.union(&seen).cloned().collect());
+        let changes = self.calculation.take_changes();
+        let policy = self.policy.update(self.calculation.state(), &changes, &mut self.names);
         let kernel = Kernel::of(plan);
         let view = HostView {
             links: &kernel.links,
@@ -60,7 +81,7 @@ impl Node {
             attached: &kernel.attached,
             host_link: None,
         };
-        compile(&state, &view, &mut self.names, self.choices, generation).tables
+        compile(self.calculation.state(), policy, &view, self.choices, generation).tables
     }
 }
 

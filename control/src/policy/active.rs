@@ -4,24 +4,93 @@ use config::resource::{Key, PolicyType, Resource, Rule};
 use config::selector::Selector;
 
 use super::labels::{Labels, NAMESPACE, SERVICE_ACCOUNT};
-use crate::resources::Resources;
+use super::order::Rank;
+use crate::node_state::BlockName;
 
 /// A policy, whatever its kind.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
     pub key: Key,
     pub tier: String,
-    pub order: Option<f64>,
+    pub rank: Rank,
     subject: Selector,
-    pub types: Vec<PolicyType>,
-    pub ingress: Vec<Rule>,
-    pub egress: Vec<Rule>,
+    types: Vec<PolicyType>,
+    ingress: Vec<Rule>,
+    egress: Vec<Rule>,
+    /// What its rules are called, by direction.
+    blocks: [BlockName; 2],
+    pub stage: Stage,
+    /// Of host endpoints: also for what is forwarded through them.
+    pub applies_on_forward: bool,
+}
+
+/// When a policy is asked about a packet of a host endpoint. Workload endpoints know only `Normal`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Before flows are looked up; without memory.
+    Untracked,
+    /// Before destinations are translated.
+    PreDnat,
+    Normal,
 }
 
 impl Policy {
+    /// None for resources that are no policy, and for staged ones: those are never enforced.
+    pub fn of(resource: &Resource) -> Option<Policy> {
+        let key = resource.key();
+        Some(match resource {
+            Resource::NetworkPolicy(policy) => {
+                let spec = &policy.spec;
+                let accounts = spec.service_account_selector.as_ref().map(|accounts| accounts.prefix_labels("pcsa."));
+                Policy {
+                    rank: Rank::new(spec.order, &key),
+                    blocks: blocks(&key),
+                    key,
+                    tier: spec.tier.clone(),
+                    subject: all_of([Some(spec.selector.clone()), accounts]),
+                    types: spec.types.clone(),
+                    ingress: spec.ingress.clone(),
+                    egress: spec.egress.clone(),
+                    stage: Stage::Normal,
+                    applies_on_forward: false,
+                }
+            }
+            Resource::GlobalNetworkPolicy(policy) => {
+                let spec = &policy.spec;
+                let accounts = spec.service_account_selector.as_ref().map(|accounts| accounts.prefix_labels("pcsa."));
+                let namespaces = spec.namespace_selector.as_ref().filter(|s| !s.is_blank()).map(in_namespaces);
+                Policy {
+                    rank: Rank::new(spec.order, &key),
+                    blocks: blocks(&key),
+                    key,
+                    tier: spec.tier.clone(),
+                    subject: all_of([Some(spec.selector.clone()), namespaces, accounts]),
+                    types: spec.types.clone(),
+                    ingress: spec.ingress.clone(),
+                    egress: spec.egress.clone(),
+                    stage: match (spec.do_not_track, spec.pre_dnat) {
+                        (true, _) => Stage::Untracked,
+                        (_, true) => Stage::PreDnat,
+                        _ => Stage::Normal,
+                    },
+                    applies_on_forward: spec.apply_on_forward,
+                }
+            }
+            _ => return None,
+        })
+    }
+
     pub fn selects(&self, labels: &Labels) -> bool {
-        let namespace = self.key.namespace.as_ref();
+        let namespace = self.key.namespace.as_deref();
         namespace.is_none_or(|wanted| labels.get(NAMESPACE) == Some(wanted)) && self.subject.matches(labels)
+    }
+
+    pub fn governs(&self, direction: PolicyType) -> bool {
+        self.types.contains(&direction)
+    }
+
+    pub fn block(&self, direction: PolicyType) -> &BlockName {
+        &self.blocks[usize::from(direction == PolicyType::Egress)]
     }
 
     pub fn rules(&self, direction: PolicyType) -> &[Rule] {
@@ -32,36 +101,8 @@ impl Policy {
     }
 }
 
-/// All policies, in key order.
-pub fn collect(resources: &Resources) -> Vec<Policy> {
-    let namespaced = resources.network_policies().map(|policy| {
-        let spec = &policy.spec;
-        let accounts = spec.service_account_selector.as_ref().map(|accounts| accounts.prefix_labels("pcsa."));
-        Policy {
-            key: Resource::NetworkPolicy(policy.clone()).key(),
-            tier: spec.tier.clone(),
-            order: spec.order,
-            subject: all_of([Some(spec.selector.clone()), accounts]),
-            types: spec.types.clone(),
-            ingress: spec.ingress.clone(),
-            egress: spec.egress.clone(),
-        }
-    });
-    let global = resources.global_network_policies().map(|policy| {
-        let spec = &policy.spec;
-        let accounts = spec.service_account_selector.as_ref().map(|accounts| accounts.prefix_labels("pcsa."));
-        let namespaces = spec.namespace_selector.as_ref().filter(|s| !s.is_blank()).map(in_namespaces);
-        Policy {
-            key: Resource::GlobalNetworkPolicy(policy.clone()).key(),
-            tier: spec.tier.clone(),
-            order: spec.order,
-            subject: all_of([Some(spec.selector.clone()), namespaces, accounts]),
-            types: spec.types.clone(),
-            ingress: spec.ingress.clone(),
-            egress: spec.egress.clone(),
-        }
-    });
-    namespaced.chain(global).collect()
+fn blocks(key: &Key) -> [BlockName; 2] {
+    [PolicyType::Ingress, PolicyType::Egress].map(|direction| BlockName::new(key, direction))
 }
 
 /// Endpoints in namespaces that a selector over namespace labels selects: those labels arrive with a prefix.

@@ -1,164 +1,200 @@
 //! Rules without names, and the programs that endpoints enforce.
 //!
-//! A policy becomes one block per direction, made once and shared by all endpoints it selects; endpoints with equal lists
-//! of blocks share a program. Sets are shared by all rules with the same selector.
+//! A policy becomes one block per direction, made when the first program names it and shared by all that do. Sets are shared
+//! by all rules with the same selector.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
-use config::net::{Cidr, Port, PortRange};
-use config::resource::{Action, EntityRule, IcmpFields, Key, PolicyType, Rule};
+use config::net::{Port, PortRange};
+use config::resource::{Action, EntityRule, IcmpFields, Key, Kind, PolicyType, Rule};
 use config::selector::Selector;
 
 use super::active::{self, Policy};
-use super::ipsets::Members;
-use super::labels::Profiles;
-use super::order::{self, OrderedTier};
+use super::ipsets::SetSource;
+use super::order::{OrderedTier, Rank};
 use super::supported;
-use crate::node_state::{Block, Program, ResolvedRule, ResolvedSide, TierProgram};
+use crate::node_state::{BlockName, Program, ProgramEnd, ResolvedRule, ResolvedSide, SetName, TierProgram};
 
 /// The profile that always exists and allows everything both ways.
 pub const DEFAULT_ALLOW: &str = "projectcalico-default-allow";
 
-/// Collects sets, blocks and programs while endpoints are gone through.
-pub struct Builder<'a> {
-    members: &'a Members,
-    profiles: &'a Profiles<'a>,
-    sets: Vec<Vec<Cidr>>,
-    set_of: BTreeMap<String, usize>,
-    blocks: Vec<Block>,
-    block_of: BTreeMap<(String, bool), usize>,
-    programs: Vec<Program>,
+/// The policies that select an endpoint, by tier and in order.
+pub type Selecting = BTreeMap<String, BTreeMap<Rank, Arc<Policy>>>;
+
+/// Which list of an endpoint a program is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum List {
+    /// Policies, then profiles, then deny.
+    Normal,
+    /// What is forwarded through a host endpoint: policies alone, and nothing is denied for want of one.
+    Forward,
+    /// Before translation, or without tracking: what no rule decides goes on, also at the end of a tier.
+    Early(active::Stage),
 }
 
-impl<'a> Builder<'a> {
-    pub fn new(members: &'a Members, profiles: &'a Profiles<'a>) -> Self {
-        Self {
-            members,
-            profiles,
-            sets: Vec::new(),
-            set_of: BTreeMap::new(),
-            blocks: Vec::new(),
-            block_of: BTreeMap::new(),
-            programs: Vec::new(),
+impl List {
+    fn has(self, policy: &Policy) -> bool {
+        match self {
+            List::Normal => policy.stage == active::Stage::Normal,
+            List::Forward => policy.stage == active::Stage::Normal && policy.applies_on_forward,
+            List::Early(stage) => policy.stage == stage,
         }
     }
+}
 
-    pub fn finish(self) -> (Vec<Vec<Cidr>>, Vec<Block>, Vec<Program>) {
-        (self.sets, self.blocks, self.programs)
-    }
-
-    /// The program of an endpoint that these policies select. Returns its position.
-    pub fn program(
-        &mut self,
-        tiers: &[OrderedTier],
-        selecting: &[&Policy],
-        profiles: &[String],
-        direction: PolicyType,
-    ) -> usize {
-        let mut program =
-            Program { tiers: Vec::new(), profiles: Vec::new(), no_match: no_match_name(profiles, direction) };
-        for tier in tiers {
-            let mut policies: Vec<&Policy> = selecting
-                .iter()
-                .copied()
-                .filter(|policy| policy.tier == tier.name && policy.types.contains(&direction))
-                .collect();
-            // A tier without a policy for this endpoint and direction is as if it were not there.
-            if policies.is_empty() {
-                continue;
-            }
-            policies.sort_by(|left, right| order::compare_policies(left, right));
-            let blocks = policies.iter().map(|policy| self.policy_block(policy, direction)).collect();
-            let end =
-                (!tier.passes).then(|| format!("Tier {}: end of tier, {} default deny", tier.name, word(direction)));
-            program.tiers.push(TierProgram { blocks, end });
+/// The program of an endpoint that these policies select. A list that is not `Normal` and has no policy is none.
+pub fn program(
+    list: List,
+    tiers: &[OrderedTier],
+    selecting: &Selecting,
+    profiles: &[String],
+    direction: PolicyType,
+    known_profiles: impl Fn(&str) -> bool,
+) -> Option<Program> {
+    let mut program = Program { tiers: Vec::new(), profiles: Vec::new(), end: ProgramEnd::Undecided };
+    let known = tiers.iter().map(|tier| (tier.name.as_str(), tier.passes));
+    // A tier that nobody made comes after all others and denies.
+    let unknown = selecting.keys().filter(|name| tiers.iter().all(|tier| tier.name != **name));
+    for (name, passes) in known.chain(unknown.map(|name| (name.as_str(), false))) {
+        let policies = selecting.get(name).into_iter().flat_map(BTreeMap::values);
+        let policies = policies.filter(|policy| policy.governs(direction) && list.has(policy));
+        let blocks: Vec<BlockName> = policies.map(|policy| policy.block(direction).clone()).collect();
+        // A tier without a policy for this endpoint and direction is as if it were not there.
+        if blocks.is_empty() {
+            continue;
         }
-        program.profiles = profiles.iter().map(|name| self.profile_block(name, direction)).collect();
-        match self.programs.iter().position(|known| *known == program) {
-            Some(position) => position,
-            None => {
-                self.programs.push(program);
-                self.programs.len() - 1
-            }
-        }
+        let passes = passes || matches!(list, List::Early(_));
+        let end = (!passes).then(|| format!("Tier {name}: end of tier, {} default deny", word(direction)));
+        program.tiers.push(TierProgram { blocks, end });
     }
+    if list == List::Normal {
+        program.profiles = profiles.iter().map(|name| profile_block(name, direction, known_profiles(name))).collect();
+        program.end = ProgramEnd::Deny(no_match_name(profiles, direction));
+    } else if program.tiers.is_empty() {
+        return None;
+    }
+    Some(program)
+}
 
-    fn policy_block(&mut self, policy: &Policy, direction: PolicyType) -> usize {
-        let owner = policy.key.to_string();
-        self.block(owner, policy.rules(direction), policy.key.namespace.as_deref(), direction)
+/// What the rules of a profile are called.
+pub fn profile_block(name: &str, direction: PolicyType, is_known: bool) -> BlockName {
+    let owner = Key::cluster(Kind::Profile, name).to_string();
+    match is_known || name == DEFAULT_ALLOW {
+        true => BlockName::new(owner, direction),
+        // A profile that does not exist denies.
+        false => BlockName::new(format!("{owner} (does not exist)"), direction),
     }
+}
 
-    fn profile_block(&mut self, name: &str, direction: PolicyType) -> usize {
-        let owner = Key::cluster(config::resource::Kind::Profile, name).to_string();
-        match self.profiles.get(name) {
-            _ if name == DEFAULT_ALLOW => self.block(owner, &[Rule::any(Action::Allow)], None, direction),
-            Some(profile) => {
-                let rules = match direction {
-                    PolicyType::Ingress => &profile.spec.ingress,
-                    PolicyType::Egress => &profile.spec.egress,
-                };
-                self.block(owner, rules, None, direction)
-            }
-            // A profile that does not exist denies.
-            None => self.block(format!("{owner} (does not exist)"), &[Rule::any(Action::Deny)], None, direction),
-        }
-    }
+/// Rules as they are written, or what stands in for them.
+pub enum Rules<'a> {
+    Written {
+        rules: &'a [Rule],
+        namespace: Option<&'a str>,
+    },
+    /// Of the profile that always exists.
+    AllowAll,
+    /// Of a profile that does not exist.
+    DenyAll,
+}
 
-    fn block(&mut self, owner: String, rules: &[Rule], namespace: Option<&str>, direction: PolicyType) -> usize {
-        let key = (owner, direction == PolicyType::Ingress);
-        if let Some(position) = self.block_of.get(&key) {
-            return *position;
+/// Rules without names. `set` is told of every set that is referred to, once for each reference.
+pub fn block(name: &BlockName, rules: Rules<'_>, set: &mut impl FnMut(SetSource) -> SetName) -> Vec<ResolvedRule> {
+    let one;
+    let (rules, namespace) = match rules {
+        Rules::Written { rules, namespace } => (rules, namespace),
+        Rules::AllowAll => {
+            one = [Rule::any(Action::Allow)];
+            (&one[..], None)
         }
-        let name = |position: usize| format!("{} {}[{position}]", key.0, word(direction));
-        let rules =
-            rules.iter().enumerate().map(|(position, rule)| self.rule(rule, name(position), namespace)).collect();
-        self.blocks.push(Block { rules });
-        self.block_of.insert(key, self.blocks.len() - 1);
-        self.blocks.len() - 1
-    }
+        Rules::DenyAll => {
+            one = [Rule::any(Action::Deny)];
+            (&one[..], None)
+        }
+    };
+    let numbered = rules.iter().enumerate();
+    numbered.map(|(position, written)| rule(written, format!("{name}[{position}]"), namespace, set)).collect()
+}
 
-    fn rule(&mut self, rule: &Rule, name: String, namespace: Option<&str>) -> ResolvedRule {
-        // Such a rule is refused when it is written. One that is stored all the same must not come to mean more than it says.
-        let deny = Rule::any(Action::Deny);
-        let (rule, name) = match supported::can_enforce(rule) {
-            true => (rule, name),
-            false => (&deny, format!("{name} (cannot be enforced)")),
-        };
-        ResolvedRule {
-            name,
-            action: rule.action,
-            ip_version: rule.ip_version,
-            protocol: rule.protocol.map(|protocol| protocol.number()),
-            not_protocol: rule.not_protocol.map(|protocol| protocol.number()),
-            icmp: rule.icmp.as_ref().and_then(icmp),
-            not_icmp: rule.not_icmp.as_ref().and_then(icmp),
-            source: self.side(&rule.source, namespace),
-            destination: self.side(&rule.destination, namespace),
-        }
+fn rule(
+    rule: &Rule,
+    name: String,
+    namespace: Option<&str>,
+    set: &mut impl FnMut(SetSource) -> SetName,
+) -> ResolvedRule {
+    // Such a rule is refused when it is written. One that is stored all the same must not come to mean more than it says.
+    let deny = Rule::any(Action::Deny);
+    let (rule, name) = match supported::can_enforce(rule) {
+        true => (rule, name),
+        false => (&deny, format!("{name} (cannot be enforced)")),
+    };
+    let protocol = rule.protocol.map(|protocol| protocol.number());
+    ResolvedRule {
+        name,
+        action: rule.action,
+        ip_version: rule.ip_version,
+        protocol,
+        not_protocol: rule.not_protocol.map(|protocol| protocol.number()),
+        icmp: rule.icmp.as_ref().and_then(icmp),
+        not_icmp: rule.not_icmp.as_ref().and_then(icmp),
+        source: side(&rule.source, protocol, false, namespace, set),
+        destination: side(&rule.destination, protocol, true, namespace, set),
     }
+}
 
-    fn side(&mut self, side: &EntityRule, namespace: Option<&str>) -> ResolvedSide {
-        let selected = positive(side, namespace).map(|selector| self.set(&selector));
-        let excluded = side.not_selector.as_ref().filter(|selector| !selector.is_blank()).map(|s| self.set(s));
-        ResolvedSide {
-            nets: side.nets.clone(),
-            not_nets: side.not_nets.clone(),
-            sets: selected.into_iter().collect(),
-            not_sets: excluded.into_iter().collect(),
-            ports: ranges(&side.ports),
-            not_ports: ranges(&side.not_ports),
-        }
+fn side(
+    side: &EntityRule,
+    protocol: Option<u8>,
+    is_destination: bool,
+    namespace: Option<&str>,
+    set: &mut impl FnMut(SetSource) -> SetName,
+) -> ResolvedSide {
+    let selector = positive(side, namespace);
+    let excluded = side.not_selector.clone().filter(|selector| !selector.is_blank());
+    let mut named = |ports: &[Port]| -> Vec<SetName> {
+        let names = ports.iter().filter_map(|port| match port {
+            Port::Named(name) => Some(name.as_str().to_owned()),
+            Port::Numbers(_) => None,
+        });
+        let selector = selector.clone().unwrap_or_else(Selector::all);
+        names.map(|port| set(SetSource::NamedPort { selector: selector.clone(), protocol, port })).collect()
+    };
+    let (named_ports, not_named_ports) = (named(&side.ports), named(&side.not_ports));
+    let service = side.services.as_ref().map(|service| SetSource::Service {
+        namespace: match service.namespace.is_empty() {
+            true => namespace.unwrap_or_default().to_owned(),
+            false => service.namespace.clone(),
+        },
+        name: service.name.clone(),
+        // Where a packet goes is an address and a port; where it comes from, an address.
+        with_ports: is_destination,
+    });
+    let mut sets: Vec<SetName> = selector.map(|selector| set(SetSource::Selector(selector))).into_iter().collect();
+    let mut services = Vec::new();
+    if let Some(service) = service {
+        if is_destination { services.push(set(service)) } else { sets.push(set(service)) }
     }
+    ResolvedSide {
+        nets: side.nets.clone(),
+        not_nets: side.not_nets.clone(),
+        sets,
+        not_sets: excluded.map(|selector| set(SetSource::Selector(selector))).into_iter().collect(),
+        ports: ranges(&side.ports),
+        named_ports,
+        not_ports: ranges(&side.not_ports),
+        not_named_ports,
+        services,
+    }
+}
 
-    fn set(&mut self, selector: &Selector) -> usize {
-        let text = selector.to_string();
-        if let Some(position) = self.set_of.get(&text) {
-            return *position;
-        }
-        self.sets.push(self.members.of(selector));
-        self.set_of.insert(text, self.sets.len() - 1);
-        self.sets.len() - 1
-    }
+/// The sets that rules refer to, once for each reference.
+pub fn sets(rules: &[ResolvedRule]) -> impl Iterator<Item = &SetName> {
+    let sides = rules.iter().flat_map(|rule| [&rule.source, &rule.destination]);
+    sides.flat_map(|side| {
+        let addresses = side.sets.iter().chain(&side.not_sets);
+        addresses.chain(&side.named_ports).chain(&side.not_named_ports).chain(&side.services)
+    })
 }
 
 /// The selector that the positive parts of a side add up to, if there is one.
@@ -204,5 +240,33 @@ fn no_match_name(profiles: &[String], direction: PolicyType) -> String {
     match profiles {
         [] => format!("no policy and no profile: {} default deny", word(direction)),
         _ => format!("no rule of profiles {} matched: {} default deny", profiles.join(", "), word(direction)),
+    }
+}
+
+/// How many programs use each block.
+#[derive(Debug, Default)]
+pub struct BlockUsers(HashMap<BlockName, usize>);
+
+impl BlockUsers {
+    /// True for the first use.
+    pub fn add(&mut self, name: &BlockName) -> bool {
+        let users = self.0.entry(name.clone()).or_insert(0);
+        *users += 1;
+        *users == 1
+    }
+
+    /// True for the last use.
+    pub fn remove(&mut self, name: &BlockName) -> bool {
+        let Some(users) = self.0.get_mut(name) else { return false };
+        *users -= 1;
+        let is_last = *users == 0;
+        if is_last {
+            self.0.remove(name);
+        }
+        is_last
+    }
+
+    pub fn is_used(&self, name: &BlockName) -> bool {
+        self.0.contains_key(name)
     }
 }

@@ -1,43 +1,308 @@
-//! The addresses behind a selector: of workload and host endpoints of the whole cluster.
+//! The members of sets: what selectors in rules, named ports and services come to.
+//!
+//! A set is kept as long as a rule refers to it. Its members are counted, because two endpoints may bring the same one; what
+//! came and what went since the last look is written down beside.
+//!
+//!     item changes ─▶ sets it was in, sets it could be in ─▶ members − what it brought + what it brings
+//!     set appears  ─▶ items it could select ─────────────▶ members
+//!
+//! Invariant: members and counts are a function of the items and of the sets in use, never of the way there.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 
-use config::net::Cidr;
+use config::resource::{EndpointSlice, Key};
 use config::selector::Selector;
 
-use super::labels::{self, Labels, Profiles};
-use crate::resources::Resources;
+use super::items::{Item, ItemId, Items};
+use super::selector_index::{Need, SelectorIndex};
+use crate::node_state::{Member, SetMembers, SetName};
 
-/// Everything that a selector in a rule can mean.
-pub struct Members {
-    all: Vec<(Labels, Vec<Cidr>)>,
-    /// Selectors are written many times over; each is evaluated once.
-    found: RefCell<BTreeMap<String, Vec<Cidr>>>,
+/// What a set is made of.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SetSource {
+    /// The addresses of whatever is selected.
+    Selector(Selector),
+    /// Of what is selected, the ports of this name.
+    NamedPort { selector: Selector, protocol: Option<u8>, port: String },
+    /// What a Service leads to: its addresses, or its addresses with their ports.
+    Service { namespace: String, name: String, with_ports: bool },
 }
 
-impl Members {
-    pub fn collect(resources: &Resources, profiles: &Profiles<'_>) -> Self {
-        let workloads = resources
-            .workload_endpoints()
-            .map(|endpoint| (labels::of_workload(endpoint, profiles), endpoint.spec.ip_networks.clone()));
-        let hosts = resources.host_endpoints().map(|endpoint| {
-            let addresses = endpoint.spec.expected_ips.iter().map(|address| Cidr::host(*address)).collect();
-            (labels::of_host(endpoint, profiles), addresses)
-        });
-        Self { all: workloads.chain(hosts).collect(), found: RefCell::default() }
+impl SetSource {
+    /// Two spellings of one selection have one name.
+    pub fn name(&self) -> SetName {
+        SetName::new(match self {
+            SetSource::Selector(selector) => format!("selector {selector}"),
+            SetSource::NamedPort { selector, protocol, port } => {
+                let protocol = protocol.map_or("any".to_owned(), |number| number.to_string());
+                format!("port {port} protocol {protocol} of {selector}")
+            }
+            SetSource::Service { namespace, name, with_ports: true } => format!("service {namespace}/{name}"),
+            SetSource::Service { namespace, name, with_ports: false } => {
+                format!("addresses of service {namespace}/{name}")
+            }
+        })
     }
 
-    /// The prefixes of everything selected, sorted, each once.
-    pub fn of(&self, selector: &Selector) -> Vec<Cidr> {
-        let text = selector.to_string();
-        if let Some(found) = self.found.borrow().get(&text) {
-            return found.clone();
+    fn selector(&self) -> Option<&Selector> {
+        match self {
+            SetSource::Selector(selector) | SetSource::NamedPort { selector, .. } => Some(selector),
+            SetSource::Service { .. } => None,
         }
-        let selected = self.all.iter().filter(|(labels, _)| selector.matches(labels));
-        let prefixes: BTreeSet<Cidr> = selected.flat_map(|(_, prefixes)| prefixes).copied().collect();
-        let prefixes: Vec<Cidr> = prefixes.into_iter().collect();
-        self.found.borrow_mut().insert(text, prefixes.clone());
-        prefixes
+    }
+
+    /// What a selected item brings.
+    fn members_of(&self, item: &Item) -> Vec<Member> {
+        match self {
+            SetSource::NamedPort { protocol, port, .. } => {
+                let named = item
+                    .ports
+                    .iter()
+                    .filter(|(name, number, _)| **name == **port && protocol.is_none_or(|wanted| wanted == *number));
+                named.flat_map(|(_, number, port)| item.addresses().map(|a| Member::Port(a, *number, *port))).collect()
+            }
+            _ => item.nets.iter().map(|net| Member::Net(*net)).collect(),
+        }
+    }
+}
+
+/// A set in use.
+#[derive(Debug)]
+struct Set {
+    name: SetName,
+    source: SetSource,
+    need: Need,
+    users: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct SetId(u32);
+
+/// All sets in use.
+#[derive(Debug, Default)]
+pub struct Sets {
+    sets: Vec<Option<Set>>,
+    free: Vec<SetId>,
+    by_name: HashMap<SetName, SetId>,
+    index: SelectorIndex<SetId>,
+    /// Which sets an item is in.
+    of_item: HashMap<ItemId, BTreeSet<SetId>>,
+    slices: Slices,
+}
+
+/// The members of all sets, and how they differ from those at the last look.
+#[derive(Debug)]
+pub struct Membership<'a> {
+    pub members: &'a mut BTreeMap<SetName, SetMembers>,
+    pub changes: &'a mut BTreeMap<SetName, BTreeMap<Member, bool>>,
+}
+
+impl Membership<'_> {
+    fn add(&mut self, set: &SetName, member: Member) {
+        let count = self.members.entry(set.clone()).or_default().entry(member.clone()).or_insert(0);
+        *count += 1;
+        if *count == 1 {
+            self.toggle(set, member, true);
+        }
+    }
+
+    fn remove(&mut self, set: &SetName, member: Member) {
+        let Some(members) = self.members.get_mut(set) else { return };
+        let Some(count) = members.get_mut(&member) else { return };
+        *count -= 1;
+        if *count == 0 {
+            members.remove(&member);
+            self.toggle(set, member, false);
+        }
+    }
+
+    /// What came and went again, or the other way round, is no change.
+    fn toggle(&mut self, set: &SetName, member: Member, is_added: bool) {
+        let changes = self.changes.entry(set.clone()).or_default();
+        if changes.get(&member) == Some(&!is_added) {
+            changes.remove(&member);
+        } else {
+            changes.insert(member, is_added);
+        }
+        if changes.is_empty() {
+            self.changes.remove(set);
+        }
+    }
+}
+
+impl Sets {
+    /// One more rule refers to the set.
+    pub fn acquire(&mut self, source: SetSource, items: &Items, membership: &mut Membership<'_>) -> SetName {
+        let name = source.name();
+        if let Some(id) = self.by_name.get(&name) {
+            if let Some(set) = &mut self.sets[id.0 as usize] {
+                set.users += 1;
+            }
+            return name;
+        }
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.sets.push(None);
+            SetId(self.sets.len() as u32 - 1)
+        });
+        membership.members.insert(name.clone(), SetMembers::new());
+        let need = source.selector().map_or(Need::Nothing, Need::of);
+        match (&source, source.selector()) {
+            (_, Some(selector)) => {
+                self.index.insert(id, &need);
+                for item_id in items.selected(selector, &need) {
+                    let Some(item) = items.get(item_id) else { continue };
+                    self.of_item.entry(item_id).or_default().insert(id);
+                    source.members_of(item).into_iter().for_each(|member| membership.add(&name, member));
+                }
+            }
+            (SetSource::Service { namespace, name: service, with_ports }, _) => {
+                let members = self.slices.members(namespace, service, *with_ports);
+                members.into_iter().for_each(|member| membership.add(&name, member));
+            }
+            _ => {}
+        }
+        self.by_name.insert(name.clone(), id);
+        self.sets[id.0 as usize] = Some(Set { name: name.clone(), source, need, users: 1 });
+        name
+    }
+
+    /// One rule less refers to the set; the last one takes it along.
+    pub fn release(&mut self, name: &SetName, items: &Items, membership: &mut Membership<'_>) {
+        let Some(id) = self.by_name.get(name).copied() else { return };
+        let slot = &mut self.sets[id.0 as usize];
+        let Some(set) = slot else { return };
+        set.users -= 1;
+        if set.users > 0 {
+            return;
+        }
+        if let Some(selector) = set.source.selector() {
+            self.index.remove(id, &set.need);
+            for item in items.selected(selector, &set.need) {
+                let Some(sets) = self.of_item.get_mut(&item) else { continue };
+                sets.remove(&id);
+                if sets.is_empty() {
+                    self.of_item.remove(&item);
+                }
+            }
+        }
+        *slot = None;
+        self.by_name.remove(name);
+        self.free.push(id);
+        for member in membership.members.remove(name).into_iter().flat_map(BTreeMap::into_keys) {
+            membership.toggle(name, member, false);
+        }
+    }
+
+    /// An item is another one now, or gone.
+    pub fn item_changed(
+        &mut self,
+        id: ItemId,
+        old: Option<&Item>,
+        new: Option<&Item>,
+        membership: &mut Membership<'_>,
+    ) {
+        let was_in = self.of_item.remove(&id).unwrap_or_default();
+        let is_in: BTreeSet<SetId> = new.map_or_else(BTreeSet::new, |item| {
+            let candidates = self.index.candidates(&item.labels).into_iter();
+            candidates.filter(|set| self.selects(*set, item)).collect()
+        });
+        for set in was_in.union(&is_in).filter_map(|id| self.sets[id.0 as usize].as_ref().map(|set| (id, set))) {
+            let (id, set) = set;
+            let brought = |item: Option<&Item>, is_member: bool| {
+                item.filter(|_| is_member).map(|item| set.source.members_of(item)).unwrap_or_default()
+            };
+            let (before, after) = (brought(old, was_in.contains(id)), brought(new, is_in.contains(id)));
+            if before != after {
+                // First what comes: a member that stays never seems to be gone.
+                after.into_iter().for_each(|member| membership.add(&set.name, member));
+                before.into_iter().for_each(|member| membership.remove(&set.name, member));
+            }
+        }
+        if !is_in.is_empty() {
+            self.of_item.insert(id, is_in);
+        }
+    }
+
+    fn selects(&self, set: SetId, item: &Item) -> bool {
+        let set = self.sets[set.0 as usize].as_ref();
+        set.and_then(|set| set.source.selector()).is_some_and(|selector| selector.matches(&item.labels))
+    }
+
+    /// An EndpointSlice is another one now, or gone.
+    pub fn slice_changed(&mut self, key: &Key, slice: Option<&EndpointSlice>, membership: &mut Membership<'_>) {
+        let services = self.slices.replace(key, slice);
+        for (namespace, service) in services {
+            for with_ports in [false, true] {
+                let source = SetSource::Service { namespace: namespace.clone(), name: service.clone(), with_ports };
+                let name = source.name();
+                if !self.by_name.contains_key(&name) {
+                    continue;
+                }
+                let now: BTreeSet<Member> = self.slices.members(&namespace, &service, with_ports).into_iter().collect();
+                let before: BTreeSet<Member> =
+                    membership.members.get(&name).into_iter().flat_map(BTreeMap::keys).cloned().collect();
+                now.difference(&before).for_each(|member| membership.add(&name, member.clone()));
+                before.difference(&now).for_each(|member| membership.remove(&name, member.clone()));
+            }
+        }
+    }
+}
+
+/// The label of an EndpointSlice that says which Service it belongs to.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// Every address with every port. A port without a number stands for all of them, which a set cannot hold: it brings none.
+fn members_of(slice: &EndpointSlice) -> Vec<Member> {
+    const TCP: u8 = 6;
+    let addresses = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+    let addresses: Vec<IpAddr> = addresses.filter_map(|address| address.parse().ok()).collect();
+    let ports = slice.ports.iter().filter_map(|port| Some((port.protocol.map_or(TCP, |p| p.number()), port.port?)));
+    ports.flat_map(|(protocol, port)| addresses.iter().map(move |a| Member::Port(*a, protocol, port))).collect()
+}
+
+/// EndpointSlices by the Service they belong to.
+#[derive(Debug, Default)]
+struct Slices {
+    by_service: BTreeMap<(String, String), BTreeMap<Key, Vec<Member>>>,
+    service_of: HashMap<Key, (String, String)>,
+}
+
+impl Slices {
+    /// The services that may lead elsewhere now.
+    fn replace(&mut self, key: &Key, slice: Option<&EndpointSlice>) -> Vec<(String, String)> {
+        let mut affected = Vec::new();
+        if let Some(service) = self.service_of.remove(key) {
+            if let Some(slices) = self.by_service.get_mut(&service) {
+                slices.remove(key);
+                if slices.is_empty() {
+                    self.by_service.remove(&service);
+                }
+            }
+            affected.push(service);
+        }
+        if let Some((slice, service)) = slice.and_then(|slice| Some((slice, slice.metadata.labels.get(SERVICE_NAME)?)))
+        {
+            let namespace = key.namespace.clone().unwrap_or_default();
+            let service = (namespace, service.clone());
+            let members = members_of(slice);
+            self.by_service.entry(service.clone()).or_default().insert(key.clone(), members);
+            self.service_of.insert(key.clone(), service.clone());
+            if !affected.contains(&service) {
+                affected.push(service);
+            }
+        }
+        affected
+    }
+
+    /// Each once.
+    fn members(&self, namespace: &str, service: &str, with_ports: bool) -> BTreeSet<Member> {
+        let slices = self.by_service.get(&(namespace.to_owned(), service.to_owned()));
+        let all = slices.into_iter().flat_map(BTreeMap::values).flatten();
+        all.map(|member| match member {
+            Member::Port(address, ..) if !with_ports => Member::Net(config::net::Cidr::host(*address)),
+            member => member.clone(),
+        })
+        .collect()
     }
 }

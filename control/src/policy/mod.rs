@@ -1,154 +1,492 @@
 //! From resources to what this node should be. A function of the current resources, never of how they came about.
 //!
 //! ```text
-//! WorkloadEndpoint, Profile ─labels─┬─▶ active: which policies select which local endpoints ─┐
-//!                                   └─▶ ipsets: which addresses a rule's selector means ─────┤
-//! Tier, policies ─order─▶ tiers of policies ─────────────────────────────────────────────────┴─▶ endpoint_rules ─▶ NodeState
+//!                        ┌─▶ labels ─▶ items ─▶ sets ──────────────────────┐ members
+//! Profile, Namespace ────┤                       ▲                         │
+//! WorkloadEndpoint ──────┤                       │ referred to             ├──▶ NodeState, and Changes
+//! HostEndpoint, sets ────┘   ┌─▶ active ─▶ programs ─▶ blocks ─────────────┤ rules
+//! Tier, policies ────────────┘   which endpoints, in which order           │
+//! Node, IPPool, StaticRoute ───────────────────────────────────────────────┘ routes
 //! ```
+//!
+//! Told which resources are others now, it works out again what depends on them, and nothing else: a label that changes on
+//! one of a hundred thousand endpoints is a look at the few selectors that could match it.
 //!
 //! | file | what it decides |
 //! |---|---|
 //! | `labels.rs` | the labels of an endpoint, own and inherited |
-//! | `active.rs` | which policies select it |
+//! | `items.rs` | what selectors can mean, and where a label occurs |
+//! | `selector_index.rs` | which selectors could match |
+//! | `ipsets.rs` | the members of sets |
+//! | `active.rs` | which policies select an endpoint |
 //! | `order.rs` | in which order tiers and policies apply |
-//! | `ipsets.rs` | the addresses behind a selector |
 //! | `endpoint_rules.rs` | rules without names, programs per endpoint |
-//! | `supported.rs` | which fields cannot be enforced yet and are therefore refused |
-//! | `oracle.rs` | the same verdicts by an independent, naive way: what the compiled way is compared with |
+//! | `local.rs` | which endpoints are this node's |
+//! | `supported.rs` | which fields cannot be enforced and are therefore refused |
+//! | `oracle.rs` | the same, read naively: what all of it is compared with |
 //!
 //! Sources: Calico's documentation of network policy, and shared semantics in docs/ARCHITECTURE.md.
 
 pub mod active;
 pub mod endpoint_rules;
 pub mod ipsets;
+pub mod items;
 pub mod labels;
+pub mod local;
 pub mod oracle;
 pub mod order;
+pub mod selector_index;
 pub mod supported;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
-use config::net::Cidr;
-use config::resource::{ALL_INTERFACES, WorkloadEndpoint};
+use config::resource::{Key, Kind, PolicyType, Resource, Rule};
 
-use crate::node_state::{EndpointState, NodeState, RouteState, RouteTarget};
+use crate::node_state::{BlockName, Changes, EndpointState, HostEndpointState, NodeState, Program};
 use crate::resources::Resources;
-use active::Policy;
-use endpoint_rules::Builder;
-use ipsets::Members;
+use active::{Policy, Stage};
+use endpoint_rules::{BlockUsers, DEFAULT_ALLOW, List, Rules, Selecting};
+use ipsets::{Membership, Sets};
+use items::{Item, Items};
+use labels::ProfileLabels;
+use order::OrderedTier;
 
-/// What the node of this name should be.
+/// What the node of this name should be, worked out from nothing.
 pub fn calculate(resources: &Resources, node: &str) -> NodeState {
-    let profiles = resources.profiles().map(|profile| (profile.metadata.name.as_str(), profile)).collect();
-    let members = Members::collect(resources, &profiles);
-    let policies = active::collect(resources);
-    let tiers = order::tiers(resources, &policies);
+    let mut calculation = Calculation::new(node);
+    calculation.update(resources, &resources.keys().cloned().collect());
+    calculation.state
+}
 
-    let mut builder = Builder::new(&members, &profiles);
-    let mut state = NodeState::default();
-    let mut problems = BTreeSet::new();
-    for endpoint in local_endpoints(resources, node, &mut problems) {
-        let labels = labels::of_workload(endpoint, &profiles);
-        let selecting: Vec<&Policy> = policies.iter().filter(|policy| policy.selects(&labels)).collect();
-        let profiles = &endpoint.spec.profiles;
-        let ingress = builder.program(&tiers, &selecting, profiles, config::resource::PolicyType::Ingress);
-        let egress = builder.program(&tiers, &selecting, profiles, config::resource::PolicyType::Egress);
-        if endpoint.spec.mac.is_none() {
-            problems.insert(format!(
-                "WorkloadEndpoint {}/{}: spec.mac is missing, so packets to it cannot be sent; set it to the address of \
-                 the interface inside the workload",
-                endpoint.metadata.namespace.as_deref().unwrap_or_default(),
-                endpoint.metadata.name
-            ));
+/// What a node should be, kept up to date.
+#[derive(Debug)]
+pub struct Calculation {
+    node: String,
+    state: NodeState,
+    changes: Changes,
+    profiles: BTreeMap<String, Profile>,
+    profile_labels: ProfileLabels,
+    items: Items,
+    sets: Sets,
+    tiers: Vec<OrderedTier>,
+    policies: HashMap<Key, Arc<Policy>>,
+    /// Endpoints that name this node.
+    own: BTreeSet<Key>,
+    /// Those of them that it has: what applies to each.
+    local: BTreeMap<Key, Local>,
+    users: BlockUsers,
+    /// Whose rules a block holds; of blocks in use.
+    owners: HashMap<BlockName, Owner>,
+}
+
+/// Rules that endpoints name.
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Profile {
+    ingress: Vec<Rule>,
+    egress: Vec<Rule>,
+}
+
+#[derive(Debug, Default)]
+struct Local {
+    selecting: Selecting,
+    programs: Vec<Option<Arc<Program>>>,
+}
+
+#[derive(Debug, Clone)]
+enum Owner {
+    Policy(Key, PolicyType),
+    Profile(String, PolicyType),
+}
+
+/// The programs of a workload endpoint, and of a host endpoint, in the order they are kept in.
+const WORKLOAD: [(List, PolicyType); 2] = [(List::Normal, PolicyType::Ingress), (List::Normal, PolicyType::Egress)];
+const HOST: [(List, PolicyType); 7] = [
+    (List::Normal, PolicyType::Ingress),
+    (List::Normal, PolicyType::Egress),
+    (List::Forward, PolicyType::Ingress),
+    (List::Forward, PolicyType::Egress),
+    (List::Early(Stage::Untracked), PolicyType::Ingress),
+    (List::Early(Stage::Untracked), PolicyType::Egress),
+    (List::Early(Stage::PreDnat), PolicyType::Ingress),
+];
+
+impl Calculation {
+    pub fn new(node: &str) -> Self {
+        Self {
+            node: node.to_owned(),
+            state: NodeState::default(),
+            changes: Changes::default(),
+            profiles: BTreeMap::new(),
+            profile_labels: ProfileLabels::new(),
+            items: Items::default(),
+            sets: Sets::default(),
+            tiers: order::tiers(&Resources::default()),
+            policies: HashMap::new(),
+            own: BTreeSet::new(),
+            local: BTreeMap::new(),
+            users: BlockUsers::default(),
+            owners: HashMap::new(),
         }
-        state.endpoints.push(EndpointState {
-            key: config::resource::Resource::WorkloadEndpoint(endpoint.clone()).key(),
-            interface: endpoint.spec.interface_name.clone(),
-            mac: endpoint.spec.mac,
-            addresses: endpoint.spec.ip_networks.clone(),
-            egress,
-            ingress,
-        });
     }
-    (state.sets, state.blocks, state.programs) = builder.finish();
-    state.static_routes = static_routes(resources, node);
-    state.pools = resources.ip_pools().filter(|pool| !pool.spec.disabled).map(|pool| pool.spec.cidr.masked()).collect();
-    state.host_interfaces = resources
-        .host_endpoints()
-        .filter(|endpoint| endpoint.spec.node == node)
-        .map(|endpoint| endpoint.spec.interface_name.clone())
-        .filter(|name| !name.is_empty() && name != ALL_INTERFACES)
-        .collect();
-    state.node_addresses = resources
-        .nodes()
-        .filter(|resource| resource.metadata.name == node)
-        .flat_map(|resource| {
-            let bgp = resource.spec.bgp.iter().flat_map(|bgp| [bgp.ipv4_address, bgp.ipv6_address]).flatten();
-            bgp.chain(resource.spec.addresses.iter().map(|address| address.address)).map(|cidr| cidr.address())
-        })
-        .collect();
-    state.problems = problems.into_iter().collect();
-    state
-}
 
-/// The endpoints of this node. Of two that claim one interface, the first in (orchestrator, workload, endpoint) order
-/// has it; of two that claim one address, likewise.
-fn local_endpoints<'a>(
-    resources: &'a Resources,
-    node: &str,
-    problems: &mut BTreeSet<String>,
-) -> Vec<&'a WorkloadEndpoint> {
-    let mut all: Vec<&WorkloadEndpoint> = resources
-        .workload_endpoints()
-        .filter(|endpoint| endpoint.spec.node == node && !endpoint.spec.interface_name.is_empty())
-        .collect();
-    let rank = |endpoint: &WorkloadEndpoint| {
-        let spec = &endpoint.spec;
-        let workload = if spec.workload.is_empty() { &spec.pod } else { &spec.workload };
-        let namespace = endpoint.metadata.namespace.clone();
-        (spec.orchestrator.clone(), namespace, workload.clone(), spec.endpoint.clone(), endpoint.metadata.name.clone())
-    };
-    all.sort_by_cached_key(|endpoint| rank(endpoint));
-    let mut by_interface: BTreeMap<&str, &WorkloadEndpoint> = BTreeMap::new();
-    let mut by_address: BTreeMap<Cidr, &WorkloadEndpoint> = BTreeMap::new();
-    all.retain(|endpoint| {
-        let interface = endpoint.spec.interface_name.as_str();
-        let rival = by_interface.get(interface).map(|rival| (format!("interface {interface}"), *rival)).or_else(|| {
-            let taken = endpoint.spec.ip_networks.iter().find_map(|cidr| Some((*cidr, *by_address.get(cidr)?)));
-            taken.map(|(cidr, rival)| (format!("address {cidr}"), rival))
-        });
-        if let Some((what, rival)) = rival {
-            problems.insert(format!(
-                "WorkloadEndpoint {} is inactive: {what} belongs to {}; delete one of the two",
-                endpoint.metadata.name, rival.metadata.name
-            ));
-            return false;
+    pub fn state(&self) -> &NodeState {
+        &self.state
+    }
+
+    /// How the state differs from what it was when this was asked last.
+    pub fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Works out again what depends on the resources of these keys. They may have come, gone or changed, or be as they were.
+    pub fn update(&mut self, resources: &Resources, changed: &BTreeSet<Key>) {
+        let mut stale_blocks = BTreeSet::new();
+        let mut stale_programs = BTreeSet::new();
+        let mut changed_items: BTreeSet<Key> = changed.iter().filter(|key| is_item(key.kind)).cloned().collect();
+        for name in changed.iter().filter_map(profile_name).collect::<BTreeSet<String>>() {
+            self.profile_changed(&name, resources, &mut changed_items, &mut stale_blocks, &mut stale_programs);
         }
-        by_interface.insert(interface, endpoint);
-        by_address.extend(endpoint.spec.ip_networks.iter().map(|cidr| (*cidr, *endpoint)));
-        true
-    });
-    all
+        for key in &changed_items {
+            self.item_changed(key, resources);
+        }
+        for key in changed.iter().filter(|key| key.kind == Kind::EndpointSlice) {
+            let slice = match resources.get(key) {
+                Some(Resource::EndpointSlice(slice)) => Some(slice),
+                _ => None,
+            };
+            let mut membership = Membership { members: &mut self.state.sets, changes: &mut self.changes.sets };
+            self.sets.slice_changed(key, slice, &mut membership);
+        }
+        let mut are_locals_stale = false;
+        for key in &changed_items {
+            let (was, is) = (self.own.contains(key), local::is_of_node(resources.get(key), &self.node));
+            are_locals_stale |= was || is;
+            if is {
+                self.own.insert(key.clone())
+            } else {
+                self.own.remove(key)
+            };
+        }
+        if are_locals_stale {
+            self.locals_changed(resources, &changed_items, &mut stale_programs);
+        }
+        for key in changed {
+            self.policy_changed(key, resources.get(key), &mut stale_blocks, &mut stale_programs);
+        }
+        if changed.iter().any(|key| key.kind == Kind::Tier) {
+            let tiers = order::tiers(resources);
+            if tiers != self.tiers {
+                self.tiers = tiers;
+                stale_programs.extend(self.local.keys().cloned());
+            }
+        }
+        let has_new_programs = !stale_programs.is_empty();
+        for key in stale_programs {
+            self.make_programs(&key, resources, &mut stale_blocks);
+        }
+        for name in stale_blocks {
+            self.make_block(&name);
+        }
+        let others = [Kind::Node, Kind::IpPool, Kind::StaticRoute];
+        if are_locals_stale || has_new_programs || changed.iter().any(|key| others.contains(&key.kind)) {
+            self.changes.other |= self.rest(resources);
+        }
+    }
+
+    fn profile_changed(
+        &mut self,
+        name: &str,
+        resources: &Resources,
+        changed_items: &mut BTreeSet<Key>,
+        stale_blocks: &mut BTreeSet<BlockName>,
+        stale_programs: &mut BTreeSet<Key>,
+    ) {
+        let (profile, labels) = profile(resources, name).unzip();
+        if self.profile_labels.get(name) != labels.as_ref() {
+            changed_items.extend(self.items.listing(name).cloned());
+            match labels {
+                Some(labels) => self.profile_labels.insert(name.to_owned(), labels),
+                None => self.profile_labels.remove(name),
+            };
+        }
+        let old = self.profiles.get(name);
+        if old == profile.as_ref() {
+            return;
+        }
+        if old.is_some() != profile.is_some() {
+            // Whoever lists it has another block in its place.
+            let listing = self.items.listing(name).filter(|key| self.local.contains_key(key));
+            stale_programs.extend(listing.cloned());
+        }
+        match profile {
+            Some(profile) => self.profiles.insert(name.to_owned(), profile),
+            None => self.profiles.remove(name),
+        };
+        for direction in [PolicyType::Ingress, PolicyType::Egress] {
+            stale_blocks.insert(endpoint_rules::profile_block(name, direction, true));
+        }
+    }
+
+    fn item_changed(&mut self, key: &Key, resources: &Resources) {
+        let item = resources.get(key).and_then(|resource| Item::of(resource, &self.profile_labels));
+        if item.is_some() && self.items.by_key(key) == item.as_ref() {
+            return;
+        }
+        let Some((id, old)) = self.items.replace(key, item) else { return };
+        let mut membership = Membership { members: &mut self.state.sets, changes: &mut self.changes.sets };
+        self.sets.item_changed(id, old.as_ref(), self.items.get(id), &mut membership);
+    }
+
+    /// Endpoints came or went, or have other labels, profiles or addresses.
+    fn locals_changed(
+        &mut self,
+        resources: &Resources,
+        changed_items: &BTreeSet<Key>,
+        stale_programs: &mut BTreeSet<Key>,
+    ) {
+        let (now, problems) = local::active(resources, &self.own);
+        self.changes.other |= problems != self.state.problems;
+        self.state.problems = problems;
+        let gone: Vec<Key> = self.local.keys().filter(|key| !now.contains(*key)).cloned().collect();
+        for key in gone {
+            let old = self.local.remove(&key);
+            for block in
+                old.iter().flat_map(|local| local.programs.iter().flatten()).flat_map(|program| program.blocks())
+            {
+                self.forget_block(block);
+            }
+        }
+        for key in now {
+            let is_new = !self.local.contains_key(&key);
+            if !is_new && !changed_items.contains(&key) {
+                continue;
+            }
+            let Some(item) = self.items.by_key(&key) else { continue };
+            let mut selecting = Selecting::new();
+            for policy in self.policies.values().filter(|policy| policy.selects(&item.labels)) {
+                selecting.entry(policy.tier.clone()).or_default().insert(policy.rank.clone(), policy.clone());
+            }
+            self.local.entry(key.clone()).or_default().selecting = selecting;
+            stale_programs.insert(key);
+        }
+    }
+
+    fn policy_changed(
+        &mut self,
+        key: &Key,
+        resource: Option<&Resource>,
+        stale_blocks: &mut BTreeSet<BlockName>,
+        stale_programs: &mut BTreeSet<Key>,
+    ) {
+        let new = resource.and_then(Policy::of).map(Arc::new);
+        let old = self.policies.get(key).cloned();
+        if old == new {
+            return;
+        }
+        for (endpoint, local) in &mut self.local {
+            let Some(item) = self.items.by_key(endpoint) else { continue };
+            let mut is_stale = false;
+            if let Some(old) = &old
+                && let Some(tier) = local.selecting.get_mut(&old.tier)
+            {
+                is_stale |= tier.remove(&old.rank).is_some();
+                if tier.is_empty() {
+                    local.selecting.remove(&old.tier);
+                }
+            }
+            if let Some(new) = new.as_ref().filter(|new| new.selects(&item.labels)) {
+                local.selecting.entry(new.tier.clone()).or_default().insert(new.rank.clone(), new.clone());
+                is_stale = true;
+            }
+            if is_stale {
+                stale_programs.insert(endpoint.clone());
+            }
+        }
+        for policy in [&old, &new].into_iter().flatten() {
+            stale_blocks
+                .extend([PolicyType::Ingress, PolicyType::Egress].map(|direction| policy.block(direction).clone()));
+        }
+        match new {
+            Some(new) => self.policies.insert(key.clone(), new),
+            None => self.policies.remove(key),
+        };
+    }
+
+    /// The programs of an endpoint, anew. Blocks that were in no program so far become stale.
+    fn make_programs(&mut self, key: &Key, resources: &Resources, stale_blocks: &mut BTreeSet<BlockName>) {
+        let Some(local) = self.local.get(key) else { return };
+        let (profiles, lists) = match resources.get(key) {
+            Some(Resource::WorkloadEndpoint(endpoint)) => (&endpoint.spec.profiles, &WORKLOAD[..]),
+            Some(Resource::HostEndpoint(endpoint)) => (&endpoint.spec.profiles, &HOST[..]),
+            _ => return,
+        };
+        let is_known = |name: &str| self.profiles.contains_key(name);
+        let make = |(list, direction): &(List, PolicyType)| {
+            endpoint_rules::program(*list, &self.tiers, &local.selecting, profiles, *direction, is_known)
+        };
+        let new: Vec<Option<Program>> = lists.iter().map(make).collect();
+        let mut owners: Vec<(BlockName, Owner)> = Vec::new();
+        for (_, direction) in lists {
+            for policy in local.selecting.values().flat_map(BTreeMap::values) {
+                owners.push((policy.block(*direction).clone(), Owner::Policy(policy.key.clone(), *direction)));
+            }
+            for profile in profiles {
+                let block = endpoint_rules::profile_block(profile, *direction, is_known(profile));
+                owners.push((block, Owner::Profile(profile.clone(), *direction)));
+            }
+        }
+        // Programs that are as they were stay the very same, so that whoever follows can tell by looking at them.
+        let old = local.programs.clone();
+        let new: Vec<Option<Arc<Program>>> = new
+            .into_iter()
+            .enumerate()
+            .map(|(position, program)| {
+                let known = old.get(position).and_then(Option::as_ref);
+                program.map(|program| known.filter(|known| ***known == program).cloned().unwrap_or(Arc::new(program)))
+            })
+            .collect();
+        for block in new.iter().flatten().flat_map(|program| program.blocks()) {
+            if self.users.add(block) {
+                stale_blocks.insert(block.clone());
+            }
+        }
+        self.owners.extend(owners.into_iter().filter(|(block, _)| self.users.is_used(block)));
+        for block in old.iter().flatten().flat_map(|program| program.blocks()) {
+            self.forget_block(block);
+        }
+        if let Some(local) = self.local.get_mut(key) {
+            local.programs = new;
+        }
+    }
+
+    /// One program less names the block. The last one takes it along, and the sets that only it referred to.
+    fn forget_block(&mut self, name: &BlockName) {
+        if !self.users.remove(name) {
+            return;
+        }
+        self.owners.remove(name);
+        self.replace_block(name, None);
+    }
+
+    fn make_block(&mut self, name: &BlockName) {
+        if !self.users.is_used(name) {
+            return;
+        }
+        let Some(owner) = self.owners.get(name).cloned() else { return };
+        let mut membership = Membership { members: &mut self.state.sets, changes: &mut self.changes.sets };
+        let mut set = |source| self.sets.acquire(source, &self.items, &mut membership);
+        let rules = match &owner {
+            Owner::Policy(key, direction) => self.policies.get(key).map(|policy| {
+                let rules = Rules::Written { rules: policy.rules(*direction), namespace: key.namespace.as_deref() };
+                endpoint_rules::block(name, rules, &mut set)
+            }),
+            Owner::Profile(profile, direction) => {
+                let written = self.profiles.get(profile).map(|profile| match direction {
+                    PolicyType::Ingress => profile.ingress.as_slice(),
+                    PolicyType::Egress => profile.egress.as_slice(),
+                });
+                let rules = match written {
+                    _ if profile == DEFAULT_ALLOW => Rules::AllowAll,
+                    Some(rules) => Rules::Written { rules, namespace: None },
+                    None => Rules::DenyAll,
+                };
+                Some(endpoint_rules::block(name, rules, &mut set))
+            }
+        };
+        self.replace_block(name, rules);
+    }
+
+    /// The new rules have their sets already; those of the old ones are given up.
+    fn replace_block(&mut self, name: &BlockName, rules: Option<Vec<crate::node_state::ResolvedRule>>) {
+        let rules: Option<Arc<[_]>> = rules.map(Into::into);
+        let old = self.state.blocks.get(name).cloned();
+        if old != rules {
+            self.changes.blocks.insert(name.clone());
+            match &rules {
+                Some(rules) => self.state.blocks.insert(name.clone(), rules.clone()),
+                None => self.state.blocks.remove(name),
+            };
+        }
+        let mut membership = Membership { members: &mut self.state.sets, changes: &mut self.changes.sets };
+        for set in old.iter().flat_map(|rules| endpoint_rules::sets(rules)) {
+            self.sets.release(set, &self.items, &mut membership);
+        }
+    }
+
+    /// Endpoints, routes and what else is small. True when something is not as it was.
+    fn rest(&mut self, resources: &Resources) -> bool {
+        let program = |local: &Local, position: usize| local.programs.get(position).cloned().flatten();
+        let open =
+            || Arc::new(Program { tiers: vec![], profiles: vec![], end: crate::node_state::ProgramEnd::Undecided });
+        let (mut endpoints, mut host_endpoints) = (Vec::new(), Vec::new());
+        for (key, local) in &self.local {
+            match resources.get(key) {
+                Some(Resource::WorkloadEndpoint(endpoint)) => endpoints.push(EndpointState {
+                    key: key.clone(),
+                    interface: endpoint.spec.interface_name.clone(),
+                    mac: endpoint.spec.mac,
+                    addresses: endpoint.spec.ip_networks.clone(),
+                    ingress: program(local, 0).unwrap_or_else(open),
+                    egress: program(local, 1).unwrap_or_else(open),
+                }),
+                Some(Resource::HostEndpoint(endpoint)) => host_endpoints.push(HostEndpointState {
+                    key: key.clone(),
+                    interface: endpoint.spec.interface_name.clone(),
+                    expected_addresses: endpoint.spec.expected_ips.clone(),
+                    ingress: program(local, 0).unwrap_or_else(open),
+                    egress: program(local, 1).unwrap_or_else(open),
+                    forward_ingress: program(local, 2),
+                    forward_egress: program(local, 3),
+                    untracked_ingress: program(local, 4),
+                    untracked_egress: program(local, 5),
+                    pre_dnat: program(local, 6),
+                }),
+                _ => {}
+            }
+        }
+        let state = &mut self.state;
+        let static_routes = local::static_routes(resources, &self.node);
+        let pools = local::pools(resources);
+        let node_addresses = local::node_addresses(resources, &self.node);
+        let is_same = endpoints == state.endpoints
+            && host_endpoints == state.host_endpoints
+            && static_routes == state.static_routes
+            && pools == state.pools
+            && node_addresses == state.node_addresses;
+        state.endpoints = endpoints;
+        state.host_endpoints = host_endpoints;
+        state.static_routes = static_routes;
+        state.pools = pools;
+        state.node_addresses = node_addresses;
+        !is_same
+    }
 }
 
-fn static_routes(resources: &Resources, node: &str) -> Vec<RouteState> {
-    resources
-        .static_routes()
-        .filter(|route| route.spec.node.as_deref().is_none_or(|wanted| wanted == node))
-        .filter_map(|route| {
-            let spec = &route.spec;
-            let target = match (spec.blackhole, spec.next_hop, &spec.interface) {
-                (true, ..) => RouteTarget::Blackhole,
-                (_, Some(address), interface) => RouteTarget::NextHop { address, interface: interface.clone() },
-                (_, None, Some(interface)) => RouteTarget::Interface(interface.clone()),
-                // Validation refuses a route to nowhere.
-                (_, None, None) => return None,
-            };
-            let name = format!("StaticRoute {}", route.metadata.name);
-            Some(RouteState { name, destination: spec.destination.masked(), target })
-        })
-        .collect()
+/// Kinds that selectors in rules can mean.
+fn is_item(kind: Kind) -> bool {
+    matches!(kind, Kind::WorkloadEndpoint | Kind::HostEndpoint | Kind::NetworkSet | Kind::GlobalNetworkSet)
+}
+
+/// The profile that a resource is, or stands for.
+fn profile_name(key: &Key) -> Option<String> {
+    match key.kind {
+        Kind::Profile => Some(key.name.clone()),
+        Kind::Namespace => Some(format!("kns.{}", key.name)),
+        Kind::ServiceAccount => Some(format!("ksa.{}.{}", key.namespace.as_deref().unwrap_or_default(), key.name)),
+        _ => None,
+    }
+}
+
+/// The rules and labels of a profile: of the resource of that name, or else of what it stands for in Kubernetes.
+fn profile(resources: &Resources, name: &str) -> Option<(Profile, BTreeMap<String, String>)> {
+    let found = match resources.get(&Key::cluster(Kind::Profile, name)) {
+        Some(Resource::Profile(profile)) => profile.clone(),
+        _ => return None,
+    };
+    let spec = found.spec;
+    Some((Profile { ingress: spec.ingress, egress: spec.egress }, spec.labels_to_apply))
 }

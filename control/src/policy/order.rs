@@ -6,9 +6,8 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use config::resource::{FIXED_TIERS, TierAction};
+use config::resource::{FIXED_TIERS, Key, TierAction};
 
-use super::active::Policy;
 use crate::resources::Resources;
 
 /// A tier in its place.
@@ -20,7 +19,7 @@ pub struct OrderedTier {
 }
 
 /// The tiers in order, those that always exist included.
-pub fn tiers(resources: &Resources, policies: &[Policy]) -> Vec<OrderedTier> {
+pub fn tiers(resources: &Resources) -> Vec<OrderedTier> {
     let mut known: BTreeMap<&str, (Option<f64>, bool)> =
         FIXED_TIERS.iter().map(|(name, order, action)| (*name, (Some(*order), *action == TierAction::Pass))).collect();
     for tier in resources.tiers() {
@@ -30,22 +29,43 @@ pub fn tiers(resources: &Resources, policies: &[Policy]) -> Vec<OrderedTier> {
     let mut ordered: Vec<(Option<f64>, &str, bool)> =
         known.iter().map(|(name, (order, passes))| (*order, *name, *passes)).collect();
     ordered.sort_by(|left, right| compare_orders(left.0, right.0).then_with(|| left.1.cmp(right.1)));
-    let mut unknown: Vec<&str> =
-        policies.iter().map(|policy| policy.tier.as_str()).filter(|name| !known.contains_key(name)).collect();
-    unknown.sort_unstable();
-    unknown.dedup();
-    let known = ordered.into_iter().map(|(_, name, passes)| OrderedTier { name: name.into(), passes });
-    known.chain(unknown.into_iter().map(|name| OrderedTier { name: name.into(), passes: false })).collect()
+    ordered.into_iter().map(|(_, name, passes)| OrderedTier { name: name.into(), passes }).collect()
 }
 
-/// The order of two policies of one tier.
-pub fn compare_policies(left: &Policy, right: &Policy) -> Ordering {
-    let name = |policy: &Policy| {
-        let namespace = policy.key.namespace.as_deref().unwrap_or_default();
-        format!("{}/{namespace}/{}", policy.key.name, policy.key.kind.name())
-    };
-    compare_orders(left.order, right.order).then_with(|| name(left).cmp(&name(right)))
+/// The place of a policy in its tier.
+#[derive(Debug, Clone)]
+pub struct Rank {
+    order: Option<f64>,
+    /// `name/namespace/kind`.
+    name: String,
 }
+
+impl Rank {
+    pub fn new(order: Option<f64>, key: &Key) -> Self {
+        let namespace = key.namespace.as_deref().unwrap_or_default();
+        Self { order, name: format!("{}/{namespace}/{}", key.name, key.kind.name()) }
+    }
+}
+
+impl Ord for Rank {
+    fn cmp(&self, other: &Self) -> Ordering {
+        compare_orders(self.order, other.order).then_with(|| self.name.cmp(&other.name))
+    }
+}
+
+impl PartialOrd for Rank {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Rank {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Rank {}
 
 fn compare_orders(left: Option<f64>, right: Option<f64>) -> Ordering {
     left.unwrap_or(f64::INFINITY).total_cmp(&right.unwrap_or(f64::INFINITY))

@@ -1,12 +1,13 @@
 //! `calculate`, case by case: resources in, and what the one endpoint of interest enforces, in words.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use config::net::Cidr;
 use config::resource::PolicyType::{Egress, Ingress};
 use config::resource::{PolicyType, Resource};
 use config::yaml;
 
 use super::*;
-use crate::node_state::{ResolvedRule, ResolvedSide};
+use crate::node_state::{Member, ProgramEnd, ResolvedRule, ResolvedSide, RouteTarget, SetName};
 
 const HERE: &str = "here";
 
@@ -65,15 +66,18 @@ fn state(texts: &[String]) -> NodeState {
 /// What an endpoint enforces, one line for each rule and each end.
 fn program(state: &NodeState, name: &str, direction: PolicyType) -> Vec<String> {
     let endpoint = state.endpoints.iter().find(|endpoint| endpoint.key.name == name).expect("the endpoint is here");
-    let program = &state.programs[if direction == Ingress { endpoint.ingress } else { endpoint.egress }];
-    let block = |position: &usize| state.blocks[*position].rules.iter().map(|rule| line(state, rule));
+    let program = if direction == Ingress { &endpoint.ingress } else { &endpoint.egress };
+    let block = |name: &BlockName| state.blocks[name].iter().map(|rule| line(state, rule));
     let mut lines = Vec::new();
     for tier in &program.tiers {
         lines.extend(tier.blocks.iter().flat_map(block));
         lines.push(tier.end.clone().unwrap_or_else(|| "next tier".into()));
     }
     lines.extend(program.profiles.iter().flat_map(block));
-    lines.push(program.no_match.clone());
+    lines.push(match &program.end {
+        ProgramEnd::Deny(name) => name.clone(),
+        ProgramEnd::Undecided => "undecided".into(),
+    });
     lines
 }
 
@@ -103,14 +107,20 @@ fn words(state: &NodeState, side: &ResolvedSide) -> String {
         (!items.is_empty()).then(|| format!("{mark}[{}]", items.join(" ")))
     }
     let set = |mark: &'static str| {
-        move |position: &usize| {
-            let members: Vec<String> = state.sets[*position].iter().map(ToString::to_string).collect();
+        move |name: &SetName| {
+            let word = |member: &Member| match member {
+                Member::Net(net) => net.to_string(),
+                Member::Port(address, protocol, port) => format!("{address} {protocol}:{port}"),
+            };
+            let members: Vec<String> = state.sets[name].keys().map(word).collect();
             format!("{mark}{{{}}}", members.join(" "))
         }
     };
     let parts = list("", &side.nets).into_iter().chain(list("!", &side.not_nets));
     let parts = parts.chain(side.sets.iter().map(set(""))).chain(side.not_sets.iter().map(set("!")));
-    let parts = parts.chain(list(":", &side.ports)).chain(list("!:", &side.not_ports));
+    let parts = parts.chain(list(":", &side.ports)).chain(side.named_ports.iter().map(set(":")));
+    let parts = parts.chain(list("!:", &side.not_ports)).chain(side.not_named_ports.iter().map(set("!:")));
+    let parts = parts.chain(side.services.iter().map(set("service")));
     parts.collect::<Vec<_>>().join(" ")
 }
 
@@ -337,8 +347,8 @@ fn the_other_fields_of_a_rule_are_taken_over() {
 
 #[test]
 fn a_stored_rule_that_cannot_be_enforced_denies() {
-    // Without the port's name it would allow every port.
-    check_rule("action: Allow, protocol: TCP, destination: {ports: [http]}", "(cannot be enforced) Deny");
+    // Without the method it would allow every request.
+    check_rule("action: Allow, http: {methods: [GET]}", "(cannot be enforced) Deny");
 }
 
 #[test]
@@ -346,7 +356,7 @@ fn what_is_equal_is_shared() {
     let endpoints = [endpoint("a", "default", 1, "", ""), endpoint("b", "default", 2, "", "")];
     let rule = "{action: Allow, source: {selector: role == 'x'}, destination: {selector: \"role == 'x'\"}}";
     let state = state(&[&endpoints[..], &[global("p", &format!("ingress: [{rule}, {rule}]"))]].concat());
-    assert_eq!((state.sets.len(), state.blocks.len(), state.programs.len()), (1, 1, 2));
+    assert_eq!((state.sets.len(), state.blocks.len()), (1, 1));
     assert_eq!(state.endpoints[0].ingress, state.endpoints[1].ingress);
 }
 
@@ -355,7 +365,8 @@ fn only_endpoints_of_this_node_are_enforced_here_but_all_are_members() {
     let elsewhere = db().replace("node: here", "node: there");
     let state = state(&[web(), elsewhere, global("a", "ingress: [{action: Allow, source: {selector: role == 'db'}}]")]);
     assert_eq!(state.endpoints.len(), 1);
-    assert_eq!(state.sets, [vec![Cidr::parse("10.0.0.2/32").unwrap()]]);
+    let members: Vec<&Member> = state.sets.values().flat_map(BTreeMap::keys).collect();
+    assert_eq!(members, [&Member::Net(Cidr::parse("10.0.0.2/32").unwrap())]);
     let endpoint = &state.endpoints[0];
     assert_eq!(endpoint.key.to_string(), "WorkloadEndpoint default/web");
     assert_eq!(endpoint.interface, "cali1");
@@ -431,7 +442,8 @@ fn routes_pools_and_addresses_are_those_of_this_node() {
     );
     assert_eq!(state.pools, [Cidr::parse("10.0.0.0/16").unwrap()]);
     assert_eq!(state.node_addresses, [address("192.0.2.10"), address("fd09::9")]);
-    assert_eq!(state.host_interfaces, ["eth0"]);
+    let hosts: Vec<&str> = state.host_endpoints.iter().map(|endpoint| endpoint.interface.as_str()).collect();
+    assert_eq!(hosts, ["eth0", "*"]);
 }
 
 #[test]

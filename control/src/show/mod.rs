@@ -80,7 +80,7 @@ fn sum<D>(control: &Control<D>, of: impl Fn(&Counters) -> u64) -> u64 {
 fn interfaces<D>(control: &Control<D>) -> impl Iterator<Item = InterfaceView> {
     control.attachments.view().iter().map(move |(name, attachment)| {
         let link = control.kernel.links.get(&attachment.link);
-        let endpoint = control.state.endpoints.iter().find(|endpoint| endpoint.interface == *name);
+        let endpoint = control.state().endpoints.iter().find(|endpoint| endpoint.interface == *name);
         let index = attachment.index;
         let of = |pick: fn(&fastpath::stats::counters::InterfaceCounters) -> u64| {
             sum(control, |counters| pick(counters.interface(index)))
@@ -150,7 +150,7 @@ fn routes<D>(control: &Control<D>, address: Option<IpAddr>) -> impl Iterator<Ite
 }
 
 fn neighbours<D>(control: &Control<D>) -> impl Iterator<Item = NeighbourView> {
-    let configured = control.state.endpoints.iter().flat_map(|endpoint| {
+    let configured = control.state().endpoints.iter().flat_map(|endpoint| {
         endpoint.addresses.iter().map(|address| NeighbourView {
             ip: address.address(),
             mac: endpoint.mac.map(|mac| mac.to_string()),
@@ -299,7 +299,7 @@ fn status<D>(control: &Control<D>) -> StatusView {
         generation: control.generation.into(),
         workers: control.attachments.workers() as u64,
         interfaces: control.attachments.view().len() as u64,
-        endpoints: control.state.endpoints.len() as u64,
+        endpoints: control.state().endpoints.len() as u64,
         policies: (control.resources.network_policies().count() + control.resources.global_network_policies().count())
             as u64,
         routes: control.routes.len() as u64,

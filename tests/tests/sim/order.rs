@@ -7,12 +7,12 @@
 //!                         └─ a snapshot of something else, then another ─────┘
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use config::resource::{Key, PolicyType, Resource};
 use control::datastore::{Revision, Stored, SyncEvent, Update};
-use control::node_state::NodeState;
-use control::policy::calculate;
+use control::node_state::{Member, NodeState, SetMembers, SetName};
+use control::policy::{Calculation, calculate};
 use control::resources::Resources;
 use tests::node::{NODE, Node};
 use tests::random::Random;
@@ -81,28 +81,86 @@ fn history(random: &mut Random, wanted: &BTreeMap<Key, Resource>) -> Vec<SyncEve
     events
 }
 
-/// Follows events as control does: settles whenever it likes, which must not matter.
-fn follow(random: &mut Random, resources: &mut Resources, events: Vec<SyncEvent>) -> NodeState {
-    for event in events {
-        resources.follow(event);
-        if random.chance(10) {
-            calculate(resources, NODE);
+/// The state of a node that follows events as control does: it settles whenever it likes, which must not matter.
+struct Follower {
+    resources: Resources,
+    calculation: Calculation,
+    changed: BTreeSet<Key>,
+    /// What whoever follows the changes knows.
+    known: NodeState,
+}
+
+impl Default for Follower {
+    fn default() -> Self {
+        Self {
+            resources: Resources::default(),
+            calculation: Calculation::new(NODE),
+            changed: BTreeSet::new(),
+            known: NodeState::default(),
         }
     }
-    calculate(resources, NODE)
+}
+
+impl Follower {
+    fn follow(&mut self, random: &mut Random, events: Vec<SyncEvent>) {
+        for event in events {
+            self.changed.extend(self.resources.follow(event));
+            if random.chance(30) {
+                self.settle();
+            }
+        }
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        self.calculation.update(&self.resources, &std::mem::take(&mut self.changed));
+        let changes = self.calculation.take_changes();
+        let state = self.calculation.state();
+        // The changes lead from the state before to this one, and say nothing that is not so.
+        for (set, members) in &changes.sets {
+            let known = self.known.sets.entry(set.clone()).or_default();
+            for (member, is_added) in members {
+                assert_eq!(known.contains_key(member), !is_added, "{member:?} of {set} came or went");
+                if *is_added {
+                    known.insert(member.clone(), 1)
+                } else {
+                    known.remove(member)
+                };
+            }
+        }
+        let members = |sets: &BTreeMap<SetName, SetMembers>| -> BTreeMap<SetName, BTreeSet<Member>> {
+            let filled = sets.iter().filter(|(_, members)| !members.is_empty());
+            filled.map(|(set, members)| (set.clone(), members.keys().cloned().collect())).collect()
+        };
+        assert_eq!(members(&self.known.sets), members(&state.sets));
+        for block in &changes.blocks {
+            match state.blocks.get(block) {
+                Some(rules) => self.known.blocks.insert(block.clone(), rules.clone()),
+                None => self.known.blocks.remove(block),
+            };
+        }
+        assert_eq!(self.known.blocks, state.blocks);
+        if !changes.other {
+            assert_eq!(self.known.endpoints, state.endpoints);
+            assert_eq!(self.known.host_endpoints, state.host_endpoints);
+            assert_eq!(self.known.static_routes, state.static_routes);
+            assert_eq!(self.known.pools, state.pools);
+        }
+        self.known = state.clone();
+    }
 }
 
 #[test]
 fn any_order_and_grouping_ends_in_the_same_state() {
-    with_seeds(200, |random| {
+    with_seeds(300, |random| {
         let wanted = objects(random);
         let expected = calculate(&wanted.values().cloned().collect(), NODE);
         for _ in 0..4 {
             let events = history(random, &wanted);
-            let mut resources = Resources::default();
-            let found = follow(random, &mut resources, events);
-            assert_eq!(resources.len(), wanted.len());
-            assert_eq!(found, expected);
+            let mut follower = Follower::default();
+            follower.follow(random, events);
+            assert_eq!(follower.resources.len(), wanted.len());
+            assert_eq!(*follower.calculation.state(), expected);
         }
     });
 }
@@ -112,7 +170,8 @@ fn any_order_ends_in_the_same_verdicts() {
     with_seeds(60, |random| {
         let wanted = objects(random);
         let plan = plan();
-        let mut one = Node { resources: wanted.values().cloned().collect(), ..Node::default() };
+        let mut one = Node::default();
+        one.resources = wanted.values().cloned().collect();
         // The other one compiles on the way: rules are numbered as they come, the verdicts stay the same.
         let mut other = Node::default();
         let mut generation = 0;
@@ -139,15 +198,14 @@ fn any_order_ends_in_the_same_verdicts() {
 fn what_is_built_up_can_be_torn_down() {
     with_seeds(100, |random| {
         let wanted = objects(random);
-        let mut resources = Resources::default();
+        let mut follower = Follower::default();
         let events = history(random, &wanted);
-        follow(random, &mut resources, events);
+        follower.follow(random, events);
         let mut keys: Vec<&Key> = wanted.keys().collect();
         random.shuffle(&mut keys);
-        for key in keys {
-            resources.follow(SyncEvent::Updates(vec![delete(key)]));
-        }
-        assert!(resources.is_empty());
-        assert_eq!(calculate(&resources, NODE), NodeState::default());
+        let events = keys.into_iter().map(|key| SyncEvent::Updates(vec![delete(key)])).collect();
+        follower.follow(random, events);
+        assert!(follower.resources.is_empty());
+        assert_eq!(*follower.calculation.state(), NodeState::default());
     });
 }

@@ -1,0 +1,180 @@
+//! Everything that a selector in a rule can mean: endpoints of the whole cluster and network sets, with an index by label.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use config::net::Cidr;
+use config::resource::{Key, Resource};
+use config::selector::Selector;
+
+use super::labels::{self, Labels, ProfileLabels};
+use super::selector_index::Need;
+
+/// An item's number; given again when the item is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ItemId(u32);
+
+/// What rules need to know of an endpoint or a network set.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Item {
+    pub labels: Labels,
+    pub nets: Box<[Cidr]>,
+    /// Name, protocol and number.
+    pub ports: Box<[(Arc<str>, u8, u16)]>,
+    profiles: Box<[String]>,
+}
+
+impl Item {
+    /// None for resources that no selector means.
+    pub fn of(resource: &Resource, profiles: &ProfileLabels) -> Option<Item> {
+        Some(match resource {
+            Resource::WorkloadEndpoint(endpoint) => {
+                let named = endpoint.spec.ports.iter().filter_map(|port| {
+                    let name = port.name.as_ref()?;
+                    Some((name.as_str().into(), port.protocol.number(), port.port))
+                });
+                Item {
+                    labels: labels::of_workload(endpoint, profiles),
+                    nets: endpoint.spec.ip_networks.iter().map(Cidr::masked).collect(),
+                    ports: named.collect(),
+                    profiles: endpoint.spec.profiles.iter().cloned().collect(),
+                }
+            }
+            Resource::HostEndpoint(endpoint) => {
+                let named = endpoint.spec.ports.iter();
+                Item {
+                    labels: labels::of_host(endpoint, profiles),
+                    nets: endpoint.spec.expected_ips.iter().map(|address| Cidr::host(*address)).collect(),
+                    ports: named.map(|port| (port.name.as_str().into(), port.protocol.number(), port.port)).collect(),
+                    profiles: endpoint.spec.profiles.iter().cloned().collect(),
+                }
+            }
+            Resource::NetworkSet(set) => Item {
+                labels: labels::of_network_set(&set.metadata, profiles),
+                nets: set.spec.nets.iter().map(Cidr::masked).collect(),
+                ports: Box::default(),
+                profiles: set.metadata.namespace.iter().map(|n| format!("{}{n}", labels::NAMESPACE_PROFILE)).collect(),
+            },
+            Resource::GlobalNetworkSet(set) => Item {
+                labels: labels::of_network_set(&set.metadata, profiles),
+                nets: set.spec.nets.iter().map(Cidr::masked).collect(),
+                ..Item::default()
+            },
+            _ => return None,
+        })
+    }
+
+    /// The single addresses of an endpoint.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.nets.iter().map(|net| net.address())
+    }
+}
+
+/// All items, and which of them have a label.
+#[derive(Debug, Default)]
+pub struct Items {
+    items: Vec<Option<Item>>,
+    free: Vec<ItemId>,
+    by_key: HashMap<Key, ItemId>,
+    by_label: HashMap<Arc<str>, HashMap<Arc<str>, BTreeSet<ItemId>>>,
+    by_profile: HashMap<String, BTreeSet<Key>>,
+}
+
+impl Items {
+    /// Puts an item in place of the one of that key; returns the number and what was there before.
+    pub fn replace(&mut self, key: &Key, item: Option<Item>) -> Option<(ItemId, Option<Item>)> {
+        let known = self.by_key.get(key).copied();
+        let old = known.and_then(|id| self.take(id, key));
+        let Some(item) = item else {
+            let id = known?;
+            self.by_key.remove(key);
+            self.free.push(id);
+            return Some((id, old));
+        };
+        let id = known.unwrap_or_else(|| self.next_id());
+        if known.is_none() {
+            self.by_key.insert(key.clone(), id);
+        }
+        // Names and values are written over and over: one copy of each is kept, by the index.
+        let item = Item { labels: item.labels.shared(|name, value| self.share(name, value)), ..item };
+        for (name, value) in item.labels.iter() {
+            self.by_label.entry(name.clone()).or_default().entry(value.clone()).or_default().insert(id);
+        }
+        for profile in &item.profiles {
+            self.by_profile.entry(profile.clone()).or_default().insert(key.clone());
+        }
+        self.items[id.0 as usize] = Some(item);
+        Some((id, old))
+    }
+
+    fn next_id(&mut self) -> ItemId {
+        self.free.pop().unwrap_or_else(|| {
+            self.items.push(None);
+            ItemId(self.items.len() as u32 - 1)
+        })
+    }
+
+    fn take(&mut self, id: ItemId, key: &Key) -> Option<Item> {
+        let item = self.items[id.0 as usize].take()?;
+        for (name, value) in item.labels.iter() {
+            let Some(values) = self.by_label.get_mut(name) else { continue };
+            if let Some(ids) = values.get_mut(value) {
+                ids.remove(&id);
+                if ids.is_empty() {
+                    values.remove(value);
+                }
+            }
+            if values.is_empty() {
+                self.by_label.remove(name);
+            }
+        }
+        for profile in &item.profiles {
+            if let Some(keys) = self.by_profile.get_mut(profile) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.by_profile.remove(profile);
+                }
+            }
+        }
+        Some(item)
+    }
+
+    fn share(&self, name: &Arc<str>, value: &Arc<str>) -> (Arc<str>, Arc<str>) {
+        let Some((known_name, values)) = self.by_label.get_key_value(name) else {
+            return (name.clone(), value.clone());
+        };
+        let known_value = values.get_key_value(value).map_or(value, |(known, _)| known);
+        (known_name.clone(), known_value.clone())
+    }
+
+    pub fn get(&self, id: ItemId) -> Option<&Item> {
+        self.items.get(id.0 as usize)?.as_ref()
+    }
+
+    pub fn by_key(&self, key: &Key) -> Option<&Item> {
+        self.get(*self.by_key.get(key)?)
+    }
+
+    /// Who lists a profile.
+    pub fn listing(&self, profile: &str) -> impl Iterator<Item = &Key> {
+        self.by_profile.get(profile).into_iter().flatten()
+    }
+
+    /// The items that a selector with this need selects.
+    pub fn selected(&self, selector: &Selector, need: &Need) -> Vec<ItemId> {
+        let is_selected = |id: &ItemId| self.get(*id).is_some_and(|item| selector.matches(&item.labels));
+        match need {
+            Need::Value { label, values } => {
+                let by_value = self.by_label.get(label.as_str());
+                let found = values.iter().filter_map(|value| by_value?.get(value.as_str())).flatten().copied();
+                found.filter(is_selected).collect()
+            }
+            Need::Label(label) => {
+                let found = self.by_label.get(label.as_str()).into_iter().flat_map(HashMap::values).flatten().copied();
+                found.filter(is_selected).collect()
+            }
+            Need::Nothing => (0..self.items.len() as u32).map(ItemId).filter(is_selected).collect(),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What belongs to this node: its endpoints, its addresses, its routes, and the pools everybody shares.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use config::net::Cidr;
+use config::resource::{Key, Kind, Resource, WorkloadEndpoint};
+
+use crate::node_state::{RouteState, RouteTarget};
+use crate::resources::Resources;
+
+/// Whether a resource is an endpoint of the node.
+pub fn is_of_node(resource: Option<&Resource>, node: &str) -> bool {
+    match resource {
+        Some(Resource::WorkloadEndpoint(endpoint)) => endpoint.spec.node == node,
+        Some(Resource::HostEndpoint(endpoint)) => endpoint.spec.node == node,
+        _ => false,
+    }
+}
+
+/// Of the endpoints that name this node, those that it has, and what is wrong with some of them. Of two that claim one interface, the first in
+/// (orchestrator, workload, endpoint) order has it; of two that claim one address, likewise.
+pub fn active(resources: &Resources, own: &BTreeSet<Key>) -> (BTreeSet<Key>, Vec<String>) {
+    let mut problems = BTreeSet::new();
+    let workloads = workloads(resources, own, &mut problems).into_iter().map(|(key, _)| key.clone());
+    let hosts = own.iter().filter(|key| key.kind == Kind::HostEndpoint);
+    let keys = workloads.chain(hosts.cloned()).collect();
+    (keys, problems.into_iter().collect())
+}
+
+fn workloads<'a>(
+    resources: &'a Resources,
+    own: &'a BTreeSet<Key>,
+    problems: &mut BTreeSet<String>,
+) -> Vec<(&'a Key, &'a WorkloadEndpoint)> {
+    let endpoint = |key| match resources.get(key)? {
+        Resource::WorkloadEndpoint(endpoint) => Some((key, endpoint)),
+        _ => None,
+    };
+    let mut all: Vec<(&Key, &WorkloadEndpoint)> = own.iter().filter_map(endpoint).collect();
+    all.retain(|(_, endpoint)| !endpoint.spec.interface_name.is_empty());
+    let rank = |endpoint: &WorkloadEndpoint| {
+        let spec = &endpoint.spec;
+        let workload = if spec.workload.is_empty() { &spec.pod } else { &spec.workload };
+        let namespace = endpoint.metadata.namespace.clone();
+        (spec.orchestrator.clone(), namespace, workload.clone(), spec.endpoint.clone(), endpoint.metadata.name.clone())
+    };
+    all.sort_by_cached_key(|(_, endpoint)| rank(endpoint));
+    let mut by_interface: BTreeMap<&str, &WorkloadEndpoint> = BTreeMap::new();
+    let mut by_address: BTreeMap<Cidr, &WorkloadEndpoint> = BTreeMap::new();
+    all.retain(|(_, endpoint)| {
+        let interface = endpoint.spec.interface_name.as_str();
+        let rival = by_interface.get(interface).map(|rival| (format!("interface {interface}"), *rival)).or_else(|| {
+            let taken = endpoint.spec.ip_networks.iter().find_map(|cidr| Some((*cidr, *by_address.get(cidr)?)));
+            taken.map(|(cidr, rival)| (format!("address {cidr}"), rival))
+        });
+        if let Some((what, rival)) = rival {
+            problems.insert(format!(
+                "WorkloadEndpoint {} is inactive: {what} belongs to {}; delete one of the two",
+                endpoint.metadata.name, rival.metadata.name
+            ));
+            return false;
+        }
+        by_interface.insert(interface, endpoint);
+        by_address.extend(endpoint.spec.ip_networks.iter().map(|cidr| (*cidr, *endpoint)));
+        true
+    });
+    for (_, endpoint) in all.iter().filter(|(_, endpoint)| endpoint.spec.mac.is_none()) {
+        problems.insert(format!(
+            "WorkloadEndpoint {}/{}: spec.mac is missing, so packets to it cannot be sent; set it to the address of the \
+             interface inside the workload",
+            endpoint.metadata.namespace.as_deref().unwrap_or_default(),
+            endpoint.metadata.name
+        ));
+    }
+    all
+}
+
+pub fn static_routes(resources: &Resources, node: &str) -> Vec<RouteState> {
+    resources
+        .static_routes()
+        .filter(|route| route.spec.node.as_deref().is_none_or(|wanted| wanted == node))
+        .filter_map(|route| {
+            let spec = &route.spec;
+            let target = match (spec.blackhole, spec.next_hop, &spec.interface) {
+                (true, ..) => RouteTarget::Blackhole,
+                (_, Some(address), interface) => RouteTarget::NextHop { address, interface: interface.clone() },
+                (_, None, Some(interface)) => RouteTarget::Interface(interface.clone()),
+                // Validation refuses a route to nowhere.
+                (_, None, None) => return None,
+            };
+            let name = format!("StaticRoute {}", route.metadata.name);
+            Some(RouteState { name, destination: spec.destination.masked(), target })
+        })
+        .collect()
+}
+
+/// Prefixes of enabled pools.
+pub fn pools(resources: &Resources) -> Vec<Cidr> {
+    resources.ip_pools().filter(|pool| !pool.spec.disabled).map(|pool| pool.spec.cidr.masked()).collect()
+}
+
+/// What the node's own resource says of it.
+pub fn node_addresses(resources: &Resources, node: &str) -> Vec<IpAddr> {
+    let own = resources.nodes().filter(|resource| resource.metadata.name == node);
+    own.flat_map(|resource| {
+        let bgp = resource.spec.bgp.iter().flat_map(|bgp| [bgp.ipv4_address, bgp.ipv6_address]).flatten();
+        bgp.chain(resource.spec.addresses.iter().map(|address| address.address)).map(|cidr| cidr.address())
+    })
+    .collect()
+}
