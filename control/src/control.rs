@@ -20,10 +20,10 @@ use tokio::sync::oneshot;
 
 use crate::attach::Attachments;
 use crate::compile::{self, Choices, Compiled, HostView, PolicyCompiler, RouteRow, RuleNames};
-use crate::datastore::{Datastore, Revision, SyncEvent};
+use crate::datastore::{Datastore, Revision, SyncEvent, undo};
 use crate::event::Event;
 use crate::host::{Host, HostEvent, InterfaceAddress, Link, LinkIndex, Neighbour, Route};
-use crate::http::answer::{self, WriteMode};
+use crate::http::answer::{self, Answered};
 use crate::http::api::{ApiCall, ApiError, ApiProblem, ApiRequest, ErrorCode, WriteCall};
 use crate::node_state::NodeState;
 use crate::policy::{self, Calculation};
@@ -35,6 +35,9 @@ use crate::show::drops::Drops;
 /// The private pair: the kernel's end, and ours.
 pub const HOST_LINK: &str = "vrouter";
 pub const HOST_INTERFACE: &str = "vrouter-fp";
+
+/// How often it is looked whether the time for a confirmation is over.
+const CONFIRMATION_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long an interface that could not be attached is left alone.
 const RETRY: Duration = Duration::from_secs(5);
@@ -91,6 +94,8 @@ pub struct Control<D> {
     unanswered: Vec<(Revision, Reply, Value)>,
     /// When attaching was tried last.
     retried: Instant,
+    /// When it was last looked whether something waits for a confirmation.
+    confirmation_checked: Instant,
 }
 
 /// What `Control` is made of.
@@ -148,6 +153,7 @@ impl<D: Datastore> Control<D> {
             dirty: Dirty { tables: true, reconcile: true, links: true, routes: true },
             unanswered: Vec::new(),
             retried: Instant::now(),
+            confirmation_checked: Instant::now(),
         }
     }
 
@@ -349,6 +355,7 @@ impl<D: Datastore> Control<D> {
     }
 
     async fn tick(&mut self) {
+        self.settle_confirmation().await;
         self.attachments.tick();
         self.publisher.reclaim();
         self.policy.tidy();
@@ -427,55 +434,55 @@ impl<D: Datastore> Control<D> {
     }
 
     async fn answer(&mut self, request: ApiRequest) {
-        let ApiRequest { call, reply } = request;
-        let now = SystemTime::now();
-        let result = match call {
-            ApiCall::Apply(call) => self.write(WriteMode::Apply, &call, now).await,
-            ApiCall::Create(call) => self.write(WriteMode::Create, &call, now).await,
-            ApiCall::Replace(call) => self.write(WriteMode::Replace, &call, now).await,
-            ApiCall::Delete(call) => {
-                let is_dry = call.dry_run;
-                answer::delete(&self.store, &call, now).await.map(|reply| (reply.revision, is_dry, to_json(&reply)))
-            }
-            ApiCall::Get(call) => {
-                let _ = reply.send(answer::get(&self.store, &call).await.map(|found| to_json(&found)));
-                return;
-            }
-            ApiCall::Show { what, filter } => {
-                self.drops.collect(self.attachments.remotes(), &self.names, Instant::now());
-                let _ = reply.send(Ok(crate::show::show(self, what, &filter)));
-                return;
-            }
-            ApiCall::Trace(request) => {
-                let _ = reply.send(crate::trace::trace(self, &request).map(|view| to_json(&view)));
-                return;
-            }
-            ApiCall::Version => {
-                let _ = reply.send(Ok(to_json(&crate::show::version(self))));
-                return;
-            }
+        let ApiRequest { call, caller, reply } = request;
+        let refused = match &call {
+            ApiCall::Apply(call) | ApiCall::Create(call) | ApiCall::Replace(call) => refuse_unsupported(call).err(),
+            _ => None,
         };
-        match result {
+        let answered = match refused {
+            Some(error) => Some(Err(error)),
+            None => answer::respond(&self.store, &call, &caller, SystemTime::now()).await,
+        };
+        let result = match (answered, call) {
             // Success means in force, so it is said after the tables have been published.
-            Ok((revision, false, value)) => self.unanswered.push((Revision(revision), reply, value)),
-            Ok((_, true, value)) => {
-                let _ = reply.send(Ok(value));
+            (Some(Ok(Answered { value, wait_for: Some(revision) })), _) => {
+                self.unanswered.push((revision, reply, value));
+                return;
             }
-            Err(error) => {
-                let _ = reply.send(Err(error));
+            (Some(result), _) => result.map(|answered| answered.value),
+            (None, ApiCall::Show { what, filter }) => {
+                self.drops.collect(self.attachments.remotes(), &self.names, Instant::now());
+                Ok(crate::show::show(self, what, &filter))
             }
-        }
+            (None, ApiCall::Trace(request)) => crate::trace::trace(self, &request).map(|view| to_json(&view)),
+            (None, ApiCall::Version) => Ok(to_json(&crate::show::version(self))),
+            (None, call) => Err(ApiError::new(ErrorCode::Internal, format!("nobody answers {call:?}"))),
+        };
+        let _ = reply.send(result);
     }
 
-    async fn write(
-        &mut self,
-        mode: WriteMode,
-        call: &WriteCall,
-        now: SystemTime,
-    ) -> Result<(u64, bool, Value), ApiError> {
-        refuse_unsupported(call)?;
-        let reply = answer::write(&self.store, mode, call, now).await?;
-        Ok((reply.revision, call.dry_run, to_json(&reply)))
+    /// Takes back what was not confirmed in time, and says what waits.
+    async fn settle_confirmation(&mut self) {
+        if self.confirmation_checked.elapsed() < CONFIRMATION_PAUSE {
+            return;
+        }
+        self.confirmation_checked = Instant::now();
+        let problems = match undo::expire(&self.store, SystemTime::now()).await {
+            Ok(Some(revision)) => {
+                tracing::warn!(%revision, "not confirmed in time: undone");
+                Vec::new()
+            }
+            Err(error) => vec![format!("what was not confirmed in time could not be undone: {}", chain(&error))],
+            Ok(None) => match self.store.pending().await {
+                Ok(Some(pending)) => vec![format!(
+                    "revision {} waits for `vrouter confirm` until {}, and is undone then",
+                    pending.revision,
+                    pending.until_text()
+                )],
+                _ => Vec::new(),
+            },
+        };
+        self.note("confirmation", problems);
     }
 
     fn answer_writes(&mut self) {
@@ -502,7 +509,7 @@ fn refuse_unsupported(call: &WriteCall) -> Result<(), ApiError> {
         None => Ok(()),
         Some(first) => {
             let message = format!("{}: {}", first.object, first.message);
-            Err(ApiError { code: ErrorCode::Invalid, message, problems })
+            Err(ApiError { code: ErrorCode::Unenforceable, message, problems })
         }
     }
 }

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::attach::Attachments;
 use crate::control::{Control, HOST_INTERFACE, HOST_LINK, Parts};
-use crate::datastore::{Datastore, Embedded, StoreError, Syncer, Write};
+use crate::datastore::{Datastore, Embedded, Note, StoreError, Syncer, Write, undo};
 use crate::event::Event;
 use crate::host::{GATEWAY_MAC, Host, HostError};
 use crate::http::{self, ServeError};
@@ -67,6 +67,10 @@ pub async fn run(
 ) -> Result<(), StartError> {
     let settings::Datastore::Embedded(path) = settings.datastore.clone();
     let store = Embedded::open(&path)?;
+    // Before anything is put in force: what was not confirmed while nobody was here to take it back.
+    if let Some(revision) = undo::expire(&store, SystemTime::now()).await? {
+        tracing::warn!(%revision, "not confirmed in time: undone");
+    }
     apply(&store, manifests).await?;
     let mut syncer = Syncer::new(store.clone());
     let (host, mut host_events) = Host::open()?;
@@ -181,8 +185,20 @@ async fn apply(store: &Embedded, manifests: Vec<Resource>) -> Result<(), StartEr
             return Err(StartError::Setting(format!("{}: {error}", resource.key())));
         }
     }
-    let count = manifests.len();
-    store.commit(manifests.into_iter().map(Write::Put).collect(), SystemTime::now()).await?;
+    // What waits for its confirmation stays as it is; if it is undone, its object is what it was before.
+    let pending = store.pending().await?.map(|pending| pending.revision);
+    let transactions = store.transactions().await?;
+    let waits = transactions.iter().find(|transaction| Some(transaction.revision) == pending);
+    let mut writes = Vec::with_capacity(manifests.len());
+    for resource in manifests {
+        let key = resource.key();
+        match waits.and_then(|transaction| transaction.change_of(&key)) {
+            Some(_) => tracing::warn!(object = %key, "manifest left out: the object waits for a confirmation"),
+            None => writes.push(Write::Put(resource)),
+        }
+    }
+    let count = writes.len();
+    store.commit_as(writes, &Note::own("start"), SystemTime::now()).await?;
     tracing::info!(resources = count, "manifests applied");
     Ok(())
 }

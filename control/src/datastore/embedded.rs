@@ -5,8 +5,8 @@
 //! get, list, watch ─────────────────────────────────↑
 //! ```
 //!
-//! Three tables: `objects`, `history` (the latest changes, for watches) and `meta` (format,
-//! revision, and where history begins). All of it is also in memory, in `Mirror`, which is read at
+//! The tables, in `embedded/file.rs`: `objects`, `history` (the latest changes, for watches), `transactions` (who changed
+//! what, for undoing) and `meta`. All of it is also in memory, in `Mirror`, which is read at
 //! opening and changed only after the disk has the commit. So reads never fail and never wait, and
 //! a record is checked once, at opening, before anything acts on it.
 //!
@@ -20,46 +20,32 @@
 //! Left out: several writers, and detection of a file replaced by an older copy of itself while the
 //! daemon was down.
 
+mod file;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 
 use config::resource::{Key, Kind};
-use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::Database;
 use tokio::sync::watch;
 
 use super::record::{self, MAX_OBJECT_BYTES};
+use super::transaction::{self, MAX_TRANSACTION_BYTES, MAX_TRANSACTIONS, Note, Pending, Transaction};
 use super::write::{self, Outcome, Write, WriteResult};
 use super::{Committed, Datastore, MAX_WRITES_PER_COMMIT, Revision, StoreError, Stored, Update, Watch};
 
-const OBJECTS: TableDefinition<(&str, &str, &str), &[u8]> = TableDefinition::new("objects");
-const HISTORY: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new("history");
-const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
-
 const FILE_NAME: &str = "store.redb";
-
-/// Keys of `META`.
-const META_FORMAT: &str = "format";
-const META_REVISION: &str = "revision";
-const META_COMPACTED: &str = "compacted";
-const META_OBJECTS: &str = "objects";
-
-/// Counts up when a file of this layout could not be read by an older program.
-const FORMAT: u64 = 1;
 
 const MAX_HISTORY: usize = 10_000;
 const MAX_HISTORY_BYTES: usize = 64 * 1024 * 1024;
 
 /// Changes in one answer of a watch, give or take one commit.
 const MAX_BATCH: usize = 1_000;
-
-const FILE_MODE: u32 = 0o600;
-const FOLDER_MODE: u32 = 0o700;
 
 /// The store. Clones are handles to the same one; the file is closed with the last.
 #[derive(Clone)]
@@ -95,6 +81,15 @@ struct Mirror {
     objects: BTreeMap<Key, Stored>,
     history: VecDeque<Change>,
     history_bytes: usize,
+    /// Oldest first.
+    transactions: VecDeque<Kept>,
+    transaction_bytes: usize,
+    pending: Option<Pending>,
+}
+
+struct Kept {
+    transaction: Arc<Transaction>,
+    bytes: usize,
 }
 
 struct Change {
@@ -107,10 +102,10 @@ impl Embedded {
     /// Opens the store in `folder`. Where nothing is, a new one is made, with its folder.
     pub fn open(folder: &Path) -> Result<Embedded, StoreError> {
         let path = &folder.join(FILE_NAME);
-        if !path.try_exists().map_err(io_error("look for", path))? {
-            create(path)?;
+        if !path.try_exists().map_err(file::io_error("look for", path))? {
+            file::create(path)?;
         }
-        let (database, mirror) = open(path)?;
+        let (database, mirror) = file::open(path)?;
         let changed = watch::Sender::new(mirror.revision);
         let state = State { path: path.to_path_buf(), database: Some(database), mirror };
         let shared = Shared { state: Mutex::new(state), changed };
@@ -136,10 +131,10 @@ impl Datastore for Embedded {
         Ok((found, state.mirror.revision))
     }
 
-    async fn commit(&self, writes: Vec<Write>, now: SystemTime) -> Result<Committed, StoreError> {
+    async fn commit_as(&self, writes: Vec<Write>, note: &Note, now: SystemTime) -> Result<Committed, StoreError> {
         let mut state = self.shared.lock();
         let before = state.mirror.revision;
-        let result = state.commit(writes, now);
+        let result = state.commit(writes, note, now);
         // Also after an error: reopening may have found a commit that was kept after all.
         if state.mirror.revision != before {
             self.shared.changed.send_replace(state.mirror.revision);
@@ -147,8 +142,32 @@ impl Datastore for Embedded {
         result
     }
 
-    async fn preview(&self, writes: Vec<Write>, now: SystemTime) -> Result<Committed, StoreError> {
-        self.shared.lock().mirror.plan(writes, now)
+    async fn preview_as(&self, writes: Vec<Write>, note: &Note, now: SystemTime) -> Result<Committed, StoreError> {
+        let state = self.shared.lock();
+        let committed = state.mirror.plan(writes, note, now)?;
+        if committed.revision != state.mirror.revision {
+            state.mirror.batch(&committed, note, now)?;
+        }
+        Ok(committed)
+    }
+
+    async fn transactions(&self) -> Result<Vec<Arc<Transaction>>, StoreError> {
+        let state = self.shared.lock();
+        Ok(state.mirror.transactions.iter().map(|kept| kept.transaction.clone()).collect())
+    }
+
+    async fn pending(&self) -> Result<Option<Pending>, StoreError> {
+        Ok(self.shared.lock().mirror.pending.clone())
+    }
+
+    async fn confirm(&self) -> Result<Pending, StoreError> {
+        let mut state = self.shared.lock();
+        let before = state.mirror.revision;
+        let result = state.confirm();
+        if state.mirror.revision != before {
+            self.shared.changed.send_replace(state.mirror.revision);
+        }
+        result
     }
 
     async fn watch(&self, from: Revision) -> Result<EmbeddedWatch, StoreError> {
@@ -186,19 +205,19 @@ impl Shared {
 }
 
 impl State {
-    fn commit(&mut self, writes: Vec<Write>, now: SystemTime) -> Result<Committed, StoreError> {
+    fn commit(&mut self, writes: Vec<Write>, note: &Note, now: SystemTime) -> Result<Committed, StoreError> {
         if self.database.is_none() {
             self.reopen()?;
         }
-        let committed = self.mirror.plan(writes, now)?;
+        let committed = self.mirror.plan(writes, note, now)?;
         if committed.revision == self.mirror.revision {
             return Ok(committed);
         }
-        let batch = self.mirror.batch(&committed)?;
+        let batch = self.mirror.batch(&committed, note, now)?;
         let Some(database) = &self.database else {
             return Err(StoreError::Closed);
         };
-        match persist(database, &batch) {
+        match file::persist(database, &batch) {
             Ok(()) => {
                 self.mirror.apply(batch);
                 Ok(committed)
@@ -207,10 +226,35 @@ impl State {
         }
     }
 
+    fn confirm(&mut self) -> Result<Pending, StoreError> {
+        if self.database.is_none() {
+            self.reopen()?;
+        }
+        let pending = self.mirror.pending.clone().ok_or(StoreError::NothingToConfirm)?;
+        let Some(database) = &self.database else {
+            return Err(StoreError::Closed);
+        };
+        match file::settle(database) {
+            Ok(()) => {
+                self.mirror.pending = None;
+                Ok(pending)
+            }
+            Err(failure) => {
+                let attempted = Revision(self.mirror.revision.0 + 1);
+                let error = self.after_failure(failure, attempted);
+                // Reopening has told whether it was kept after all.
+                match (&self.database, &self.mirror.pending) {
+                    (Some(_), None) => Ok(pending),
+                    _ => Err(error),
+                }
+            }
+        }
+    }
+
     /// Finds out whether a failed commit was kept, and says so.
     fn after_failure(&mut self, failure: redb::Error, attempted: Revision) -> StoreError {
         self.database = None;
-        let source = into_io(failure);
+        let source = file::into_io(failure);
         let is_known = self.reopen().is_ok() && self.mirror.revision < attempted;
         let path = self.path.clone();
         let action = "write";
@@ -222,7 +266,7 @@ impl State {
     }
 
     fn reopen(&mut self) -> Result<(), StoreError> {
-        let (database, mirror) = open(&self.path)?;
+        let (database, mirror) = file::open(&self.path)?;
         if mirror.revision < self.mirror.revision {
             return Err(StoreError::WentBackwards { from: self.mirror.revision, found: mirror.revision });
         }
@@ -243,11 +287,15 @@ struct Batch {
     history: Vec<(Change, Vec<u8>)>,
     /// How many changes leave the front of the history.
     forgotten: Vec<(u64, u32)>,
+    transaction: (Arc<Transaction>, Vec<u8>),
+    forgotten_transactions: Vec<u64>,
+    /// What waits for its confirmation after this commit.
+    pending: Option<Pending>,
 }
 
 impl Mirror {
     /// What `writes` would do.
-    fn plan(&self, writes: Vec<Write>, now: SystemTime) -> Result<Committed, StoreError> {
+    fn plan(&self, writes: Vec<Write>, note: &Note, now: SystemTime) -> Result<Committed, StoreError> {
         if writes.len() > MAX_WRITES_PER_COMMIT {
             return Err(StoreError::TooManyWrites { found: writes.len(), limit: MAX_WRITES_PER_COMMIT });
         }
@@ -260,15 +308,44 @@ impl Mirror {
             if !written.insert(key.clone()) {
                 return Err(StoreError::WrittenTwice(key));
             }
-            results.push(write::decide(write, current, next, now, new_uid)?);
+            let result = write::decide(write, current, next, now, new_uid)?;
+            if result.outcome != Outcome::Unchanged {
+                self.check_settled(&key, note)?;
+            }
+            results.push(result);
         }
         let is_change = |result: &WriteResult| result.outcome != Outcome::Unchanged;
         let revision = if results.iter().any(is_change) { next } else { self.revision };
         Ok(Committed { revision, results })
     }
 
-    fn batch(&self, committed: &Committed) -> Result<Batch, StoreError> {
+    /// Refuses a write to what waits for its confirmation.
+    fn check_settled(&self, key: &Key, note: &Note) -> Result<(), StoreError> {
+        let Some(pending) = &self.pending else {
+            return Ok(());
+        };
+        let revision = Revision(pending.revision);
+        let mut kept = self.transactions.iter().map(|kept| &kept.transaction);
+        let waits = kept.find(|transaction| transaction.revision == pending.revision);
+        let is_locked = waits.is_none_or(|transaction| transaction.change_of(key).is_some());
+        match is_locked && note.undoes != Some(revision) {
+            true => Err(StoreError::AwaitsConfirmation { key: key.clone(), revision, until: pending.until_text() }),
+            false => Ok(()),
+        }
+    }
+
+    fn batch(&self, committed: &Committed, note: &Note, now: SystemTime) -> Result<Batch, StoreError> {
         let revision = committed.revision;
+        let transaction = Transaction::new(revision, note, now, &committed.results, |key| self.objects.get(key));
+        let mut encoded = transaction::encode(revision.0, &transaction);
+        let mut transaction = transaction;
+        if encoded.len() > MAX_TRANSACTION_BYTES {
+            if note.confirm_within.is_some() {
+                return Err(StoreError::ConfirmTooLarge { bytes: encoded.len(), limit: MAX_TRANSACTION_BYTES });
+            }
+            transaction = transaction.without_objects();
+            encoded = transaction::encode(revision.0, &transaction);
+        }
         let mut batch = Batch {
             revision,
             compacted: self.compacted,
@@ -277,6 +354,9 @@ impl Mirror {
             deletes: Vec::new(),
             history: Vec::new(),
             forgotten: Vec::new(),
+            transaction: (Arc::new(transaction), encoded),
+            forgotten_transactions: Vec::new(),
+            pending: self.pending_after(revision, note, now)?,
         };
         let mut created = 0u64;
         for result in &committed.results {
@@ -307,7 +387,46 @@ impl Mirror {
         }
         batch.object_count = self.objects.len() as u64 + created - batch.deletes.len() as u64;
         self.choose_forgotten(&mut batch);
+        self.choose_forgotten_transactions(&mut batch);
         Ok(batch)
+    }
+
+    fn pending_after(&self, revision: Revision, note: &Note, now: SystemTime) -> Result<Option<Pending>, StoreError> {
+        let left = self.pending.clone().filter(|pending| note.undoes != Some(Revision(pending.revision)));
+        match (left, note.confirm_within) {
+            (left, None) => Ok(left),
+            (Some(pending), Some(_)) => {
+                Err(StoreError::ConfirmPending { revision: Revision(pending.revision), until: pending.until_text() })
+            }
+            (None, Some(within)) => {
+                let since = transaction::seconds(now);
+                let until = since.saturating_add(within.min(transaction::MAX_CONFIRM).as_secs());
+                Ok(Some(Pending { revision: revision.0, since, until, author: note.author.clone() }))
+            }
+        }
+    }
+
+    /// Drops the oldest transactions until the new one fits, but not the one that waits for its confirmation.
+    fn choose_forgotten_transactions(&self, batch: &mut Batch) {
+        let mut count = self.transactions.len() + 1;
+        let mut bytes = self.transaction_bytes + batch.transaction.1.len();
+        let waits = batch.pending.as_ref().map(|pending| pending.revision);
+        for kept in &self.transactions {
+            if count <= MAX_TRANSACTIONS && bytes <= MAX_TRANSACTION_BYTES {
+                break;
+            }
+            let revision = kept.transaction.revision;
+            if Some(revision) != waits {
+                batch.forgotten_transactions.push(revision);
+                count -= 1;
+                bytes -= kept.bytes;
+            }
+        }
+    }
+
+    fn remember(&mut self, transaction: Arc<Transaction>, bytes: usize) {
+        self.transaction_bytes += bytes;
+        self.transactions.push_back(Kept { transaction, bytes });
     }
 
     /// Drops whole commits from the front until the new one fits.
@@ -338,6 +457,16 @@ impl Mirror {
             self.history_bytes += bytes.len();
             self.history.push_back(change);
         }
+        let forgotten = batch.forgotten_transactions;
+        let bytes = &mut self.transaction_bytes;
+        self.transactions.retain(|kept| {
+            let stays = !forgotten.contains(&kept.transaction.revision);
+            *bytes -= if stays { 0 } else { kept.bytes };
+            stays
+        });
+        let (transaction, encoded) = batch.transaction;
+        self.remember(transaction, encoded.len());
+        self.pending = batch.pending;
         for key in batch.deletes {
             self.objects.remove(&key);
         }
@@ -378,211 +507,3 @@ fn new_uid() -> Result<String, StoreError> {
         source,
     })
 }
-
-fn persist(database: &Database, batch: &Batch) -> Result<(), redb::Error> {
-    let mut transaction = database.begin_write()?;
-    transaction.set_durability(Durability::Immediate)?;
-    {
-        let mut objects = transaction.open_table(OBJECTS)?;
-        for key in &batch.deletes {
-            objects.remove(record::table_key(key))?;
-        }
-        for (_, key, bytes) in &batch.puts {
-            objects.insert(record::table_key(key), bytes.as_slice())?;
-        }
-        let mut history = transaction.open_table(HISTORY)?;
-        for position in &batch.forgotten {
-            history.remove(position)?;
-        }
-        for (change, bytes) in &batch.history {
-            history.insert((batch.revision.0, change.index), bytes.as_slice())?;
-        }
-        let mut meta = transaction.open_table(META)?;
-        meta.insert(META_REVISION, batch.revision.0)?;
-        meta.insert(META_COMPACTED, batch.compacted.0)?;
-        meta.insert(META_OBJECTS, batch.object_count)?;
-    }
-    transaction.commit()?;
-    Ok(())
-}
-
-/// Makes an empty store beside `path` and links it there once it is whole.
-fn create(path: &Path) -> Result<(), StoreError> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(FOLDER_MODE)
-        .create(folder)
-        .map_err(io_error("create the folder of", path))?;
-
-    let mut draft = path.as_os_str().to_os_string();
-    draft.push(format!(".new.{}", std::process::id()));
-    let draft = PathBuf::from(draft);
-    let result = fill_draft(&draft, path).and_then(|()| {
-        match fs::hard_link(&draft, path) {
-            // Another process was faster; its store is as good, and opening it says who holds it.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            result => result.map_err(io_error("create", path)),
-        }
-    });
-    let removed = fs::remove_file(&draft).map_err(io_error("remove the draft of", path));
-    result.and(removed)?;
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error("sync the folder of", path))
-}
-
-fn fill_draft(draft: &Path, path: &Path) -> Result<(), StoreError> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(FILE_MODE)
-        .open(draft)
-        .map_err(io_error("create", path))?;
-    let fill = || -> Result<(), redb::Error> {
-        let database = Builder::new().create_file(file)?;
-        let transaction = database.begin_write()?;
-        transaction.open_table(OBJECTS)?;
-        transaction.open_table(HISTORY)?;
-        {
-            let mut meta = transaction.open_table(META)?;
-            meta.insert(META_FORMAT, FORMAT)?;
-            meta.insert(META_REVISION, 0)?;
-            meta.insert(META_COMPACTED, 0)?;
-            meta.insert(META_OBJECTS, 0)?;
-        }
-        transaction.commit()?;
-        Ok(())
-    };
-    fill().map_err(|error| redb_error("create", path, error))
-}
-
-/// Opens an existing file, checks all of it and reads it.
-fn open(path: &Path) -> Result<(Database, Mirror), StoreError> {
-    let file = OpenOptions::new().read(true).write(true).open(path).map_err(io_error("open", path))?;
-    let found = file.metadata().map_err(io_error("examine", path))?;
-    if found.len() == 0 {
-        return Err(StoreError::Damaged { path: path.to_path_buf(), reason: "the file is empty".to_string() });
-    }
-    if found.permissions().mode() & 0o777 != FILE_MODE {
-        file.set_permissions(Permissions::from_mode(FILE_MODE)).map_err(io_error("set the mode of", path))?;
-    }
-
-    // redb asserts on some damage instead of reporting it. Nothing of ours outlives the unwinding.
-    let opened = catch_unwind(AssertUnwindSafe(|| {
-        let mut database = Builder::new().create_file(file)?;
-        let is_clean = database.check_integrity()?;
-        let mirror = read(&database)?;
-        Ok((database, is_clean, mirror))
-    }));
-    let (database, is_clean, mirror) = match opened {
-        Ok(Ok(opened)) => opened,
-        Ok(Err(error)) => return Err(redb_error("open", path, error)),
-        Err(_) => return Err(damaged(path, "its pages contradict each other")),
-    };
-    let mirror = mirror.map_err(|fault| match fault {
-        Fault::Damaged(reason) => damaged(path, &reason),
-        Fault::Format(found) => StoreError::Format { path: path.to_path_buf(), found, known: FORMAT },
-    })?;
-    // Repaired means an older state of the file: whole, but perhaps without the last commits.
-    if !is_clean {
-        return Err(damaged(
-            path,
-            "checksums did not match and the last changes may be lost; starting again accepts what is left",
-        ));
-    }
-    Ok((database, mirror))
-}
-
-/// Why the contents are not acceptable, although redb can read them.
-enum Fault {
-    Damaged(String),
-    Format(u64),
-}
-
-fn read(database: &Database) -> Result<Result<Mirror, Fault>, redb::Error> {
-    let transaction = database.begin_read()?;
-    let meta = transaction.open_table(META)?;
-    let number = |name| -> Result<u64, redb::Error> { Ok(meta.get(name)?.map_or(0, |value| value.value())) };
-    let format = number(META_FORMAT)?;
-    if format != FORMAT {
-        return Ok(Err(Fault::Format(format)));
-    }
-    let mut mirror = Mirror {
-        revision: Revision(number(META_REVISION)?),
-        compacted: Revision(number(META_COMPACTED)?),
-        ..Mirror::default()
-    };
-    for entry in transaction.open_table(OBJECTS)?.iter()? {
-        let (key, bytes) = entry?;
-        match record::decode_object(key.value(), bytes.value()) {
-            Ok((key, stored)) => mirror.objects.insert(key, stored),
-            Err(reason) => return Ok(Err(Fault::Damaged(reason))),
-        };
-    }
-    for entry in transaction.open_table(HISTORY)?.iter()? {
-        let (position, bytes) = entry?;
-        let bytes = bytes.value();
-        let update = match record::decode_update(position.value(), bytes) {
-            Ok(update) => update,
-            Err(reason) => return Ok(Err(Fault::Damaged(reason))),
-        };
-        mirror.history_bytes += bytes.len();
-        mirror.history.push_back(Change { update, index: position.value().1, bytes: bytes.len() });
-    }
-    let counted = number(META_OBJECTS)?;
-    Ok(check_sums(&mirror, counted).map(|()| mirror))
-}
-
-/// Whether the tables agree with each other.
-fn check_sums(mirror: &Mirror, counted: u64) -> Result<(), Fault> {
-    if mirror.objects.len() as u64 != counted {
-        let found = mirror.objects.len();
-        return Err(Fault::Damaged(format!("{found} objects found, {counted} expected")));
-    }
-    let newest = mirror.objects.values().map(|stored| stored.revision).max();
-    let last = mirror.history.back().map(|change| change.update.revision);
-    let is_consistent = newest.is_none_or(|newest| newest <= mirror.revision)
-        && last.unwrap_or_default() == mirror.revision
-        && mirror.compacted <= mirror.revision;
-    if !is_consistent {
-        return Err(Fault::Damaged("objects, history and revision disagree".to_string()));
-    }
-    Ok(())
-}
-
-fn damaged(path: &Path, reason: &str) -> StoreError {
-    StoreError::Damaged { path: path.to_path_buf(), reason: reason.to_string() }
-}
-
-fn io_error<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StoreError + 'a {
-    move |source| match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::DiskFull { path: path.to_path_buf() },
-        _ => StoreError::Io { action, path: path.to_path_buf(), source },
-    }
-}
-
-fn redb_error(action: &'static str, path: &Path, error: redb::Error) -> StoreError {
-    match error {
-        redb::Error::DatabaseAlreadyOpen => StoreError::InUse { path: path.to_path_buf() },
-        redb::Error::Io(source) => match source.kind() {
-            // How redb says that the file is not one of its own, or ends too soon.
-            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => damaged(path, &source.to_string()),
-            _ => io_error(action, path)(source),
-        },
-        other => damaged(path, &other.to_string()),
-    }
-}
-
-fn into_io(error: redb::Error) -> io::Error {
-    match error {
-        redb::Error::Io(source) => source,
-        other => io::Error::other(other),
-    }
-}
-
-#[cfg(test)]
-mod tests;

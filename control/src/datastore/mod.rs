@@ -7,6 +7,7 @@
 //! - `write.rs`     what one write means, decided without touching a store
 //! - `embedded.rs`  the store in a file on this node; `record.rs` is its bytes
 //! - `syncer.rs`    list once, then follow; survives a lost history
+//! - `transaction.rs` `undo.rs`  who changed what, and taking it back
 //! - `suite.rs`     the tests every store must pass
 //!
 //! The contract is etcd's, because it is the weakest that Calico needs: one revision counter for
@@ -25,14 +26,20 @@ pub mod record;
 #[cfg(test)]
 mod suite;
 mod syncer;
+pub mod transaction;
+#[cfg(test)]
+mod transaction_tests;
+pub mod undo;
 mod write;
 
 pub use embedded::{Embedded, EmbeddedWatch};
 pub use syncer::{SyncEvent, Syncer};
+pub use transaction::{Author, Note, Pending, Transaction};
 pub use write::{Outcome, Write, WriteResult};
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use config::resource::{Key, Kind, Resource};
@@ -88,11 +95,30 @@ pub trait Datastore {
     /// Every object, or those of one kind, in key order, and the revision they were read at.
     async fn list(&self, kind: Option<Kind>) -> Result<(Vec<Stored>, Revision), StoreError>;
 
-    /// All writes or none. Two writes to one object are refused.
-    async fn commit(&self, writes: Vec<Write>, now: SystemTime) -> Result<Committed, StoreError>;
+    /// All writes or none, remembered under `note`. Two writes to one object are refused, and so is one to an object
+    /// that waits for its confirmation, unless the note says that it undoes that.
+    async fn commit_as(&self, writes: Vec<Write>, note: &Note, now: SystemTime) -> Result<Committed, StoreError>;
 
-    /// What `commit` would do, without doing it.
-    async fn preview(&self, writes: Vec<Write>, now: SystemTime) -> Result<Committed, StoreError>;
+    /// What `commit_as` would do, without doing it.
+    async fn preview_as(&self, writes: Vec<Write>, note: &Note, now: SystemTime) -> Result<Committed, StoreError>;
+
+    /// `commit_as` for what the daemon does by itself.
+    async fn commit(&self, writes: Vec<Write>, now: SystemTime) -> Result<Committed, StoreError> {
+        self.commit_as(writes, &Note::own("write"), now).await
+    }
+
+    async fn preview(&self, writes: Vec<Write>, now: SystemTime) -> Result<Committed, StoreError> {
+        self.preview_as(writes, &Note::own("write"), now).await
+    }
+
+    /// The latest commits, oldest first.
+    async fn transactions(&self) -> Result<Vec<Arc<Transaction>>, StoreError>;
+
+    /// The transaction that waits for its confirmation.
+    async fn pending(&self) -> Result<Option<Pending>, StoreError>;
+
+    /// Keeps the transaction that waits for its confirmation.
+    async fn confirm(&self) -> Result<Pending, StoreError>;
 
     /// Every change after `from`, in order. Listing at a revision and watching from it misses
     /// nothing.
@@ -139,6 +165,41 @@ pub enum StoreError {
 
     #[error("{key} takes {bytes} bytes stored; the limit is {limit}")]
     TooLarge { key: Key, bytes: usize, limit: usize },
+
+    #[error("revision {revision} is not in the history; `vrouter history` lists what is")]
+    NoSuchTransaction { revision: Revision },
+
+    #[error("the history is empty, there is nothing to undo")]
+    NothingToUndo,
+
+    #[error(
+        "cannot undo revision {revision}: its objects were not kept, because they are larger than the history may be"
+    )]
+    UndoNotKept { revision: Revision },
+
+    #[error("cannot undo revision {revision}: {object} cannot be read: {reason}")]
+    UndoNotRead { revision: Revision, object: String, reason: String },
+
+    #[error(
+        "cannot undo revision {revision}: {}; undo the later change first, or use --force to lose it",
+        changed.join(", ")
+    )]
+    ChangedSince { revision: Revision, changed: Vec<String> },
+
+    #[error("revision {revision} waits for `vrouter confirm` until {until}; confirm or undo it first")]
+    ConfirmPending { revision: Revision, until: String },
+
+    #[error(
+        "{key} was changed by revision {revision}, which waits for `vrouter confirm` until {until}; \
+         confirm or undo that first"
+    )]
+    AwaitsConfirmation { key: Key, revision: Revision, until: String },
+
+    #[error("nothing waits for a confirmation")]
+    NothingToConfirm,
+
+    #[error("{bytes} bytes of objects before and after; what waits for a confirmation has at most {limit}")]
+    ConfirmTooLarge { bytes: usize, limit: usize },
 
     #[error("changes after revision {from} are no longer kept; the oldest kept follow {oldest}")]
     Compacted { from: Revision, oldest: Revision },

@@ -100,7 +100,7 @@ fn parse(json: &Value) -> Result<Resource, String> {
     })
 }
 
-fn split_u64(bytes: &[u8]) -> Option<(u64, &[u8])> {
+pub(super) fn split_u64(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let (number, rest) = bytes.split_first_chunk::<8>()?;
     Some((u64::from_le_bytes(*number), rest))
 }
@@ -110,7 +110,7 @@ fn update_checksum(revision: u64, index: u32, json: &[u8]) -> u64 {
 }
 
 /// FNV-1a over the parts, each preceded by its length so that no byte can change sides.
-fn checksum(parts: &[&[u8]]) -> u64 {
+pub(super) fn checksum(parts: &[&[u8]]) -> u64 {
     let step = |sum: u64, byte: &u8| (sum ^ u64::from(*byte)).wrapping_mul(FNV_PRIME);
     parts.iter().fold(FNV_OFFSET, |sum, part| {
         let length = (part.len() as u64).to_le_bytes();

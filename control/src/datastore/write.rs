@@ -169,7 +169,7 @@ fn version(key: &Key, resource: &Resource) -> Result<Option<Revision>, StoreErro
 }
 
 /// `now` as RFC 3339 in UTC, to the second. Before 1970 counts as 1970.
-fn rfc3339(now: SystemTime) -> String {
+pub(super) fn rfc3339(now: SystemTime) -> String {
     let seconds = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
     let (days, second_of_day) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil_date(days);

@@ -4,8 +4,11 @@
 //! only the control loop answers, so no handler holds state or takes a lock.
 //!
 //! ```text
-//! POST   /v1/apply | /v1/create | /v1/replace   {"resources": [..], "dryRun": false}
+//! POST   /v1/apply | /v1/create | /v1/replace   {"resources": [..], "dryRun": false, "confirmSeconds": 60}
 //! POST   /v1/delete                             {"targets": [..], "skipMissing": false}
+//! GET    /v1/history[/{revision}]
+//! POST   /v1/undo                               {"revision": 12, "force": false, "dryRun": false}
+//! POST   /v1/confirm                            {}
 //! GET    /v1/resources/{Kind}[/{name}]          ?namespace=
 //! GET    /v1/show/{what}                        ?interface= &worker= &address= &limit=
 //! POST   /v1/trace                              TraceRequest
@@ -13,18 +16,22 @@
 //! GET    /metrics                               Prometheus text
 //! ```
 //!
-//! Invariants: every refusal is an `ApiError`, as JSON, with a status that follows from its code.
+//! Invariants: every refusal is `{"error": ApiError}`, with a status that follows from its code.
 //! Left out: watches over HTTP; a caller asks again.
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+pub use super::code::{Class, ErrorCode};
 use super::views::TraceRequest;
+use crate::datastore::Author;
 
 /// One question to the control loop.
 #[derive(Debug)]
 pub struct ApiRequest {
     pub call: ApiCall,
+    /// Who asks, by the socket.
+    pub caller: Author,
     /// Dropping it unanswered tells the caller that the daemon is stopping.
     pub reply: oneshot::Sender<Result<serde_json::Value, ApiError>>,
 }
@@ -41,6 +48,12 @@ pub enum ApiCall {
     Delete(DeleteCall),
     /// Answered with `GetReply`.
     Get(GetCall),
+    /// Answered with `HistoryView`: all transactions without their objects, or one with them.
+    History { revision: Option<u64> },
+    /// Answered with `UndoReply`.
+    Undo(UndoCall),
+    /// Keeps what waits for its confirmation; answered with `PendingView`.
+    Confirm,
     /// Answered with a list of the view that `ShowKind` names; `Status` with one `StatusView`.
     Show { what: ShowKind, filter: ShowFilter },
     /// Answered with `TraceView`.
@@ -57,6 +70,9 @@ pub struct WriteCall {
     /// Check everything, say what would happen, change nothing.
     #[serde(default)]
     pub dry_run: bool,
+    /// Take it back unless it is confirmed within so many seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_seconds: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +82,21 @@ pub struct DeleteCall {
     /// An object that is not there counts as deleted.
     #[serde(default)]
     pub skip_missing: bool,
+    #[serde(default)]
+    pub dry_run: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_seconds: Option<u64>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UndoCall {
+    /// The transaction to take back; the latest when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+    /// Also when its objects changed since.
+    #[serde(default)]
+    pub force: bool,
     #[serde(default)]
     pub dry_run: bool,
 }
@@ -121,53 +152,10 @@ pub struct ShowFilter {
     pub limit: Option<usize>,
 }
 
-/// The class of a failure. The command line's exit status follows from it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ErrorCode {
-    /// The request or a resource in it is wrong.
-    Invalid,
-    NotFound,
-    /// It exists already, or changed since it was read.
-    Conflict,
-    Denied,
-    /// The datastore or the daemon cannot do it now.
-    Unavailable,
-    Timeout,
-    /// A fault of ours.
-    Internal,
-}
-
-impl ErrorCode {
-    pub fn http_status(self) -> u16 {
-        match self {
-            ErrorCode::Invalid => 422,
-            ErrorCode::NotFound => 404,
-            ErrorCode::Conflict => 409,
-            ErrorCode::Denied => 403,
-            ErrorCode::Unavailable => 503,
-            ErrorCode::Timeout => 504,
-            ErrorCode::Internal => 500,
-        }
-    }
-
-    pub fn exit_status(self) -> u8 {
-        match self {
-            ErrorCode::Invalid => 2,
-            ErrorCode::NotFound => 3,
-            ErrorCode::Conflict => 4,
-            ErrorCode::Denied => 5,
-            ErrorCode::Unavailable => 6,
-            ErrorCode::Timeout => 8,
-            ErrorCode::Internal => 70,
-        }
-    }
-}
-
 /// One thing that is wrong with one resource of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiProblem {
-    /// `Kind(namespace/name)`, or the position in the request when there is no name yet.
+    /// `Kind namespace/name`, or the position in the request when there is no name yet.
     pub object: String,
     /// The field's path, empty when it is about the whole object.
     pub field: String,
@@ -188,4 +176,10 @@ impl ApiError {
     pub fn new(code: ErrorCode, message: impl Into<String>) -> ApiError {
         ApiError { code, message: message.into(), problems: Vec::new() }
     }
+}
+
+/// How an error travels and is printed: `{"error": {"code": "VR1203", "message": .., "problems": [..]}}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    pub error: ApiError,
 }

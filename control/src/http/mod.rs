@@ -6,6 +6,7 @@
 //! ```
 //!
 //! - `api.rs`      the questions, the refusals, the routes
+//! - `code.rs`     the code of every refusal, with a page about it
 //! - `views.rs`    the answers
 //! - `answer.rs`   the answers that need nothing but the datastore
 //! - `metrics.rs`  views as Prometheus text
@@ -19,7 +20,9 @@
 
 pub mod answer;
 pub mod api;
+pub mod code;
 pub mod metrics;
+mod peer;
 #[cfg(test)]
 mod tests;
 pub mod views;
@@ -33,14 +36,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::connect_info::ConnectInfo;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path as RoutePath, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -50,7 +52,11 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use api::{ApiCall, ApiError, ApiRequest, DeleteCall, ErrorCode, GetCall, ShowFilter, ShowKind, WriteCall};
+use crate::datastore::Author;
+use api::{
+    ApiCall, ApiError, ApiRequest, DeleteCall, ErrorBody, ErrorCode, GetCall, ShowFilter, ShowKind, UndoCall, WriteCall,
+};
+use peer::Peer;
 use views::TraceRequest;
 
 /// Largest body accepted.
@@ -173,6 +179,10 @@ fn router(control: mpsc::Sender<ApiRequest>) -> Router {
         .route("/v1/create", post(create))
         .route("/v1/replace", post(replace))
         .route("/v1/delete", post(delete))
+        .route("/v1/undo", post(undo))
+        .route("/v1/confirm", post(confirm))
+        .route("/v1/history", get(history))
+        .route("/v1/history/{revision}", get(transaction))
         .route("/v1/resources/{kind}", get(list_resources))
         .route("/v1/resources/{kind}/{name}", get(get_resource))
         .route("/v1/show/{what}", get(show))
@@ -203,13 +213,18 @@ async fn bounded(State(desk): State<Desk>, request: Request, next: Next) -> Resp
 
 fn busy() -> ApiError {
     let message = "the daemon is busy with other requests; try again";
-    ApiError::new(ErrorCode::Unavailable, message)
+    ApiError::new(ErrorCode::Busy, message)
 }
 
 impl Desk {
+    /// A question whose asker does not matter.
     async fn ask(&self, call: ApiCall) -> Result<Value, ApiError> {
+        self.ask_as(Author::default(), call).await
+    }
+
+    async fn ask_as(&self, caller: Author, call: ApiCall) -> Result<Value, ApiError> {
         let (reply, answer) = oneshot::channel();
-        self.control.try_send(ApiRequest { call, reply }).map_err(|error| match error {
+        self.control.try_send(ApiRequest { call, caller, reply }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => busy(),
             mpsc::error::TrySendError::Closed(_) => stopping(),
         })?;
@@ -227,7 +242,7 @@ impl Desk {
 }
 
 fn stopping() -> ApiError {
-    ApiError::new(ErrorCode::Unavailable, "the daemon is stopping")
+    ApiError::new(ErrorCode::Stopping, "the daemon is stopping")
 }
 
 type Answer = Result<Json<Value>, ApiError>;
@@ -254,14 +269,38 @@ async fn write(
     let write: WriteCall = parse(body)?;
     let (count, dry_run) = (write.resources.len(), write.dry_run);
     info!(verb, count, dry_run, uid = peer.uid, pid = peer.pid, "api write");
-    desk.ask(call(write)).await.map(Json)
+    desk.ask_as(peer.author(), call(write)).await.map(Json)
 }
 
 async fn delete(State(desk): State<Desk>, ConnectInfo(peer): ConnectInfo<Peer>, body: RawBody) -> Answer {
     let delete: DeleteCall = parse(body)?;
     let (count, dry_run) = (delete.targets.len(), delete.dry_run);
     info!(verb = "delete", count, dry_run, uid = peer.uid, pid = peer.pid, "api write");
-    desk.ask(ApiCall::Delete(delete)).await.map(Json)
+    desk.ask_as(peer.author(), ApiCall::Delete(delete)).await.map(Json)
+}
+
+async fn undo(State(desk): State<Desk>, ConnectInfo(peer): ConnectInfo<Peer>, body: RawBody) -> Answer {
+    let undo: UndoCall = parse(body)?;
+    let (dry_run, revision, force) = (undo.dry_run, undo.revision, undo.force);
+    info!(verb = "undo", revision, force, dry_run, uid = peer.uid, pid = peer.pid, "api write");
+    desk.ask_as(peer.author(), ApiCall::Undo(undo)).await.map(Json)
+}
+
+async fn confirm(State(desk): State<Desk>, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer {
+    info!(verb = "confirm", uid = peer.uid, pid = peer.pid, "api write");
+    desk.ask_as(peer.author(), ApiCall::Confirm).await.map(Json)
+}
+
+async fn history(State(desk): State<Desk>) -> Answer {
+    desk.ask(ApiCall::History { revision: None }).await.map(Json)
+}
+
+async fn transaction(State(desk): State<Desk>, RoutePath(revision): RoutePath<String>) -> Answer {
+    let number = revision.parse().map_err(|_| {
+        let message = format!("revision: found {revision:?}, expected a number");
+        ApiError::new(ErrorCode::BadBody, message)
+    })?;
+    desk.ask(ApiCall::History { revision: Some(number) }).await.map(Json)
 }
 
 #[derive(Deserialize)]
@@ -298,7 +337,7 @@ async fn show(
     filter: Result<Query<ShowFilter>, QueryRejection>,
 ) -> Answer {
     let what: ShowKind = serde_json::from_value(Value::String(what))
-        .map_err(|error| ApiError::new(ErrorCode::NotFound, error.to_string()))?;
+        .map_err(|error| ApiError::new(ErrorCode::UnknownPath, error.to_string()))?;
     let filter = query(filter)?;
     desk.ask(ApiCall::Show { what, filter }).await.map(Json)
 }
@@ -325,55 +364,38 @@ async fn scrape(State(desk): State<Desk>) -> Result<Response, ApiError> {
 
 async fn no_such_path(request: Request) -> ApiError {
     let message = format!("no such path: {}", request.uri().path());
-    ApiError::new(ErrorCode::NotFound, message)
+    ApiError::new(ErrorCode::UnknownPath, message)
 }
 
 async fn no_such_method(request: Request) -> ApiError {
     let (method, path) = (request.method(), request.uri().path());
-    ApiError::new(ErrorCode::Invalid, format!("{path} does not know {method}"))
+    ApiError::new(ErrorCode::UnknownPath, format!("{path} does not know {method}"))
 }
 
 type RawBody = Result<Bytes, BytesRejection>;
 
 fn parse<T: DeserializeOwned>(body: RawBody) -> Result<T, ApiError> {
-    let invalid = |message| ApiError::new(ErrorCode::Invalid, message);
     let bytes = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => invalid(format!(
-            "the body is larger than {} MiB; send fewer resources at a time",
-            MAX_BODY_BYTES / 1024 / 1024
-        )),
-        _ => invalid(format!("the body could not be read: {rejection}")),
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            let limit = MAX_BODY_BYTES / 1024 / 1024;
+            let message = format!("the body is larger than {limit} MiB; send fewer resources at a time");
+            ApiError::new(ErrorCode::TooLarge, message)
+        }
+        _ => ApiError::new(ErrorCode::BadBody, format!("the body could not be read: {rejection}")),
     })?;
-    serde_json::from_slice(&bytes).map_err(|error| invalid(format!("the body: {error}")))
+    serde_json::from_slice(&bytes).map_err(|error| ApiError::new(ErrorCode::BadBody, format!("the body: {error}")))
 }
 
 fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
     match query {
         Ok(Query(query)) => Ok(query),
-        Err(rejection) => Err(ApiError::new(ErrorCode::Invalid, rejection.body_text())),
+        Err(rejection) => Err(ApiError::new(ErrorCode::BadBody, rejection.body_text())),
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (status, Json(self)).into_response()
-    }
-}
-
-/// Who is at the other end.
-#[derive(Debug, Clone, Copy)]
-struct Peer {
-    uid: Option<u32>,
-    pid: Option<i32>,
-}
-
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Peer {
-        let credentials = stream.io().peer_cred().ok();
-        Peer {
-            uid: credentials.map(|credentials| credentials.uid()),
-            pid: credentials.and_then(|credentials| credentials.pid()),
-        }
+        (status, Json(ErrorBody { error: self })).into_response()
     }
 }

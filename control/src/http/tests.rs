@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::answer::{self, WriteMode};
+use super::answer;
 use super::views::*;
 use super::*;
 use crate::datastore::Embedded;
@@ -30,9 +30,9 @@ impl Stand {
         let store = Embedded::open(folder.path()).unwrap();
         let (control, mut requests) = mpsc::channel::<ApiRequest>(8);
         tokio::spawn(async move {
-            while let Some(ApiRequest { call, reply }) = requests.recv().await {
+            while let Some(ApiRequest { call, caller, reply }) = requests.recv().await {
                 // The caller may have gone.
-                let _ = reply.send(fake_answer(&store, call).await);
+                let _ = reply.send(fake_answer(&store, call, &caller).await);
             }
         });
         let server = serve(&folder.path().join("run").join("api.sock"), control).unwrap();
@@ -68,21 +68,18 @@ impl Stand {
     }
 }
 
-async fn fake_answer(store: &Embedded, call: ApiCall) -> Result<Value, ApiError> {
-    let now = SystemTime::now();
+async fn fake_answer(store: &Embedded, call: ApiCall, caller: &Author) -> Result<Value, ApiError> {
+    if let Some(answered) = answer::respond(store, &call, caller, SystemTime::now()).await {
+        return answered.map(|answered| answered.value);
+    }
     let value = match call {
-        ApiCall::Apply(call) => json!(answer::write(store, WriteMode::Apply, &call, now).await?),
-        ApiCall::Create(call) => json!(answer::write(store, WriteMode::Create, &call, now).await?),
-        ApiCall::Replace(call) => json!(answer::write(store, WriteMode::Replace, &call, now).await?),
-        ApiCall::Delete(call) => json!(answer::delete(store, &call, now).await?),
-        ApiCall::Get(call) => json!(answer::get(store, &call).await?),
         ApiCall::Show { what: ShowKind::Status, .. } => json!(views().status),
         ApiCall::Show { what: ShowKind::Interfaces, .. } => json!(views().interfaces),
         ApiCall::Show { what: ShowKind::Workers, .. } => json!(views().workers),
         ApiCall::Show { what: ShowKind::Drops, .. } => json!(views().drops),
         ApiCall::Show { filter, .. } => json!([filter]),
         ApiCall::Trace(request) => json!(request),
-        ApiCall::Version => json!(VersionView { version: "1".to_string(), node: None }),
+        _ => json!(VersionView { version: "1".to_string(), node: None }),
     };
     Ok(value)
 }
@@ -175,8 +172,8 @@ fn profile(name: &str, content: &str) -> Value {
 }
 
 fn error_code(body: &str) -> String {
-    let error: ApiError = serde_json::from_str(body).expect(body);
-    json!(error.code).as_str().unwrap().to_string()
+    let body: ErrorBody = serde_json::from_str(body).expect(body);
+    body.error.code.id().to_string()
 }
 
 #[tokio::test]
@@ -189,7 +186,7 @@ async fn resources_come_and_go() {
     assert_eq!(reply.results.iter().map(|view| view.outcome).collect::<Vec<_>>(), [WriteOutcome::Created; 2]);
 
     let (status, answer) = stand.post("/v1/create", &body).await;
-    assert_eq!((status, error_code(&answer).as_str()), (409, "conflict"));
+    assert_eq!((status, error_code(&answer).as_str()), (409, "VR1202"));
 
     let dry = json!({ "resources": [profile("a", "2")], "dryRun": true }).to_string();
     let (_, answer) = stand.post("/v1/replace", &dry).await;
@@ -218,21 +215,21 @@ async fn a_refusal_is_json_with_a_class() {
     let check = async |answer: (u16, String), status: u16, code: &str| {
         assert_eq!((answer.0, error_code(&answer.1).as_str()), (status, code), "{}", answer.1);
     };
-    check(stand.get("/v1/nothing").await, 404, "not-found").await;
-    check(stand.get("/v1/apply").await, 422, "invalid").await;
-    check(stand.get("/v1/resources/profle").await, 422, "invalid").await;
-    check(stand.get("/v1/resources/profile/x").await, 404, "not-found").await;
-    check(stand.get("/v1/resources/profile?colour=red").await, 422, "invalid").await;
-    check(stand.get("/v1/show/nonsense").await, 404, "not-found").await;
-    check(stand.get("/v1/show/flows?worker=many").await, 422, "invalid").await;
-    check(stand.post("/v1/apply", "{").await, 422, "invalid").await;
-    check(stand.post("/v1/apply", "{\"resources\": [], \"colour\": 1}").await, 422, "invalid").await;
+    check(stand.get("/v1/nothing").await, 404, "VR1005").await;
+    check(stand.get("/v1/apply").await, 404, "VR1005").await;
+    check(stand.get("/v1/resources/profle").await, 422, "VR1002").await;
+    check(stand.get("/v1/resources/profile/x").await, 404, "VR1201").await;
+    check(stand.get("/v1/resources/profile?colour=red").await, 422, "VR1003").await;
+    check(stand.get("/v1/show/nonsense").await, 404, "VR1005").await;
+    check(stand.get("/v1/show/flows?worker=many").await, 422, "VR1003").await;
+    check(stand.post("/v1/apply", "{").await, 422, "VR1003").await;
+    check(stand.post("/v1/apply", "{\"resources\": [], \"colour\": 1}").await, 422, "VR1003").await;
 
     let mut first = profile("A", "1");
     first["spec"]["colour"] = json!("red");
     let body = json!({ "resources": [first, { "kind": "Profile" }] }).to_string();
     let (_, answer) = stand.post("/v1/apply", &body).await;
-    let error: ApiError = serde_json::from_str(&answer).unwrap();
+    let ErrorBody { error } = serde_json::from_str(&answer).unwrap();
     assert!(error.problems.len() >= 2, "{error:?}");
 }
 
@@ -242,7 +239,7 @@ async fn a_large_body_is_refused_whole() {
     let mut body = json!({ "resources": [profile("a", "1")] }).to_string();
     body.push_str(&" ".repeat(MAX_BODY_BYTES));
     let (status, answer) = stand.post("/v1/apply", &body).await;
-    assert_eq!((status, error_code(&answer).as_str()), (422, "invalid"));
+    assert_eq!((status, error_code(&answer).as_str()), (422, "VR1004"));
     assert!(answer.contains("4 MiB"));
 }
 
@@ -317,9 +314,9 @@ async fn a_full_queue_and_a_gone_loop_are_said() {
     let desk = Desk { control, places: Arc::new(Semaphore::new(1)) };
     let server = serve(&path, desk.control.clone()).unwrap();
     let (reply, _answer) = oneshot::channel();
-    desk.control.try_send(ApiRequest { call: ApiCall::Version, reply }).unwrap();
+    desk.control.try_send(ApiRequest { call: ApiCall::Version, caller: Author::default(), reply }).unwrap();
     let full = desk.ask(ApiCall::Version).await.unwrap_err();
-    assert_eq!(full.code, ErrorCode::Unavailable);
+    assert_eq!(full.code, ErrorCode::Busy);
     requests.recv().await.unwrap();
     let (asked, ()) = tokio::join!(desk.ask(ApiCall::Version), async {
         drop(requests.recv().await);

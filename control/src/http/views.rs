@@ -296,6 +296,65 @@ pub struct WriteView {
 pub struct WriteReply {
     pub revision: u64,
     pub results: Vec<WriteView>,
+    /// Set when this write is taken back unless it is confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<PendingView>,
+}
+
+/// What waits for `confirm`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingView {
+    pub revision: u64,
+    /// When it is taken back, RFC 3339.
+    pub until: String,
+    pub seconds_left: u64,
+    pub author: String,
+}
+
+/// One transaction of the history.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TransactionView {
+    pub revision: u64,
+    /// RFC 3339.
+    pub time: String,
+    pub author: String,
+    pub uid: Option<u32>,
+    pub verb: String,
+    /// The transaction this one took back.
+    pub undoes: Option<u64>,
+    /// False when the objects were too large to be kept: then it cannot be undone.
+    pub can_be_undone: bool,
+    pub changes: Vec<ChangeView>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChangeView {
+    pub kind: String,
+    pub namespace: Option<String>,
+    pub name: String,
+    pub outcome: WriteOutcome,
+    /// The object before and after; only where one transaction was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<serde_json::Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<serde_json::Value>,
+}
+
+/// Answer to history: the newest transaction first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HistoryView {
+    pub pending: Option<PendingView>,
+    pub transactions: Vec<TransactionView>,
+}
+
+/// Answer to undo.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UndoReply {
+    /// The transaction that was taken back.
+    pub undone: u64,
+    /// The store's revision after it.
+    pub revision: u64,
+    pub results: Vec<WriteView>,
 }
 
 /// Answer to get: the resources in their stored form.

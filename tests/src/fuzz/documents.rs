@@ -263,7 +263,7 @@ fn api(input: &[u8]) -> Seen {
             Seen::accepted(resources.iter().map(fields).collect::<Vec<_>>())
         }
         Err(error) => {
-            assert_eq!(error.code, ErrorCode::Invalid);
+            assert_eq!(error.code, ErrorCode::Manifest);
             assert!(!error.problems.is_empty(), "{error}");
             for problem in &error.problems {
                 assert!(!problem.object.is_empty() && !problem.message.is_empty(), "{problem:?}");
