@@ -59,42 +59,99 @@ pub struct Verdict {
 
 /// The verdict on the first packet of a flow that the endpoint sends (egress) or receives (ingress).
 pub fn judge(resources: &Resources, endpoint: &WorkloadEndpoint, direction: PolicyType, fields: &Fields) -> Verdict {
-    let walk = Walk { fields, direction, members: members(resources) };
-    let mut log = None;
-    let labels = labels_of_workload(resources, endpoint);
-    let selecting: Vec<Policy> = policies(resources, direction).into_iter().filter(|p| (p.selects)(&labels)).collect();
-    for (tier, passes) in tiers(resources, &selecting) {
-        let mut of_tier: Vec<&Policy> = selecting.iter().filter(|policy| policy.tier == tier).collect();
-        if of_tier.is_empty() {
-            continue;
-        }
-        of_tier.sort_by(|left, right| {
-            let ((left_order, left_name), (right_order, right_name)) = (left.rank(), right.rank());
-            left_order.partial_cmp(&right_order).unwrap_or(Ordering::Equal).then(left_name.cmp(&right_name))
-        });
-        let lists = of_tier.iter().map(|policy| (policy.key.to_string(), policy.rules.as_slice(), policy.namespace()));
-        match walk.first(lists, &mut log) {
-            Some((Action::Allow, rule)) => return Verdict { allow: true, rule, log },
-            Some((Action::Deny, rule)) => return Verdict { allow: false, rule, log },
-            Some(_) => {}
-            None if passes => {}
-            None => {
-                let rule = format!("Tier {tier}: end of tier, {} default deny", word(direction));
-                return Verdict { allow: false, rule, log };
+    let oracle = Oracle::new(resources);
+    oracle.judge(&oracle.workload(endpoint, direction), fields)
+}
+
+/// Resources, and everything that has an address, written down once for many packets.
+pub struct Oracle<'a> {
+    resources: &'a Resources,
+    members: Vec<Member>,
+}
+
+/// What applies to an endpoint in one direction, in the order in which it is read.
+pub struct Lists {
+    direction: PolicyType,
+    tiers: Vec<TierOfLists>,
+    profiles: Vec<List>,
+    /// Names of the profiles, as the endpoint lists them.
+    profile_names: Vec<String>,
+}
+
+struct TierOfLists {
+    name: String,
+    passes: bool,
+    lists: Vec<List>,
+}
+
+/// The rules of one policy or profile.
+struct List {
+    owner: String,
+    namespace: Option<String>,
+    rules: Vec<Rule>,
+}
+
+impl<'a> Oracle<'a> {
+    pub fn new(resources: &'a Resources) -> Self {
+        Self { resources, members: members(resources) }
+    }
+
+    /// What applies to a workload endpoint.
+    pub fn workload(&self, endpoint: &WorkloadEndpoint, direction: PolicyType) -> Lists {
+        let labels = labels_of_workload(self.resources, endpoint);
+        let all = policies(self.resources, direction);
+        let selecting: Vec<Policy> = all.into_iter().filter(|policy| (policy.selects)(&labels)).collect();
+        let mut tiers_of_lists = Vec::new();
+        for (name, passes) in tiers(self.resources, &selecting) {
+            let mut of_tier: Vec<&Policy> = selecting.iter().filter(|policy| policy.tier == name).collect();
+            of_tier.sort_by(|left, right| {
+                let ((left_order, left_name), (right_order, right_name)) = (left.rank(), right.rank());
+                left_order.partial_cmp(&right_order).unwrap_or(Ordering::Equal).then(left_name.cmp(&right_name))
+            });
+            let lists: Vec<List> = of_tier
+                .iter()
+                .map(|policy| List {
+                    owner: policy.key.to_string(),
+                    namespace: policy.key.namespace.clone(),
+                    rules: policy.rules.clone(),
+                })
+                .collect();
+            if !lists.is_empty() {
+                tiers_of_lists.push(TierOfLists { name, passes, lists });
             }
         }
+        let profile_names = endpoint.spec.profiles.clone();
+        let profiles = profile_names.iter().map(|name| profile(self.resources, name, direction)).collect();
+        Lists { direction, tiers: tiers_of_lists, profiles, profile_names }
     }
-    let lists = endpoint.spec.profiles.iter().map(|name| profile(resources, name, direction)).collect::<Vec<_>>();
-    let lists = lists.iter().map(|(name, rules)| (name.clone(), rules.as_slice(), None));
-    match walk.first(lists, &mut log) {
-        Some((action, rule)) => Verdict { allow: action == Action::Allow, rule, log },
-        None if endpoint.spec.profiles.is_empty() => {
-            Verdict { allow: false, rule: format!("no policy and no profile: {} default deny", word(direction)), log }
+
+    pub fn judge(&self, lists: &Lists, fields: &Fields) -> Verdict {
+        let direction = lists.direction;
+        let walk = Walk { fields, direction, members: &self.members };
+        let mut log = None;
+        for tier in &lists.tiers {
+            match walk.first(&tier.lists, &mut log) {
+                Some((Action::Allow, rule)) => return Verdict { allow: true, rule, log },
+                Some((Action::Deny, rule)) => return Verdict { allow: false, rule, log },
+                Some(_) => {}
+                None if tier.passes => {}
+                None => {
+                    let rule = format!("Tier {}: end of tier, {} default deny", tier.name, word(direction));
+                    return Verdict { allow: false, rule, log };
+                }
+            }
         }
-        None => {
-            let profiles = endpoint.spec.profiles.join(", ");
-            let rule = format!("no rule of profiles {profiles} matched: {} default deny", word(direction));
-            Verdict { allow: false, rule, log }
+        match walk.first(&lists.profiles, &mut log) {
+            Some((action, rule)) => Verdict { allow: action == Action::Allow, rule, log },
+            None if lists.profiles.is_empty() => {
+                let rule = format!("no policy and no profile: {} default deny", word(direction));
+                Verdict { allow: false, rule, log }
+            }
+            None => {
+                let profiles = lists.profile_names.join(", ");
+                let rule = format!("no rule of profiles {profiles} matched: {} default deny", word(direction));
+                Verdict { allow: false, rule, log }
+            }
         }
     }
 }
@@ -184,16 +241,15 @@ fn tiers(resources: &Resources, policies: &[Policy<'_>]) -> Vec<(String, bool)> 
 }
 
 /// The name and rules of a profile. One that does not exist denies, and one that always exists allows.
-fn profile(resources: &Resources, name: &str, direction: PolicyType) -> (String, Vec<Rule>) {
+fn profile(resources: &Resources, name: &str, direction: PolicyType) -> List {
     let key = Key::cluster(Kind::Profile, name).to_string();
-    if name == "projectcalico-default-allow" {
-        return (key, vec![Rule::any(Action::Allow)]);
-    }
-    match resources.profiles().find(|profile| profile.metadata.name == name) {
+    let (owner, rules) = match resources.profiles().find(|profile| profile.metadata.name == name) {
+        _ if name == "projectcalico-default-allow" => (key, vec![Rule::any(Action::Allow)]),
         Some(profile) if direction == PolicyType::Ingress => (key, profile.spec.ingress.clone()),
         Some(profile) => (key, profile.spec.egress.clone()),
         None => (format!("{key} (does not exist)"), vec![Rule::any(Action::Deny)]),
-    }
+    };
+    List { owner, namespace: None, rules }
 }
 
 /// An endpoint as rules see it.
@@ -263,17 +319,14 @@ fn holds(selector: &Option<Selector>, labels: &Labels) -> bool {
 struct Walk<'a> {
     fields: &'a Fields,
     direction: PolicyType,
-    members: Vec<Member>,
+    members: &'a [Member],
 }
 
 impl Walk<'_> {
     /// The first rule that decides, with its name.
-    fn first<'r>(
-        &self,
-        lists: impl IntoIterator<Item = (String, &'r [Rule], Option<&'r str>)>,
-        log: &mut Option<String>,
-    ) -> Option<(Action, String)> {
-        for (owner, rules, namespace) in lists {
+    fn first(&self, lists: &[List], log: &mut Option<String>) -> Option<(Action, String)> {
+        for List { owner, namespace, rules } in lists {
+            let namespace = namespace.as_deref();
             for (position, rule) in rules.iter().enumerate().filter(|(_, rule)| self.matches(rule, namespace)) {
                 let name = format!("{owner} {}[{position}]", word(self.direction));
                 if rule.action != Action::Log {

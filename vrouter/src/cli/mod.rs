@@ -8,6 +8,7 @@
 //! - `apply.rs`    apply, create, replace
 //! - `get.rs` `describe.rs` `delete.rs`   resources; the words and columns are calicoctl's
 //! - `show.rs` `trace.rs`                 what the router does with packets
+//! - `selector.rs` `policy/`              questions about policy that no daemon has to answer; `lines.rs` carries them
 //! - `run.rs`      flags of the daemon, made from the table of settings
 //! - `render.rs`   tables, and text from elsewhere made harmless to a terminal
 //! - `error.rs`    every way to fail, its exit status, its JSON
@@ -22,8 +23,10 @@ mod describe;
 pub mod error;
 mod get;
 pub mod input;
+mod lines;
 mod render;
 pub mod run;
+mod selector;
 mod show;
 #[cfg(test)]
 mod tests;
@@ -115,6 +118,12 @@ pub enum Command {
     #[command(after_help = "Example:\n  vrouter trace --from shop/web-1 --src 10.0.0.2 --dst 10.0.0.9 --tcp 5432")]
     Trace(trace::TraceArguments),
 
+    /// Read selectors as JSON lines from stdin: canonical text, identity, and whether they match
+    #[command(
+        after_help = "Example:\n  echo '{\"selector\": \"a == \'b\'\", \"labels\": {\"a\": \"b\"}}' | vrouter selector"
+    )]
+    Selector,
+
     /// Check this machine for what the router needs
     #[command(after_help = "Example:\n  vrouter doctor -o json")]
     Doctor(crate::doctor::DoctorArguments),
@@ -169,6 +178,7 @@ pub fn execute(cli: Cli) -> ExitCode {
         Command::Describe(arguments) => describe::describe(&client, format, &arguments),
         Command::Delete(arguments) => delete::delete(&client, format, &arguments),
         Command::Show(arguments) => show::show(&client, format, &arguments),
+        Command::Selector => selector::run(),
         Command::Trace(arguments) => trace::trace(&client, format, &arguments),
         Command::Version(arguments) => version(&client, format, &arguments),
     };
