@@ -33,7 +33,7 @@ pub struct FelixConfiguration {
     #[serde(default)]
     pub metadata: Metadata,
     #[serde(default)]
-    pub spec: FelixConfigurationSpec,
+    pub spec: Box<FelixConfigurationSpec>,
 }
 
 /// One line for each field: our name and type, Calico's name, and whether it is written as text, so that blank text

@@ -19,7 +19,7 @@ pub struct KubeControllersConfiguration {
     #[serde(default)]
     pub metadata: Metadata,
     #[serde(default)]
-    pub spec: KubeControllersConfigurationSpec,
+    pub spec: Box<KubeControllersConfigurationSpec>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub status: KubeControllersConfigurationStatus,
 }

@@ -117,7 +117,7 @@ use kind::every_kind;
 macro_rules! define_resource {
     ([$($kind:ident)+]) => {
         #[derive(Debug, Clone, PartialEq)]
-        // Resources are read once and then looked at: a box for the large ones would be in everybody's way.
+        // Endpoints are by far the most numerous and among the largest; kinds that are larger box their spec.
         #[allow(clippy::large_enum_variant)]
         pub enum Resource {
             $($kind($kind),)+
@@ -150,6 +150,9 @@ macro_rules! decode_kind {
         }
     };
 }
+
+// A hundred thousand of them have to fit.
+const _: () = assert!(size_of::<Resource>() <= 768);
 
 impl Resource {
     pub fn key(&self) -> Key {

@@ -47,7 +47,7 @@ pub async fn undo<D: Datastore>(
     let mut changed = Vec::new();
     for change in &transaction.changes {
         match step(store, transaction, change, undo.force).await? {
-            Step::Write(write) => writes.push(write),
+            Step::Write(write) => writes.push(*write),
             Step::Nothing => {}
             Step::Conflict(how) => changed.push(format!("{} {how}", change.object())),
         }
@@ -81,7 +81,7 @@ pub async fn expire<D: Datastore>(store: &D, now: SystemTime) -> Result<Option<R
 }
 
 enum Step {
-    Write(Write),
+    Write(Box<Write>),
     Nothing,
     Conflict(String),
 }
@@ -116,10 +116,10 @@ async fn step<D: Datastore>(
         (Some(mut resource), Some(stored)) => {
             // Compared once more where it is written.
             resource.metadata_mut().resource_version = Some(stored.revision.to_string());
-            Step::Write(Write::Put(resource))
+            Step::Write(Box::new(Write::Put(resource)))
         }
-        (Some(resource), None) => Step::Write(Write::Create(resource)),
-        (None, Some(stored)) => Step::Write(Write::Delete { key, expected: Some(stored.revision) }),
+        (Some(resource), None) => Step::Write(Box::new(Write::Create(resource))),
+        (None, Some(stored)) => Step::Write(Box::new(Write::Delete { key, expected: Some(stored.revision) })),
         (None, None) => Step::Nothing,
     })
 }

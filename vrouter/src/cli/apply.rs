@@ -78,10 +78,10 @@ fn send(
         eprintln!("warning: {warning}");
     }
     let reply = match resources.is_empty() {
-        true => WriteReply { revision: 0, results: Vec::new() },
+        true => WriteReply { revision: 0, results: Vec::new(), pending: None },
         false => {
             let resources = resources.iter().map(Resource::to_json).collect();
-            client.post(&format!("/v1/{verb}"), &WriteCall { resources, dry_run })?
+            client.post(&format!("/v1/{verb}"), &WriteCall { resources, dry_run, confirm_seconds: None })?
         }
     };
     match render::structured(format, &reply)? {

@@ -57,6 +57,7 @@ pub fn delete(client: &Client, format: Format, arguments: &DeleteArguments) -> R
         expected: None,
     };
     let call = DeleteCall {
+        confirm_seconds: None,
         targets: keys.into_iter().map(target).collect(),
         skip_missing: arguments.skip_not_exists,
         dry_run: arguments.dry_run,
