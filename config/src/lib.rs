@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod document;
+pub mod explain;
 pub mod net;
 pub mod resource;
 pub mod selector;

@@ -42,23 +42,47 @@ impl fmt::Display for Problem {
     }
 }
 
+/// One resource of a text, right or wrong, as far as it could be read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Examined {
+    pub position: Position,
+    /// What is written under `kind`, `metadata.namespace` and `metadata.name`.
+    pub kind: Option<String>,
+    pub namespace: Option<String>,
+    pub name: Option<String>,
+    /// With its defaults; none when there are problems.
+    pub resource: Option<Resource>,
+    pub problems: Vec<Problem>,
+}
+
 /// Reads all resources of a text, or says everything that is wrong with it.
 pub fn parse(source_name: &str, text: &str) -> Result<Vec<Resource>, Vec<Problem>> {
+    let mut resources = Vec::new();
+    let mut problems = Vec::new();
+    for mut examined in examine(source_name, text) {
+        resources.extend(examined.resource);
+        problems.append(&mut examined.problems);
+    }
+    if problems.is_empty() { Ok(resources) } else { Err(problems) }
+}
+
+/// Every resource of a text by itself. What is no resource, such as text that is no YAML, stands among them with its
+/// problem and without a kind.
+pub fn examine(source_name: &str, text: &str) -> Vec<Examined> {
     let (documents, errors) = document::read(text);
-    let mut found = Found { source_name, resources: Vec::new(), problems: Vec::new() };
+    let mut found = Found { source_name, examined: Vec::new() };
     for document in &documents {
         found.document(document);
     }
     for SyntaxError { position, message } in errors {
         found.problem(position, What::Syntax(message));
     }
-    if found.problems.is_empty() { Ok(found.resources) } else { Err(found.problems) }
+    found.examined
 }
 
 struct Found<'a> {
     source_name: &'a str,
-    resources: Vec<Resource>,
-    problems: Vec<Problem>,
+    examined: Vec<Examined>,
 }
 
 impl Found<'_> {
@@ -125,14 +149,35 @@ impl Found<'_> {
         }
         problems.sort_by_key(|(position, _)| *position);
         let is_right = problems.is_empty();
-        for (position, error) in problems {
-            self.problem(position, What::Field(error));
-        }
-        self.resources.extend(resource.filter(|_| is_right));
+        let problem = |(position, error)| Problem {
+            source_name: self.source_name.to_string(),
+            position,
+            what: What::Field(error),
+        };
+        let text = |node: Option<&Node>| node.and_then(Node::as_text).map(str::to_string);
+        let metadata = document.get("metadata");
+        let kind = text(document.get("kind")).or_else(|| listed_kind.map(|kind| kind.written().to_string()));
+        self.examined.push(Examined {
+            position: document.position,
+            kind,
+            namespace: text(metadata.and_then(|metadata| metadata.get("namespace"))),
+            name: text(metadata.and_then(|metadata| metadata.get("name"))),
+            problems: problems.into_iter().map(problem).collect(),
+            resource: resource.filter(|_| is_right),
+        });
     }
 
+    /// Something wrong that belongs to no resource.
     fn problem(&mut self, position: Position, what: What) {
-        self.problems.push(Problem { source_name: self.source_name.to_string(), position, what });
+        let problem = Problem { source_name: self.source_name.to_string(), position, what };
+        self.examined.push(Examined {
+            position,
+            kind: None,
+            namespace: None,
+            name: None,
+            resource: None,
+            problems: vec![problem],
+        });
     }
 }
 

@@ -502,7 +502,8 @@ fn refuse_unsupported(call: &WriteCall) -> Result<(), ApiError> {
     for resource in &resources {
         for error in policy::supported::unsupported(resource) {
             let message = error.to_string();
-            problems.push(ApiProblem { object: resource.key().to_string(), field: error.path, message });
+            let object = resource.key().to_string();
+            problems.push(ApiProblem { code: ErrorCode::Unenforceable, object, field: error.path, message });
         }
     }
     match problems.first() {

@@ -13,7 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use control::http::api::{ApiError, ErrorCode};
+use control::http::api::{ApiError, ErrorBody, ErrorCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode, header};
@@ -68,11 +68,11 @@ pub enum ClientError {
 impl ClientError {
     pub fn code(&self) -> ErrorCode {
         match self {
-            ClientError::Unreachable { .. } => ErrorCode::Unavailable,
+            ClientError::Unreachable { .. } => ErrorCode::Unreachable,
             ClientError::Denied { .. } => ErrorCode::Denied,
             ClientError::Refused(refusal) => refusal.code,
             ClientError::Timeout { .. } => ErrorCode::Timeout,
-            ClientError::Garbled { .. } => ErrorCode::Internal,
+            ClientError::Garbled { .. } => ErrorCode::NotUnderstood,
         }
     }
 }
@@ -129,8 +129,8 @@ impl Client {
         connection.abort();
         match status {
             StatusCode::OK => Ok(body),
-            _ => match serde_json::from_slice::<ApiError>(&body) {
-                Ok(refusal) => Err(ClientError::Refused(refusal)),
+            _ => match serde_json::from_slice::<ErrorBody>(&body) {
+                Ok(body) => Err(ClientError::Refused(body.error)),
                 Err(_) => Err(self.garbled(format!("status {status}"))),
             },
         }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use config::settings::{File, LogFormat, LogLevel, Settings, SettingsError};
+use control::http::api::ErrorCode;
 use control::runtime::{self, StartError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -25,9 +26,10 @@ pub fn run(arguments: RunArguments) -> ExitCode {
     let settings = match load(&arguments) {
         Ok(settings) => settings,
         Err(problems) => {
-            for problem in problems {
+            for problem in &problems {
                 eprintln!("{problem}");
             }
+            eprintln!("error[{}]: {} wrong setting(s)", ErrorCode::BadSetting, problems.len());
             return ExitCode::from(EXIT_USAGE);
         }
     };
@@ -43,7 +45,7 @@ pub fn run(arguments: RunArguments) -> ExitCode {
     match serve(settings, manifests) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{}", chain(&error));
+            tracing::error!("error[{}]: {}", ErrorCode::StartFailed, chain(&error));
             ExitCode::from(EXIT_UNAVAILABLE)
         }
     }

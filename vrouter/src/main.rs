@@ -10,8 +10,6 @@ mod lab;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    cli::execute(cli::Cli::parse())
+    cli::main(std::env::args_os().collect())
 }

@@ -255,6 +255,17 @@ pub(crate) fn read(document: &Document, path: &str, listed_kind: Option<Kind>) -
     read
 }
 
+/// The fields there are where the document has one of the name `probe`, which is in no struct.
+#[cfg(test)]
+pub(crate) fn fields_at(document: &Document, kind: Kind, probe: &str) -> Option<Vec<String>> {
+    let decoded = every_kind!(decode_kind!(kind, document, "", Strictness::Refuse));
+    let Decoded { problems, .. } = decoded;
+    let is_probe =
+        |error: &FieldError| error.path.rsplit('.').next() == Some(probe) && error.found == "an unknown field";
+    let (_, error) = problems.into_iter().find(|(_, error)| is_probe(error))?;
+    Some(error.expected.trim_start_matches("one of ").split(", ").map(str::to_string).collect())
+}
+
 /// The kind the document says it is, with the `apiVersion` that belongs to it.
 fn read_kind(
     document: &Document,

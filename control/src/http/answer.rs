@@ -311,7 +311,17 @@ fn describe(document: &Value, position: usize) -> String {
 }
 
 fn problem(object: &str, error: FieldError) -> ApiProblem {
-    ApiProblem { object: object.to_string(), field: error.path.clone(), message: error.to_string() }
+    let (code, field) = (code_of(&error), error.path.clone());
+    ApiProblem { code, object: object.to_string(), field, message: error.to_string() }
+}
+
+/// The code of what is wrong with a field.
+pub fn code_of(error: &FieldError) -> ErrorCode {
+    match error.found.as_str() {
+        "an unknown field" => ErrorCode::UnknownField,
+        "nothing" => ErrorCode::MissingField,
+        _ => ErrorCode::BadValue,
+    }
 }
 
 impl From<StoreError> for ApiError {

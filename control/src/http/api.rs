@@ -155,6 +155,7 @@ pub struct ShowFilter {
 /// One thing that is wrong with one resource of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiProblem {
+    pub code: ErrorCode,
     /// `Kind namespace/name`, or the position in the request when there is no name yet.
     pub object: String,
     /// The field's path, empty when it is about the whole object.

@@ -7,9 +7,10 @@ use config::resource::{Key, Resource};
 use control::http::api::{DeleteCall, DeleteTarget};
 use control::http::views::WriteReply;
 
+use super::apply::{self, DryRun, How};
 use super::error::CliError;
 use super::input::{self, Walk};
-use super::{Format, apply, render};
+use super::{Format, Style, render};
 use crate::client::Client;
 
 #[derive(Debug, Args)]
@@ -36,19 +37,21 @@ pub struct DeleteArguments {
     #[arg(short = 's', long)]
     skip_not_exists: bool,
 
-    /// Check everything and say what would happen; change nothing
-    #[arg(long)]
-    dry_run: bool,
+    #[command(flatten)]
+    how: How,
 }
 
-pub fn delete(client: &Client, format: Format, arguments: &DeleteArguments) -> Result<(), CliError> {
+pub fn delete(client: &Client, format: Format, style: Style, arguments: &DeleteArguments) -> Result<(), CliError> {
     let keys: Vec<Key> = match &arguments.kind {
         Some(word) => {
             let kind = super::kind(word)?;
             let key = |name: &String| super::key(kind, arguments.namespace.as_deref(), name);
             arguments.names.iter().map(key).collect()
         }
-        None => input::read(&arguments.files, arguments.walk)?.iter().map(Resource::key).collect(),
+        None => {
+            let resources = input::read_in(&arguments.files, arguments.walk, arguments.namespace.as_deref())?;
+            resources.iter().map(Resource::key).collect()
+        }
     };
     let target = |key: Key| DeleteTarget {
         kind: key.kind.to_string(),
@@ -56,15 +59,18 @@ pub fn delete(client: &Client, format: Format, arguments: &DeleteArguments) -> R
         name: key.name,
         expected: None,
     };
+    if arguments.how.dry_run == Some(DryRun::Client) {
+        let counted = apply::counted(keys.iter().map(|key| key.kind.name()));
+        return render::print(&format!("Dry run (client): would delete {counted}\n"));
+    }
+    let dry_run = arguments.how.dry_run.is_some();
     let call = DeleteCall {
         confirm_seconds: None,
         targets: keys.into_iter().map(target).collect(),
         skip_missing: arguments.skip_not_exists,
-        dry_run: arguments.dry_run,
+        dry_run,
+        confirm_seconds: arguments.how.confirm,
     };
     let reply: WriteReply = client.post("/v1/delete", &call)?;
-    match render::structured(format, &reply)? {
-        Some(text) => render::print(&text),
-        None => render::print(&apply::summary("delete", "deleted", &reply.results, arguments.dry_run)),
-    }
+    apply::report(format, style, ("delete", "deleted"), &reply, dry_run)
 }

@@ -1,13 +1,15 @@
-//! Every way a command fails: what to print, and the exit status.
+//! Every way a command fails: its code, what to print, and the exit status.
 //!
-//! Text goes to stderr as `error: …`; with `-o json` or `-o yaml` it is the object a failed request
-//! carries, so that a script reads one form wherever the fault was found.
+//! Text goes to stderr as `error[VR1203]: …`; with `-o json` or `-o yaml` it is the object a failed request
+//! carries, `{"error": {"code": …, "message": …, "problems": […]}}`, so that a script reads one form wherever the fault
+//! was found. `vrouter explain CODE` has a page about each code.
 
 use std::io;
 use std::path::PathBuf;
 
-use config::yaml::Problem;
-use control::http::api::{ApiError, ApiProblem, ErrorCode};
+use config::yaml::{Problem, What};
+use control::http::answer;
+use control::http::api::{ApiError, ApiProblem, ErrorBody, ErrorCode};
 
 use super::Format;
 use super::render::{self, harmless};
@@ -16,6 +18,9 @@ use crate::client::ClientError;
 /// Problems printed before the rest is only counted.
 const MAX_PROBLEMS_SHOWN: usize = 20;
 
+/// Status of `diff` and `validate` that found something: not an error, but not nothing either.
+const EXIT_DIFFERENT: u8 = 1;
+
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
     #[error(transparent)]
@@ -23,6 +28,10 @@ pub enum CliError {
 
     #[error("{0}")]
     Usage(String),
+
+    /// A fault whose code says more than `Usage`.
+    #[error("{message}")]
+    Refused { code: ErrorCode, message: String },
 
     #[error("{} in the manifests; nothing was sent", count(.0.len()))]
     Manifest(Vec<Problem>),
@@ -39,43 +48,65 @@ pub enum CliError {
     /// The answer is there but cannot be written in the form asked for.
     #[error("write the answer as {form}: {reason}")]
     Form { form: &'static str, reason: String },
+
+    /// Everything has been printed; what was compared is not the same.
+    #[error("there are differences")]
+    Different,
+
+    /// Everything has been printed; something is not valid.
+    #[error("{} invalid", count(*.0))]
+    NotValid(usize),
 }
 
 impl CliError {
+    pub fn refused(code: ErrorCode, message: impl Into<String>) -> CliError {
+        CliError::Refused { code, message: message.into() }
+    }
+
     pub fn exit_status(&self) -> u8 {
-        self.code().exit_status()
+        match self {
+            CliError::Different => EXIT_DIFFERENT,
+            _ => self.code().exit_status(),
+        }
     }
 
     /// Prints the error to stderr.
     pub fn report(&self, format: Format) {
+        if matches!(self, CliError::Different | CliError::NotValid(_)) {
+            return;
+        }
         let error = self.as_api_error();
-        if let Ok(Some(text)) = render::structured(format, &error) {
+        if let Ok(Some(text)) = render::structured(format, &ErrorBody { error: error.clone() }) {
             return eprint!("{text}");
         }
         for problem in error.problems.iter().take(MAX_PROBLEMS_SHOWN) {
-            eprintln!("{}: {}", harmless(&problem.object), harmless(&problem.message));
+            eprintln!("{}", problem_text(problem));
         }
         if error.problems.len() > MAX_PROBLEMS_SHOWN {
             eprintln!("... and {} more", error.problems.len() - MAX_PROBLEMS_SHOWN);
         }
-        eprintln!("error: {}", harmless(&error.message));
+        eprintln!("error[{}]: {}", error.code, harmless(&error.message));
     }
 
-    fn code(&self) -> ErrorCode {
+    pub fn code(&self) -> ErrorCode {
         match self {
             CliError::Client(error) => error.code(),
-            CliError::Usage(_) | CliError::Manifest(_) | CliError::Empty { .. } => ErrorCode::Invalid,
+            CliError::Usage(_) => ErrorCode::Usage,
+            CliError::Refused { code, .. } => *code,
+            CliError::Manifest(_) | CliError::NotValid(_) => ErrorCode::Manifest,
+            CliError::Empty { .. } => ErrorCode::NoResources,
             CliError::Read { source, .. } => match source.kind() {
-                io::ErrorKind::NotFound => ErrorCode::NotFound,
-                io::ErrorKind::PermissionDenied => ErrorCode::Denied,
-                _ => ErrorCode::Unavailable,
+                io::ErrorKind::NotFound => ErrorCode::FileNotFound,
+                io::ErrorKind::PermissionDenied => ErrorCode::FileDenied,
+                _ => ErrorCode::FileUnreadable,
             },
-            CliError::Output(_) => ErrorCode::Unavailable,
-            CliError::Form { .. } => ErrorCode::Internal,
+            CliError::Output(_) => ErrorCode::Output,
+            CliError::Form { .. } => ErrorCode::Form,
+            CliError::Different => ErrorCode::Conflict,
         }
     }
 
-    fn as_api_error(&self) -> ApiError {
+    pub fn as_api_error(&self) -> ApiError {
         match self {
             CliError::Client(ClientError::Refused(refusal)) => refusal.clone(),
             CliError::Manifest(problems) => {
@@ -88,13 +119,17 @@ impl CliError {
     }
 }
 
+pub fn problem_text(problem: &ApiProblem) -> String {
+    format!("{}: error[{}]: {}", harmless(&problem.object), problem.code, harmless(&problem.message))
+}
+
 /// The place of a problem is its object: `file:line:column`.
-fn describe(problem: &Problem) -> ApiProblem {
-    let (field, message) = match &problem.what {
-        config::yaml::What::Syntax(message) => (String::new(), message.clone()),
-        config::yaml::What::Field(error) => (error.path.clone(), error.to_string()),
+pub fn describe(problem: &Problem) -> ApiProblem {
+    let (code, field, message) = match &problem.what {
+        What::Syntax(message) => (ErrorCode::Syntax, String::new(), message.clone()),
+        What::Field(error) => (answer::code_of(error), error.path.clone(), error.to_string()),
     };
-    ApiProblem { object: format!("{}:{}", problem.source_name, problem.position), field, message }
+    ApiProblem { code, object: format!("{}:{}", problem.source_name, problem.position), field, message }
 }
 
 fn count(problems: usize) -> String {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use config::document::TEXT_MAX;
 use config::resource::{Action, Resource, Rule};
-use config::yaml;
+use config::yaml::{self, Examined};
 
 use super::error::CliError;
 use super::render::harmless;
@@ -47,32 +47,46 @@ pub struct Walk {
 
 /// All resources of `files`.
 pub fn read(files: &[PathBuf], walk: Walk) -> Result<Vec<Resource>, CliError> {
+    read_in(files, walk, None)
+}
+
+/// All resources of `files`; those that may have a namespace and name none get this one.
+pub fn read_in(files: &[PathBuf], walk: Walk, namespace: Option<&str>) -> Result<Vec<Resource>, CliError> {
     let mut resources = Vec::new();
     let mut problems = Vec::new();
-    for path in files {
-        let mut found = Vec::new();
-        collect(path, walk.recursive, 0, &mut found)?;
-        let mut is_empty = true;
-        for file in found {
-            match yaml::parse(&file.display().to_string(), &text(&file)?) {
-                Ok(read) => {
-                    is_empty &= read.is_empty();
-                    resources.extend(read);
-                }
-                Err(refused) => {
-                    is_empty = false;
-                    problems.extend(refused);
-                }
-            }
+    for mut examined in examine(files, walk)?.into_iter().flat_map(|(_, examined)| examined) {
+        if let (Some(resource), Some(namespace), None) = (&mut examined.resource, namespace, &examined.namespace)
+            && resource.kind().is_namespaced()
+        {
+            resource.metadata_mut().namespace = Some(namespace.to_string());
         }
-        if is_empty && !walk.skip_empty {
-            return Err(CliError::Empty { path: path.clone() });
-        }
+        resources.extend(examined.resource);
+        problems.append(&mut examined.problems);
     }
     match problems.is_empty() {
         true => Ok(resources),
         false => Err(CliError::Manifest(problems)),
     }
+}
+
+/// Every resource of `files` by itself, right or wrong, under the name of its file.
+pub fn examine(files: &[PathBuf], walk: Walk) -> Result<Vec<(String, Vec<Examined>)>, CliError> {
+    let mut all = Vec::new();
+    for path in files {
+        let mut found = Vec::new();
+        collect(path, walk.recursive, 0, &mut found)?;
+        let mut is_empty = true;
+        for file in found {
+            let name = file.display().to_string();
+            let examined = yaml::examine(&name, &text(&file)?);
+            is_empty &= examined.is_empty();
+            all.push((name, examined));
+        }
+        if is_empty && !walk.skip_empty {
+            return Err(CliError::Empty { path: path.clone() });
+        }
+    }
+    Ok(all)
 }
 
 /// The files that `path` stands for.

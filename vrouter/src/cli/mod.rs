@@ -5,25 +5,38 @@
 //! ```
 //!
 //! - `input.rs`    files, folders and stdin to resources
-//! - `apply.rs`    apply, create, replace
-//! - `get.rs` `describe.rs` `delete.rs`   resources; the words and columns are calicoctl's
+//! - `apply.rs` `delete.rs` `patch.rs`    writes: apply, create, replace; delete; patch, label
+//! - `get.rs` `columns.rs` `describe.rs`  resources; the words and columns are calicoctl's
+//! - `validate.rs` `diff.rs`              manifests by themselves, and against what is stored
+//! - `history.rs`  history, undo, confirm
+//! - `explain.rs` `help.rs`               codes, kinds and fields; the first screen
+//! - `calicoctl.rs`                       the same commands under calicoctl's name
 //! - `show.rs` `trace.rs`                 what the router does with packets
 //! - `selector.rs` `policy/`              questions about policy that no daemon has to answer; `lines.rs` carries them
 //! - `run.rs`      flags of the daemon, made from the table of settings
 //! - `render.rs`   tables, and text from elsewhere made harmless to a terminal
-//! - `error.rs`    every way to fail, its exit status, its JSON
+//! - `output.rs`   what `-o` may say
+//! - `error.rs`    every way to fail, its code, its exit status, its JSON
 //!
 //! The daemon, the doctor and the lab are started from here and live elsewhere.
 //!
-//! Left out: patch, label, diff, shell completion.
+//! Left out: edit, watching resources.
 
 mod apply;
+mod calicoctl;
+mod columns;
 mod delete;
 mod describe;
+mod diff;
 pub mod error;
+mod explain;
 mod get;
+mod help;
+mod history;
 pub mod input;
 mod lines;
+mod output;
+mod patch;
 mod render;
 pub mod run;
 mod selector;
@@ -31,24 +44,24 @@ mod show;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod validate;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use config::resource::{DEFAULT_NAMESPACE, Key, Kind};
+use control::http::api::ErrorCode;
 use control::http::views::VersionView;
 
 use crate::client::{Client, DEFAULT_SOCKET};
 use error::CliError;
-
-const EXIT_CODES: &str = "Exit status: 0 done, 1 differences or problems found, 2 wrong usage or manifest, \
-    3 not found, 4 conflict, 5 denied, 6 daemon or datastore not available, 7 done in part, 8 timeout, \
-    9 refused for safety, 70 fault of vrouter";
+use output::Output;
 
 /// A virtual router for one node: Calico resources in, packets through AF_XDP.
 #[derive(Debug, Parser)]
-#[command(name = "vrouter", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(name = "vrouter", version, disable_help_subcommand = true)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -64,9 +77,16 @@ pub struct Global {
     #[arg(long, global = true, env = "VROUTER_SOCKET", value_name = "PATH")]
     pub socket: Option<PathBuf>,
 
-    /// How to print
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Ps, value_name = "FORMAT")]
-    pub output: Format,
+    /// ps (a table), wide, json, yaml; get also has custom-columns=NAME,...
+    #[arg(short, long, global = true, default_value = "ps", value_name = "FORMAT")]
+    pub output: Output,
+}
+
+/// Whose habits to follow where the two differ: in the text of a success, and in the exit status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    Ours,
+    Calicoctl,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -106,9 +126,47 @@ pub enum Command {
     #[command(after_help = "Example:\n  vrouter describe wep web-1 -n shop")]
     Describe(describe::DescribeArguments),
 
+    /// Change parts of one resource
+    #[command(
+        after_help = "Examples:\n  vrouter patch gnp web -p '{\"spec\":{\"order\":10}}'\n  vrouter patch pool main -t json -p '[{\"op\":\"remove\",\"path\":\"/spec/disabled\"}]'"
+    )]
+    Patch(patch::PatchArguments),
+
+    /// Set or remove a label of one resource
+    #[command(
+        after_help = "Examples:\n  vrouter label node n1 rack=7 --overwrite\n  vrouter label node n1 rack --remove"
+    )]
+    Label(patch::LabelArguments),
+
     /// Delete resources, all or none
     #[command(after_help = "Examples:\n  vrouter delete np allow-web -n shop\n  vrouter delete -f policies/")]
     Delete(delete::DeleteArguments),
+
+    /// Check manifests; needs no daemon
+    #[command(after_help = "Examples:\n  vrouter validate -f policies/ -R\n  vrouter validate -f policy.yaml -o json")]
+    Validate(validate::ValidateArguments),
+
+    /// Show what apply would change
+    #[command(after_help = "Example:\n  vrouter diff -f policies/\nExit status: 0 no difference, 1 differences")]
+    Diff(diff::DiffArguments),
+
+    /// Show who changed what
+    #[command(after_help = "Examples:\n  vrouter history\n  vrouter history show 12")]
+    History(history::HistoryArguments),
+
+    /// Take a change back
+    #[command(after_help = "Examples:\n  vrouter undo\n  vrouter undo 12 --dry-run")]
+    Undo(history::UndoArguments),
+
+    /// Keep what was applied with --confirm
+    #[command(after_help = "Example:\n  vrouter confirm")]
+    Confirm,
+
+    /// Explain an error code, a kind or a field
+    #[command(
+        after_help = "Examples:\n  vrouter explain VR1203\n  vrouter explain gnp.spec.ingress\n  vrouter explain commands"
+    )]
+    Explain(explain::ExplainArguments),
 
     /// Show interfaces, routes, flows, drops, ...
     #[command(after_help = "Examples:\n  vrouter show interfaces\n  vrouter show flows --address 10.0.0.2 -o json")]
@@ -135,6 +193,16 @@ pub enum Command {
     /// Show the version of this program and of the daemon
     #[command(after_help = "Example:\n  vrouter version --client")]
     Version(VersionArguments),
+
+    /// Print the completion of commands for a shell
+    #[command(after_help = "Example:\n  vrouter completion bash")]
+    Completion(CompletionArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct CompletionArguments {
+    #[arg(value_enum)]
+    shell: clap_complete::Shell,
 }
 
 /// Flags of `vrouter run`. What is not given comes from the environment or the settings file.
@@ -159,11 +227,29 @@ pub struct VersionArguments {
     client: bool,
 }
 
-/// Carries out the command and says how it went.
-pub fn execute(cli: Cli) -> ExitCode {
+/// Reads the arguments, carries out the command and says how it went.
+pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    let is_calicoctl = arguments.first().is_some_and(|name| Path::new(name).file_name() == Some("calicoctl".as_ref()));
+    if is_calicoctl {
+        return calicoctl::main(arguments);
+    }
+    let format = help::format_of(&arguments);
+    match help::command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => execute(cli),
+        Err(error) => ExitCode::from(help::report(&error, format)),
+    }
+}
+
+fn execute(cli: Cli) -> ExitCode {
     let Cli { command, global } = cli;
     let client = Client::new(global.socket.as_deref().unwrap_or(Path::new(DEFAULT_SOCKET)));
-    let format = global.output;
+    let format = global.output.format;
+    let style = Style::Ours;
+    if global.output.columns.is_some() && !matches!(command, Command::Get(_)) {
+        let error = CliError::Usage("custom columns are for get; take -o json here".to_string());
+        error.report(format);
+        return ExitCode::from(error.exit_status());
+    }
     let result = match command {
         Command::Run(mut arguments) => {
             arguments.settings.default_socket(global.socket.as_deref());
@@ -171,16 +257,25 @@ pub fn execute(cli: Cli) -> ExitCode {
         }
         Command::Doctor(arguments) => return crate::doctor::run(arguments),
         Command::Lab(arguments) => return crate::lab::run(arguments),
-        Command::Apply(arguments) => apply::apply(&client, format, &arguments),
-        Command::Create(arguments) => apply::create(&client, format, &arguments),
-        Command::Replace(arguments) => apply::replace(&client, format, &arguments),
-        Command::Get(arguments) => get::get(&client, format, &arguments),
+        Command::Apply(arguments) => apply::apply(&client, format, style, &arguments),
+        Command::Create(arguments) => apply::create(&client, format, style, &arguments),
+        Command::Replace(arguments) => apply::replace(&client, format, style, &arguments),
+        Command::Patch(arguments) => patch::patch(&client, format, style, &arguments),
+        Command::Label(arguments) => patch::label(&client, format, &arguments),
+        Command::Validate(arguments) => validate::validate(format, &arguments),
+        Command::Diff(arguments) => diff::diff(&client, format, &arguments),
+        Command::History(arguments) => history::history(&client, format, &arguments),
+        Command::Undo(arguments) => history::undo(&client, format, &arguments),
+        Command::Confirm => history::confirm(&client, format),
+        Command::Explain(arguments) => explain::explain(format, &arguments),
+        Command::Get(arguments) => get::get(&client, &global.output, &arguments),
         Command::Describe(arguments) => describe::describe(&client, format, &arguments),
-        Command::Delete(arguments) => delete::delete(&client, format, &arguments),
+        Command::Delete(arguments) => delete::delete(&client, format, style, &arguments),
         Command::Show(arguments) => show::show(&client, format, &arguments),
         Command::Selector => selector::run(),
         Command::Trace(arguments) => trace::trace(&client, format, &arguments),
         Command::Version(arguments) => version(&client, format, &arguments),
+        Command::Completion(arguments) => completion(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -189,6 +284,12 @@ pub fn execute(cli: Cli) -> ExitCode {
             ExitCode::from(error.exit_status())
         }
     }
+}
+
+fn completion(arguments: &CompletionArguments) -> Result<(), CliError> {
+    let mut text = Vec::new();
+    clap_complete::generate(arguments.shell, &mut Cli::command(), "vrouter", &mut text);
+    render::print(&String::from_utf8_lossy(&text))
 }
 
 fn version(client: &Client, format: Format, arguments: &VersionArguments) -> Result<(), CliError> {
@@ -212,7 +313,7 @@ fn version(client: &Client, format: Format, arguments: &VersionArguments) -> Res
 
 /// The kind a word on the command line means.
 fn kind(word: &str) -> Result<Kind, CliError> {
-    Kind::parse_word(word).map_err(|error| CliError::Usage(error.to_string()))
+    Kind::parse_word(word).map_err(|error| CliError::refused(ErrorCode::UnknownKind, error.to_string()))
 }
 
 /// The key meant by a kind, `-n` and a name.

@@ -20,13 +20,15 @@ const GAP: &str = "   ";
 /// Rows under headings. Columns of numbers are aligned to the right.
 #[derive(Debug, Default)]
 pub struct Table {
-    headings: Vec<&'static str>,
+    headings: Vec<String>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    pub fn new(headings: impl IntoIterator<Item = &'static str>) -> Table {
-        Table { headings: headings.into_iter().collect(), rows: Vec::new() }
+    pub fn new(headings: impl IntoIterator<Item = impl Into<String>>) -> Table {
+        // A heading may come from the command line.
+        let headings = headings.into_iter().map(|heading| harmless(&heading.into())).collect();
+        Table { headings, rows: Vec::new() }
     }
 
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
@@ -38,8 +40,7 @@ impl Table {
     pub fn text(&self) -> String {
         let mut text = String::new();
         let columns: Vec<Column> = (0..self.headings.len()).map(|index| self.column(index)).collect();
-        let headings: Vec<String> = self.headings.iter().map(ToString::to_string).collect();
-        for row in std::iter::once(&headings).chain(&self.rows) {
+        for row in std::iter::once(&self.headings).chain(&self.rows) {
             let mut line = String::new();
             for (cell, column) in row.iter().zip(&columns) {
                 let padding = " ".repeat(column.width - cell.chars().count());
@@ -60,7 +61,7 @@ impl Table {
         let width = cells().map(|cell| cell.chars().count()).max().unwrap_or(0);
         let is_number = |cell: &str| cell == NOTHING || cell.parse::<f64>().is_ok();
         let is_numeric = cells().any(|cell| cell != NOTHING) && cells().all(is_number);
-        Column { width: width.max(self.headings[index].len()), is_numeric }
+        Column { width: width.max(self.headings[index].chars().count()), is_numeric }
     }
 }
 
@@ -100,6 +101,13 @@ pub fn structured(format: Format, value: &impl Serialize) -> Result<Option<Strin
             }
         }
     }
+}
+
+/// `value` as JSON on one line.
+pub fn json_line(value: &impl Serialize) -> Result<String, CliError> {
+    let json =
+        serde_json::to_string(value).map_err(|error| CliError::Form { form: "JSON", reason: error.to_string() })?;
+    Ok(harmless_json(&json) + "\n")
 }
 
 pub fn print(text: &str) -> Result<(), CliError> {

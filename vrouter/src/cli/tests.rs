@@ -47,6 +47,18 @@ fn lines_people_type() {
     check("vrouter delete -f x.yaml --skip-not-exists", true);
     check("vrouter delete gnp a -f x.yaml", false);
     check("vrouter apply", false);
+    check("vrouter apply -f x --dry-run", true);
+    check("vrouter apply -f x --dry-run=client --confirm 5m", true);
+    check("vrouter apply -f x --dry-run=never", false);
+    check("vrouter apply -f x --confirm 2h", false);
+    check("vrouter get gnp -o custom-columns=NAME,A:.spec.order", true);
+    check("vrouter get gnp -o custom-columns=", false);
+    check("vrouter get gnp -o go-template={{.}}", false);
+    check("vrouter patch gnp web", false);
+    check("vrouter patch gnp web -p {} -t json", true);
+    check("vrouter label node n1 a=b --overwrite --remove", false);
+    check("vrouter undo 12 --force", true);
+    check("vrouter history show twelve", false);
     check("vrouter apply -R -f a -f b", true);
     check("vrouter --socket /x show if -w", true);
     check("vrouter show arp --address fe80::1", true);
@@ -84,8 +96,8 @@ fn the_result_line_is_calicoctls() {
     let policy = |outcome| view("GlobalNetworkPolicy", outcome);
     let (three, two) = ([policy(created), policy(created), policy(created)], [policy(same), policy(same)]);
     check(&three, false, "Successfully applied 3 'GlobalNetworkPolicy' resource(s)");
-    check(&two, false, "Successfully applied 2 'GlobalNetworkPolicy' resource(s) (unchanged)");
-    check(&[policy(same), view("Tier", created)], false, "Successfully applied 2 resource(s) (1 unchanged)");
+    check(&two, false, "Successfully applied 2 'GlobalNetworkPolicy' resource(s)");
+    check(&[policy(same), view("Tier", created)], false, "Successfully applied 2 resource(s)");
     check(&three, true, "Dry run: would apply 3 'GlobalNetworkPolicy' resource(s)");
     check(&[], false, "Successfully applied 0 resource(s)");
 }
@@ -195,7 +207,7 @@ fn a_policy_that_only_logs_is_pointed_out() {
 
 #[test]
 fn nothing_found_still_has_headings() {
-    assert_eq!(get::tables(Some(Kind::Tier), &[], false, false), "NAME   ORDER\n");
+    assert_eq!(columns::tables(Some(Kind::Tier), &[], false, false), "NAME   ORDER\n");
 }
 
 #[test]
@@ -208,7 +220,7 @@ fn numbers_are_as_people_write_them() {
 #[test]
 fn columns_are_calicoctls() {
     let check = |item: serde_json::Value, is_wide, with_namespace, expected: &[&str]| {
-        let text = get::tables(None, &[item], is_wide, with_namespace);
+        let text = columns::tables(None, &[item], is_wide, with_namespace);
         let lines: Vec<String> =
             text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
         assert_eq!(lines, expected);
