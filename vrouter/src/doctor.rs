@@ -20,6 +20,7 @@ use fastpath::io::program::{Preference, Program, Role};
 use serde::Serialize;
 
 use crate::cli::Format;
+use crate::cli::output::Output;
 
 /// Below this nothing works: the AF_XDP and BPF features we load with are there from here on.
 const KERNEL_NEEDED: (u32, u32) = (5, 11);
@@ -44,8 +45,8 @@ const CAP_IPC_LOCK: u32 = 14;
 pub struct DoctorArguments {
     // The same argument as the global one, so that it is here too.
     /// How to print
-    #[arg(short, long, value_enum, default_value_t = Format::Ps, value_name = "FORMAT")]
-    output: Format,
+    #[arg(short, long, default_value = "ps", value_name = "FORMAT")]
+    output: Output,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -86,7 +87,7 @@ impl Finding {
 pub fn run(arguments: DoctorArguments) -> ExitCode {
     let findings = examine();
     let failed = |form: &str, error: &dyn std::fmt::Display| format!("error: write findings as {form}: {error}\n");
-    let report = match arguments.output {
+    let report = match arguments.output.format {
         Format::Json => {
             serde_json::to_string_pretty(&findings).map_or_else(|error| failed("JSON", &error), |text| text + "\n")
         }

@@ -35,7 +35,7 @@ mod help;
 mod history;
 pub mod input;
 mod lines;
-mod output;
+pub mod output;
 mod patch;
 mod render;
 pub mod run;

@@ -76,22 +76,28 @@ pub fn show(client: &Client, format: Format, arguments: &ShowArguments) -> Resul
             return Ok(());
         };
         std::thread::sleep(Duration::from_secs(seconds));
-        render::print("\n")?;
+        // JSON documents are told apart by their lines, YAML's by its own mark.
+        match format {
+            Format::Json => {}
+            Format::Yaml => render::print("---\n")?,
+            Format::Ps | Format::Wide => render::print("\n")?,
+        }
     }
 }
 
 fn once(client: &Client, format: Format, arguments: &ShowArguments) -> Result<(), CliError> {
     let query = query(arguments);
+    let how = (format, arguments.watch.is_some());
     match arguments.what {
-        What::Interfaces => table(client, format, &format!("interfaces{query}"), interfaces),
-        What::Routes => table(client, format, &format!("routes{query}"), routes),
-        What::Neighbours => table(client, format, &format!("neighbours{query}"), neighbours),
-        What::Flows => table(client, format, &format!("flows{query}"), flows),
-        What::Workers => table(client, format, &format!("workers{query}"), workers),
-        What::Drops => table(client, format, &format!("drops{query}"), drops),
+        What::Interfaces => table(client, how, &format!("interfaces{query}"), interfaces),
+        What::Routes => table(client, how, &format!("routes{query}"), routes),
+        What::Neighbours => table(client, how, &format!("neighbours{query}"), neighbours),
+        What::Flows => table(client, how, &format!("flows{query}"), flows),
+        What::Workers => table(client, how, &format!("workers{query}"), workers),
+        What::Drops => table(client, how, &format!("drops{query}"), drops),
         What::Status => {
             let view: StatusView = client.get("/v1/show/status")?;
-            let text = render::structured(format, &view)?;
+            let text = structured(format, &view, arguments.watch.is_some())?;
             render::print(&text.unwrap_or_else(|| status(&view)))
         }
     }
@@ -111,14 +117,22 @@ fn query(arguments: &ShowArguments) -> String {
     }
 }
 
+/// As `render::structured`; when it is shown again and again, each JSON document is one line.
+fn structured(format: Format, value: &impl Serialize, is_watch: bool) -> Result<Option<String>, CliError> {
+    match (format, is_watch) {
+        (Format::Json, true) => render::json_line(value).map(Some),
+        _ => render::structured(format, value),
+    }
+}
+
 fn table<T: Serialize + DeserializeOwned>(
     client: &Client,
-    format: Format,
+    (format, is_watch): (Format, bool),
     path: &str,
     table: fn(&[T], bool) -> Table,
 ) -> Result<(), CliError> {
     let views: Vec<T> = client.get(&format!("/v1/show/{path}"))?;
-    let text = render::structured(format, &views)?;
+    let text = structured(format, &views, is_watch)?;
     render::print(&text.unwrap_or_else(|| table(&views, format == Format::Wide).text()))
 }
 
