@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
+use fastpath::flow::FlowView;
 use fastpath::io::program::{Preference, Program, ProgramError, Role};
 use fastpath::io::xsk::{QueueOptions, QueueWatch, XskError, XskMemory, XskQueue};
 use fastpath::io::{CopyMode, XdpMode};
@@ -291,6 +292,20 @@ impl Attachments {
                 )
             },
         )
+    }
+
+    /// Hands flows of an earlier process to the workers, as many to each.
+    pub fn restore(&mut self, mut flows: Vec<FlowView>) {
+        for worker in 0..self.peers.len() {
+            let share = flows.len().div_ceil(self.peers.len() - worker);
+            let own = flows.split_off(flows.len() - share);
+            self.command(worker, Command::Restore(own));
+        }
+    }
+
+    /// True when the workers have carried out every command.
+    pub fn is_obeyed(&self) -> bool {
+        self.peers.iter().all(|peer| peer.remote.counters.commands.get() >= peer.given)
     }
 
     /// Ends the workers. Sockets close with them; programs stay and drop.

@@ -15,6 +15,7 @@ use fastpath::rcu::Publisher;
 use fastpath::table::acl::Acl;
 use fastpath::table::interface::InterfaceKind;
 use fastpath::table::{self, InterfaceIndex, Tables};
+use fastpath::worker::Clock;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -30,6 +31,7 @@ use crate::policy::{self, Calculation};
 use crate::reconcile::{self, HostState};
 use crate::resolve::{self, Resolver, Waiting};
 use crate::resources::Resources;
+use crate::saved_flows::save::Saver;
 use crate::show::drops::Drops;
 
 /// The private pair: the kernel's end, and ours.
@@ -81,6 +83,8 @@ pub struct Control<D> {
     pub(crate) attachments: Attachments,
     pub(crate) publisher: Publisher<Tables>,
     pub(crate) flows: Arc<FlowTable>,
+    pub(crate) saver: Saver,
+    pub(crate) clock: Clock,
     pub(crate) names: RuleNames,
     pub(crate) routes: Vec<RouteRow>,
     desired: HostState,
@@ -107,6 +111,10 @@ pub struct Parts<D> {
     pub attachments: Attachments,
     pub publisher: Publisher<Tables>,
     pub flows: Arc<FlowTable>,
+    /// Where flows wait for the next process.
+    pub saver: Saver,
+    /// The workers'.
+    pub clock: Clock,
 }
 
 impl<D> Control<D> {
@@ -141,6 +149,8 @@ impl<D: Datastore> Control<D> {
             attachments: parts.attachments,
             publisher: parts.publisher,
             flows: parts.flows,
+            saver: parts.saver,
+            clock: parts.clock,
             names: RuleNames::default(),
             routes: Vec::new(),
             desired: HostState::default(),
@@ -251,6 +261,11 @@ impl<D: Datastore> Control<D> {
             self.acl = self.policy.update(self.calculation.state(), &changes, &mut self.names);
         }
         if std::mem::take(&mut self.dirty.tables) {
+            if !self.is_ready() {
+                // What fails here is tried again, and told, in a moment.
+                self.attachments.sync(&self.wanted(), &self.kernel.links, &mut Vec::new());
+                self.restore_flows().await;
+            }
             self.publish();
         }
         if std::mem::take(&mut self.dirty.reconcile) {
@@ -346,7 +361,7 @@ impl<D: Datastore> Control<D> {
     }
 
     /// Records the problems of one part, and logs those that are new.
-    fn note(&mut self, part: &'static str, problems: Vec<String>) {
+    pub(crate) fn note(&mut self, part: &'static str, problems: Vec<String>) {
         let known = self.problems.entry(part).or_default();
         for problem in problems.iter().filter(|problem| !known.contains(problem)) {
             tracing::warn!(part, "{problem}");
@@ -362,6 +377,7 @@ impl<D: Datastore> Control<D> {
         self.drops.collect(self.attachments.remotes(), &self.names, Instant::now());
         self.take_punts();
         self.dirty.tables |= self.resolver.expire(Instant::now());
+        self.save_some_flows();
         if self.problems.get("host").is_some_and(|problems| !problems.is_empty()) {
             self.dirty.reconcile = true;
         }

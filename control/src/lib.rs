@@ -16,6 +16,7 @@
 //! | `compile` | the same as the fast path needs it |
 //! | `attach` | interfaces: sockets, programs, workers |
 //! | `resolve` | packets that wait for a next hop's MAC address |
+//! | `saved_flows` | flows that outlive the process |
 //! | `host`, `reconcile` | the kernel's side |
 //! | `datastore` | where resources are kept |
 //! | `http`, `show`, `trace` | what can be asked |
@@ -35,5 +36,6 @@ pub mod reconcile;
 pub mod resolve;
 pub mod resources;
 pub mod runtime;
+pub mod saved_flows;
 pub mod show;
 pub mod trace;

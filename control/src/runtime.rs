@@ -1,7 +1,8 @@
 //! Sockets and timers turned into events: the loop of the control thread, and the workers' threads beside it.
 //!
 //! Started in order: datastore, private pair, frames, workers, API; stopped in reverse. A restart is the same as a start:
-//! what an earlier process left (the private pair, programs on links, routes with our mark) is found and taken over.
+//! what an earlier process left (the private pair, programs on links, routes with our mark, saved flows) is found and
+//! taken over.
 
 use std::path::PathBuf;
 use std::thread::JoinHandle;
@@ -14,7 +15,7 @@ use fastpath::io::program::Preference;
 use fastpath::io::xsk::{XskError, XskMemory, XskOptions, XskQueue};
 use fastpath::rcu::Publisher;
 use fastpath::table::Tables;
-use fastpath::worker::{self, Poll, Remote, Worker};
+use fastpath::worker::{self, Clock, Poll, Remote, Worker};
 use tokio::sync::{mpsc, watch};
 
 use crate::attach::Attachments;
@@ -24,6 +25,7 @@ use crate::event::Event;
 use crate::host::{GATEWAY_MAC, Host, HostError};
 use crate::http::{self, ServeError};
 use crate::policy;
+use crate::saved_flows::save::Saver;
 
 /// How often rings are looked at. Bounds how long a first packet to an unresolved next hop waits for its question.
 const TICK: Duration = Duration::from_millis(20);
@@ -36,6 +38,8 @@ const SMALL_FRAME: usize = 2048;
 const LARGE_FRAME: usize = 4096;
 /// Largest MTU for which a small frame is enough.
 const SMALL_MTU: u32 = 1500;
+/// In the folder of the datastore, whose lock it shares: only one process has it.
+const FLOWS_FILE: &str = "flows";
 
 /// Why the router could not start.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +86,7 @@ pub async fn run(
     let frame_size = frame_size(&host, &settings).await?;
 
     let flows = FlowTable::new(settings.flow_table_size as u32);
+    let clock = Clock::start();
     let publisher = Publisher::new(Tables::default());
     let mut memories = Vec::with_capacity(workers);
     let mut parts = Vec::with_capacity(workers);
@@ -101,6 +106,7 @@ pub async fn run(
                 settings::Poll::Sleep => Poll::Sleep,
                 settings::Poll::Always => Poll::Always,
             },
+            clock,
         });
     }
     let (threads, remotes) = spawn(worker::build(parts).map_err(StartError::Worker)?, &cores)?;
@@ -116,7 +122,9 @@ pub async fn run(
     let (requests, mut incoming) = mpsc::channel(REQUESTS);
     let socket = settings.api_socket.clone();
     let store_location = format!("embedded:{}", path.display());
-    let mut control = Control::new(Parts { settings, store, store_location, host, attachments, publisher, flows });
+    let saver = Saver::new(path.join(FLOWS_FILE));
+    let parts = Parts { settings, store, store_location, host, attachments, publisher, flows, saver, clock };
+    let mut control = Control::new(parts);
     let server = http::serve(&socket, requests)?;
     tracing::info!(socket = %socket.display(), workers, frame_size, "started");
 
@@ -172,6 +180,7 @@ pub async fn run(
             tracing::error!("a worker ended in a panic");
         }
     }
+    control.save_all_flows();
     Ok(())
 }
 

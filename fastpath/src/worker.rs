@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use crossbeam::queue::ArrayQueue;
 
 use crate::burst::{BURST, Burst};
-use crate::flow::FlowWriter;
+use crate::flow::tcp_state::State;
+use crate::flow::{FlowView, FlowWriter};
 use crate::handoff::Lane;
 use crate::interfaces::Interfaces;
 use crate::io::Queue;
@@ -48,12 +49,31 @@ pub enum Poll {
     Always,
 }
 
+/// The clock that all workers of a process share. It does not begin at zero: what happened in an earlier process, and still
+/// matters, has a time on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(Instant);
+
+impl Clock {
+    const BEGINNING: Duration = Duration::from_secs(State::LONGEST_TIMEOUT as u64);
+
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub fn now(&self) -> Now {
+        Now((Self::BEGINNING + self.0.elapsed()).as_nanos() as u64)
+    }
+}
+
 /// What control asks of a worker.
 pub enum Command<Q> {
     Attach(InterfaceIndex, Box<Q>),
     Detach(InterfaceIndex),
     /// Forget every flow that uses the interface.
     Purge(InterfaceIndex),
+    /// Enter flows of an earlier process, as many as there is room for.
+    Restore(Vec<FlowView>),
     Stop,
 }
 
@@ -106,6 +126,7 @@ pub struct Worker<Q: Queue> {
     sleeper: Sleeper,
     asleep: Arc<AtomicBool>,
     poll: Poll,
+    clock: Clock,
     is_stopped: bool,
 }
 
@@ -115,6 +136,7 @@ pub struct Parts {
     pub flows: FlowWriter,
     pub tables: Reader<Tables>,
     pub poll: Poll,
+    pub clock: Clock,
 }
 
 /// Makes all workers of a node, with the lanes between them.
@@ -157,6 +179,7 @@ pub fn build<Q: Queue>(parts: Vec<Parts>) -> std::io::Result<Vec<(Worker<Q>, Rem
             sleeper,
             asleep,
             poll: part.poll,
+            clock: part.clock,
             is_stopped: false,
         };
         workers.push((worker, remote));
@@ -212,12 +235,11 @@ impl<Q: Queue> Worker<Q> {
 
     /// Breathes until told to stop. The queues are closed when this returns, and every frame is free again.
     pub fn run(mut self) {
-        let start = Instant::now();
-        let mut last_packet = Now(0);
+        let mut last_packet = self.clock.now();
         while !self.is_stopped {
-            let now = Now(start.elapsed().as_nanos() as u64);
+            let now = self.clock.now();
             let packets = self.breathe(now);
-            self.account(now, packets, start);
+            self.account(now, packets);
             if packets > 0 {
                 last_packet = now;
                 continue;
@@ -235,12 +257,12 @@ impl<Q: Queue> Worker<Q> {
     }
 
     /// Statistics of a breath. A busy worker obeys and sweeps every so many breaths, so that load cannot shut control out.
-    fn account(&mut self, now: Now, packets: usize, start: Instant) {
+    fn account(&mut self, now: Now, packets: usize) {
         const BREATHS_BETWEEN_CHORES: u64 = 64;
         let counters = &self.counters;
         counters.breaths.add(1);
         if packets > 0 {
-            let spent = (start.elapsed().as_nanos() as u64).saturating_sub(now.0);
+            let spent = self.clock.now().0.saturating_sub(now.0);
             counters.bursts.add(1);
             counters.busy_nanoseconds.add(spent);
             let bucket = (64 - spent.leading_zeros() as usize).min(counters.breath_time.len() - 1);
@@ -264,6 +286,13 @@ impl<Q: Queue> Worker<Q> {
                 Command::Detach(interface) => self.interfaces.detach(interface, &mut self.umem),
                 Command::Purge(interface) => {
                     self.pipeline.flows.purge(interface);
+                }
+                Command::Restore(flows) => {
+                    let now = self.clock.now().seconds();
+                    for flow in &flows {
+                        // What does not fit is judged as new when it goes on.
+                        let _ = self.pipeline.flows.restore(flow, now);
+                    }
                 }
                 Command::Stop => self.is_stopped = true,
             }

@@ -26,7 +26,7 @@ use fastpath::io::program::{Preference, Program, ProgramError, Role};
 use fastpath::io::xsk::{QueueOptions, XskError, XskMemory, XskOptions, XskQueue};
 use fastpath::rcu::Publisher;
 use fastpath::table::Tables;
-use fastpath::worker::{self, Parts, Poll, Remote};
+use fastpath::worker::{self, Clock, Parts, Poll, Remote};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{SigSet, Signal};
 
@@ -241,7 +241,7 @@ impl Lab {
         let (umem, memory) = XskMemory::new(XskOptions { frame_size, ..XskOptions::new("anchor0", 0) })?;
         let publisher = Publisher::new(tables::two_endpoints(options.rules, self.mtu));
         let flows = FlowWriter::new(FlowTable::new(options.flows), 0, 1, publisher.grace());
-        let parts = Parts { umem, flows, tables: publisher.reader(), poll: options.poll };
+        let parts = Parts { umem, flows, tables: publisher.reader(), poll: options.poll, clock: Clock::start() };
         let build = worker::build(vec![parts]).map_err(system("build a worker"))?;
         let Some((mut worker, remote)) = build.into_iter().next() else { return Err(LabError::Panicked) };
         let mut programs = Vec::with_capacity(2);

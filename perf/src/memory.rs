@@ -19,7 +19,7 @@ use fastpath::rcu::Publisher;
 use fastpath::table::acl::{Acl, Question};
 use fastpath::table::lpm::{Address, Lpm, Prefix};
 use fastpath::table::{ProgramIndex, Tables};
-use fastpath::worker::{self, Parts, Poll};
+use fastpath::worker::{self, Clock, Parts, Poll};
 
 use crate::generator::{self, Random};
 use crate::lab::LabError;
@@ -199,6 +199,7 @@ fn whole_breaths(scale: &Scale, report: &mut Report) -> Result<(), ReportError> 
         flows: FlowWriter::new(FlowTable::new(4096), 0, 1, publisher.grace()),
         tables: publisher.reader(),
         poll: Poll::Always,
+        clock: Clock::start(),
     };
     let workers = match worker::build::<ReplayQueue>(vec![parts]) {
         Ok(workers) => workers,

@@ -21,7 +21,7 @@ use fastpath::io::umem::Umem;
 use fastpath::pipeline::Now;
 use fastpath::rcu::Publisher;
 use fastpath::table::Tables;
-use fastpath::worker::{self, Command, Parts, Poll, Remote, Worker};
+use fastpath::worker::{self, Clock, Command, Parts, Poll, Remote, Worker};
 
 use crate::decode::{View, hex};
 use crate::packet::Packet;
@@ -153,6 +153,7 @@ impl Router {
                 flows: FlowWriter::new(flows.clone(), index, options.workers, publisher.grace()),
                 tables: publisher.reader(),
                 poll: options.poll,
+                clock: Clock::start(),
             })
             .collect();
         let workers = worker::build(parts).expect("workers need an epoll descriptor each");

@@ -185,8 +185,7 @@ fn state_of(neighbour: &Neighbour) -> NeighbourState {
 }
 
 fn flows<D>(control: &Control<D>) -> impl Iterator<Item = FlowView> {
-    // Workers count seconds from their start, which is ours but for the time it took to start them.
-    let now = control.started.elapsed().as_secs();
+    let now = u64::from(control.clock.now().seconds());
     control.flows.iter().filter(|flow| flow.key.kind != flow::KeyKind::Fragment).map(move |view| {
         let key = view.key;
         let has_ports = matches!(key.protocol, 6 | 17 | 132 | 136);
@@ -202,7 +201,7 @@ fn flows<D>(control: &Control<D>) -> impl Iterator<Item = FlowView> {
             icmp_id: is_echo.then_some(key.source_port | key.destination_port),
             state: view.state.name().into(),
             age_seconds: now.saturating_sub(view.created.into()),
-            idle_seconds: now.saturating_sub(view.last_seen.into()),
+            idle_seconds: now.saturating_sub(view.last_seen().into()),
             forward_packets: view.packets[0],
             forward_bytes: view.bytes[0],
             reply_packets: view.packets[1],

@@ -6,6 +6,7 @@
 //! | `table.rs` | the table all workers share: lookup, insert, eviction |
 //! | `tcp_state.rs` | from TCP flags to the state that decides how long an idle flow lives |
 //! | `expiry.rs` | the sweep: each worker ages the entries it made |
+//! | `restore.rs` | a flow as plain values, and how it comes back after a restart |
 //! | `limiter.rs` | how many answers an interface gets |
 //!
 //! The two directions of a flow arrive at different interfaces and so, perhaps, at different workers. Therefore there
@@ -13,9 +14,11 @@
 
 pub mod expiry;
 pub mod limiter;
+pub mod restore;
 pub mod table;
 pub mod tcp_state;
 
+pub use restore::FlowView;
 pub use table::{FlowHandle, FlowTable, FlowWriter};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -77,14 +80,16 @@ pub enum KeyKind {
 }
 
 impl KeyKind {
-    fn from_bits(bits: u8) -> Self {
-        match bits {
+    /// The kind of this number, if there is one. The numbers stand in saved flows, and are not given twice.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Some(match number {
+            0 => Self::Ports,
             2 => Self::EchoRequest,
             3 => Self::EchoReply,
             4 => Self::IcmpOther,
             6 => Self::Fragment,
-            _ => Self::Ports,
-        }
+            _ => return None,
+        })
     }
 }
 
@@ -144,7 +149,7 @@ impl Key {
             source_port: (words[4] >> 48) as u16,
             destination_port: (words[4] >> 32) as u16,
             protocol: (words[4] >> 8) as u8,
-            kind: KeyKind::from_bits(words[4] as u8),
+            kind: KeyKind::from_number(words[4] as u8).unwrap_or_default(),
         }
     }
 }

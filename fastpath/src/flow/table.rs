@@ -19,11 +19,12 @@
 //! two choices are worth without it: Azar et al., "Balanced Allocations", 1994.
 
 use std::hash::{BuildHasher, Hasher};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 use super::tcp_state::{self, State};
-use super::{Key, Seconds};
+use super::{FlowView, Key, Seconds};
 use crate::rcu::Grace;
 use crate::table::{AdjacencyIndex, InterfaceIndex, RuleIndex};
 
@@ -299,9 +300,16 @@ impl FlowTable {
         self.entries[entry].sides.iter().map(|side| side.last_seen.load(Ordering::Relaxed)).max().unwrap_or(0)
     }
 
-    /// A look at every live flow, for `show flows`. Each is consistent in itself; the set is not a snapshot.
+    /// A look at every live flow. Each is consistent in itself; the set is not a snapshot.
     pub fn iter(&self) -> impl Iterator<Item = FlowView> + '_ {
-        self.entries.iter().enumerate().filter_map(|(index, entry)| {
+        self.views(0..self.capacity())
+    }
+
+    /// A look at the live flows of some entries.
+    pub fn views(&self, entries: Range<usize>) -> impl Iterator<Item = FlowView> + '_ {
+        let end = entries.end.min(self.capacity());
+        (entries.start.min(end)..end).filter_map(|index| {
+            let entry = &self.entries[index];
             let version = entry.line0.version.load(Ordering::Acquire);
             if version & 1 == 1 {
                 return None;
@@ -314,9 +322,10 @@ impl FlowTable {
                 ingress: self.decision(handle).ingress,
                 egress: self.egress(handle),
                 created: entry.line0.created.load(Ordering::Relaxed),
-                last_seen: self.last_seen(index),
-                packets: [0, 1].map(|side| entry.sides[side].packets.load(Ordering::Relaxed)),
-                bytes: [0, 1].map(|side| entry.sides[side].bytes.load(Ordering::Relaxed)),
+                seen: entry.sides.each_ref().map(|side| side.last_seen.load(Ordering::Relaxed)),
+                packets: entry.sides.each_ref().map(|side| side.packets.load(Ordering::Relaxed)),
+                bytes: entry.sides.each_ref().map(|side| side.bytes.load(Ordering::Relaxed)),
+                tcp_flags: entry.sides.each_ref().map(|side| side.tcp_flags.load(Ordering::Relaxed)),
             };
             fence(Ordering::Acquire);
             (entry.line0.version.load(Ordering::Relaxed) == version).then_some(view)
@@ -377,21 +386,6 @@ impl FlowTable {
     }
 }
 
-/// One flow as shown.
-#[derive(Clone, Copy, Debug)]
-pub struct FlowView {
-    pub key: Key,
-    pub state: State,
-    pub rule: RuleIndex,
-    pub ingress: InterfaceIndex,
-    pub egress: InterfaceIndex,
-    pub created: Seconds,
-    pub last_seen: Seconds,
-    /// Forward and reverse.
-    pub packets: [u64; 2],
-    pub bytes: [u64; 2],
-}
-
 /// The part of the table that one worker allocates from.
 pub struct FlowWriter {
     table: Arc<FlowTable>,
@@ -444,43 +438,66 @@ impl FlowWriter {
         if self.free.len() < self.reserve() {
             self.evict(now);
         }
+        let flow = FlowView {
+            key: new.key,
+            state: tcp_state::first(&new.key, new.tcp_flags),
+            rule: new.rule,
+            ingress: new.ingress,
+            egress: new.egress,
+            created: now,
+            seen: [now; 2],
+            packets: [1, 0],
+            bytes: [u64::from(new.bytes), 0],
+            tcp_flags: [new.tcp_flags, 0],
+        };
+        let index = self.place(&flow, new.covered, (new.adjacency, new.generation), new.hash, now)?;
+        Ok(FlowHandle::new(index, Direction::Forward))
+    }
+
+    /// Writes a flow into a free entry and lets it be found. The forward way out may be known already.
+    pub(super) fn place(
+        &mut self,
+        flow: &FlowView,
+        covered: u16,
+        (adjacency, generation): (AdjacencyIndex, u32),
+        hash: u64,
+        now: Seconds,
+    ) -> Result<u32, InsertError> {
         let index = self.free.pop().ok_or(InsertError::Full)?;
         let entry = &self.table.entries[index as usize];
         let forward = FlowHandle::new(index, Direction::Forward);
-        for (word, value) in new.key.words().into_iter().enumerate() {
+        for (word, value) in flow.key.words().into_iter().enumerate() {
             entry.line0.key[word].store(value, Ordering::Relaxed);
         }
-        entry.line0.rule.store(new.rule.0, Ordering::Relaxed);
-        entry.line0.ingress[0].store(new.ingress.0, Ordering::Relaxed);
-        entry.line0.ingress[1].store(new.egress.0, Ordering::Relaxed);
-        entry.line0.covered.store(new.covered, Ordering::Relaxed);
-        entry.line0.created.store(now, Ordering::Relaxed);
-        let state = tcp_state::first(&new.key, new.tcp_flags);
-        entry.line0.state.store(state as u8, Ordering::Relaxed);
+        entry.line0.rule.store(flow.rule.0, Ordering::Relaxed);
+        entry.line0.ingress[0].store(flow.ingress.0, Ordering::Relaxed);
+        entry.line0.ingress[1].store(flow.egress.0, Ordering::Relaxed);
+        entry.line0.covered.store(covered, Ordering::Relaxed);
+        entry.line0.created.store(flow.created, Ordering::Relaxed);
+        entry.line0.state.store(flow.state as u8, Ordering::Relaxed);
         for (position, side) in entry.sides.iter().enumerate() {
-            let is_forward = position == 0;
-            side.packets.store(u64::from(is_forward), Ordering::Relaxed);
-            side.bytes.store(if is_forward { u64::from(new.bytes) } else { 0 }, Ordering::Relaxed);
-            side.tcp_flags.store(if is_forward { new.tcp_flags } else { 0 }, Ordering::Relaxed);
-            side.last_seen.store(now, Ordering::Relaxed);
+            side.packets.store(flow.packets[position], Ordering::Relaxed);
+            side.bytes.store(flow.bytes[position], Ordering::Relaxed);
+            side.tcp_flags.store(flow.tcp_flags[position], Ordering::Relaxed);
+            side.last_seen.store(flow.seen[position], Ordering::Relaxed);
         }
-        self.table.set_way_out(forward, new.adjacency, new.generation);
-        self.table.set_way_out(forward.reversed(), AdjacencyIndex::NONE, new.generation);
+        self.table.set_way_out(forward, adjacency, generation);
+        self.table.set_way_out(forward.reversed(), AdjacencyIndex::NONE, generation);
         // Odd to even: what was written above is visible to whoever sees the even version.
         entry.line0.version.fetch_add(1, Ordering::Release);
-        if self.table.link(new.hash, forward, now).is_err() {
+        if self.table.link(hash, forward, now).is_err() {
             self.discard(index);
             return Err(InsertError::Full);
         }
-        if new.key.kind != super::KeyKind::Fragment {
-            let reverse_hash = self.table.hash(&new.key.reversed());
+        if flow.key.kind != super::KeyKind::Fragment {
+            let reverse_hash = self.table.hash(&flow.key.reversed());
             if self.table.link(reverse_hash, forward.reversed(), now).is_err() {
-                self.table.unlink(new.hash, forward);
+                self.table.unlink(hash, forward);
                 self.discard(index);
                 return Err(InsertError::Full);
             }
         }
-        Ok(forward)
+        Ok(index)
     }
 
     /// Frees an entry of this worker: unlinked at once, reused after a grace period.

@@ -29,11 +29,35 @@ pub enum State {
 }
 
 impl State {
-    pub(super) fn from_bits(bits: u8) -> Self {
+    pub const ALL: [State; 10] = {
         use State::*;
-        const ALL: [State; 10] =
-            [Evicted, Fragment, TcpOpening, TcpEstablished, TcpClosing, TcpReset, Unreplied, Udp, Icmp, Other];
-        ALL.get(usize::from(bits)).copied().unwrap_or(Evicted)
+        [Evicted, Fragment, TcpOpening, TcpEstablished, TcpClosing, TcpReset, Unreplied, Udp, Icmp, Other]
+    };
+    /// No flow is idle for longer than this.
+    pub const LONGEST_TIMEOUT: Seconds = 3600;
+
+    /// The state of this number, if there is one. The numbers stand in saved flows, and are not given twice.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+
+    pub(super) fn from_bits(bits: u8) -> Self {
+        Self::from_number(bits).unwrap_or(State::Evicted)
+    }
+
+    /// True when a flow of this key can be in this state.
+    pub fn fits(self, key: &Key) -> bool {
+        match self {
+            State::Evicted => false,
+            State::Fragment => key.kind == KeyKind::Fragment,
+            State::TcpOpening | State::TcpEstablished | State::TcpClosing | State::TcpReset => {
+                key.kind == KeyKind::Ports && key.protocol == protocol::TCP
+            }
+            State::Icmp => matches!(key.protocol, protocol::ICMP | protocol::ICMPV6) && key.kind != KeyKind::Fragment,
+            State::Unreplied | State::Udp | State::Other => {
+                key.kind == KeyKind::Ports && !matches!(key.protocol, protocol::TCP | protocol::ICMP | protocol::ICMPV6)
+            }
+        }
     }
 
     /// How long the flow may be idle.
@@ -137,6 +161,15 @@ mod tests {
         ]);
         let expected = [TcpOpening, TcpOpening, TcpEstablished, TcpEstablished, TcpClosing, TcpClosing, TcpOpening];
         assert_eq!(states, expected);
+    }
+
+    #[test]
+    fn numbers_and_the_longest_timeout_are_right() {
+        for (number, state) in State::ALL.into_iter().enumerate() {
+            assert_eq!((state as usize, State::from_number(number as u8)), (number, Some(state)));
+        }
+        assert_eq!(State::from_number(10), None);
+        assert_eq!(State::ALL.into_iter().map(State::timeout).max(), Some(State::LONGEST_TIMEOUT));
     }
 
     #[test]
