@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use control::http::views::{DropView, InterfaceView, WorkerView};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::topology::{Topology, said};
 use crate::wait;
@@ -107,6 +108,16 @@ impl Daemon {
             .unwrap();
         child.stdin.take().unwrap().write_all(manifests.as_bytes()).unwrap();
         child.wait_with_output().unwrap()
+    }
+
+    /// Changes an endpoint of the lab as a CNI plugin or an operator would; in force when this returns.
+    #[track_caller]
+    pub fn edit_endpoint(&self, namespace: &str, name: &str, change: impl FnOnce(&mut Value)) {
+        let name = format!("router-k8s-{name}-eth0");
+        let text = self.cli(&["get", "wep", &name, "-n", namespace, "--export", "-o", "json"]);
+        let mut endpoint: Value = serde_json::from_str(&text).unwrap();
+        change(&mut endpoint);
+        self.apply(&endpoint.to_string());
     }
 
     /// What `vrouter show WHAT -o json` says.

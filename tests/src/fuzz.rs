@@ -15,6 +15,7 @@
 //! | `fuzz/frames.rs` | `packet`, `icmp` |
 //! | `fuzz/parse.rs` | `parse` |
 //! | `fuzz/documents.rs` | `yaml`, `api`, `record` |
+//! | `fuzz/flows.rs` | `flows` |
 //! | `fuzz/values.rs` | `selector`, `settings`, `net`, `netlink` |
 //! | `fuzz/mutate.rs` | the mutations |
 //!
@@ -25,6 +26,7 @@
 //! Left out: coverage of branches, shrinking, and decoders that only the binary has (the lab's description).
 
 pub mod documents;
+pub mod flows;
 pub mod frames;
 pub mod mutate;
 pub mod parse;
@@ -77,7 +79,7 @@ impl Seen {
 }
 
 /// Every target; each has a test of its name in tests/fuzz.rs.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     frames::PACKET,
     frames::ICMP,
     parse::PARSE,
@@ -88,6 +90,7 @@ pub const TARGETS: [Target; 10] = [
     values::SETTINGS_LANGUAGE,
     values::NET,
     values::NETLINK,
+    flows::FLOWS,
 ];
 
 /// How long and from where.

@@ -15,6 +15,8 @@
 //! | `wait.rs` | waiting for a condition, with a deadline |
 //! | `topology.rs` | network namespaces and veth pairs that go away by themselves |
 //! | `daemon.rs` | the router's binary, running in a namespace |
+//! | `load.rs` | datagrams one way, and a count of those that arrive |
+//! | `reach.rs` | who reaches whom: cases in text, tried with real sockets |
 //! | `talk.rs` | two machines talk over sockets of real stacks |
 //!
 //! The kinds are in `tests/`: `pipeline` (the fast path in memory), `sim` (control under simulated time), `scenario`
@@ -27,11 +29,13 @@ pub mod daemon;
 pub mod decode;
 pub mod fuzz;
 pub mod live;
+pub mod load;
 pub mod model;
 pub mod node;
 pub mod packet;
 pub mod plan;
 pub mod random;
+pub mod reach;
 pub mod router;
 pub mod talk;
 pub mod topology;

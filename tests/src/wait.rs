@@ -24,6 +24,20 @@ pub fn until_true(what: &str, deadline: Duration, mut look: impl FnMut() -> bool
     until(what, deadline, || look().then_some(()));
 }
 
+/// Whether a claim becomes true within that long.
+pub fn within(period: Duration, mut look: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    loop {
+        if look() {
+            return true;
+        }
+        if start.elapsed() >= period {
+            return false;
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
 /// The same for something that can fail; at the deadline the last failure is part of the message.
 #[track_caller]
 pub fn until_ok<T, E: std::fmt::Display>(what: &str, deadline: Duration, mut look: impl FnMut() -> Result<T, E>) -> T {

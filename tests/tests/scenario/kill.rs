@@ -7,13 +7,13 @@
 //!
 //! The positive control comes first and last: without our programs the same node forwards the same packets.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tests::daemon::{Daemon, SOON};
+use tests::load::{Load, count};
 use tests::talk::{Service, echo, pings, until_connected, until_reachable};
 use tests::topology::{Machine, Topology};
 use tests::wait;
@@ -36,52 +36,6 @@ spec:
 /// How long nothing may come through.
 const WATCH: Duration = Duration::from_secs(1);
 
-/// Counts the datagrams that arrive on a port of an address.
-fn count(at: &Machine, address: &str, port: u16) -> Arc<AtomicU64> {
-    let socket = at.within(|| UdpSocket::bind((ip(address), port))).unwrap();
-    let seen = Arc::new(AtomicU64::new(0));
-    let counter = seen.clone();
-    thread::spawn(move || {
-        let mut buffer = [0; 64];
-        while socket.recv(&mut buffer).is_ok() {
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
-    });
-    seen
-}
-
-/// Sends to all targets, a few thousand datagrams a second, until dropped.
-struct Load {
-    is_over: Arc<AtomicBool>,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl Load {
-    fn start(from: &Machine, targets: Vec<SocketAddr>) -> Load {
-        let bind = |any: &str| from.within(|| UdpSocket::bind((ip(any), 0))).unwrap();
-        let sockets = [bind("0.0.0.0"), bind("::")];
-        let is_over = Arc::new(AtomicBool::new(false));
-        let over = is_over.clone();
-        let thread = thread::spawn(move || {
-            while !over.load(Ordering::Relaxed) {
-                for target in &targets {
-                    // Unreachable is what the kernel says while nobody answers.
-                    let _ = sockets[usize::from(target.is_ipv6())].send_to(b"load", target);
-                }
-                thread::park_timeout(Duration::from_micros(200));
-            }
-        });
-        Load { is_over, thread: Some(thread) }
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Relaxed);
-        let _ = self.thread.take().map(thread::JoinHandle::join);
-    }
-}
-
 /// Makes the node's kernel a router for the endpoints, as it would be under another CNI.
 fn let_the_kernel_forward(node: &Machine) {
     node.sysctl("ipv4/ip_forward", "1");
@@ -101,8 +55,8 @@ fn let_the_kernel_forward(node: &Machine) {
 fn a_killed_router_lets_nothing_through() {
     let Some(topology) = Topology::up("kill", TWO_AND_FAR) else { return };
     let (node, web, client, far) = (topology.node(), topology.at("web"), topology.at("client"), topology.at("far"));
-    let denied = WEB.map(|address| count(&web, address, DENIED));
-    let allowed = WEB.map(|address| count(&web, address, ALLOWED));
+    let denied = WEB.map(|address| count(&web, ip(address), DENIED));
+    let allowed = WEB.map(|address| count(&web, ip(address), ALLOWED));
     let all = |counters: &[Arc<AtomicU64>; 2]| counters.each_ref().map(|counter| counter.load(Ordering::Relaxed));
     let grow = |what: &str, counters: &[Arc<AtomicU64>; 2]| {
         let before = all(counters);
@@ -160,7 +114,8 @@ fn a_killed_router_lets_nothing_through() {
 fn what_comes_and_goes_by_the_uplink_is_held_back_too() {
     let Some(topology) = Topology::up("cut", TWO_AND_FAR) else { return };
     let (node, web, client, far) = (topology.node(), topology.at("web"), topology.at("client"), topology.at("far"));
-    let arriving = [WEB.map(|address| count(&web, address, ALLOWED)), FAR.map(|address| count(&far, address, ALLOWED))];
+    let arriving =
+        [WEB.map(|address| count(&web, ip(address), ALLOWED)), FAR.map(|address| count(&far, ip(address), ALLOWED))];
     let arrived = || -> Vec<u64> { arriving.iter().flatten().map(|counter| counter.load(Ordering::Relaxed)).collect() };
     let grow = |what: &str| {
         let before = arrived();

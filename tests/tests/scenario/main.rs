@@ -9,12 +9,16 @@
 //! | file | the story |
 //! |---|---|
 //! | `plain.rs` | everybody reaches everybody: ping, TCP, UDP, traceroute, path MTU, fragments |
+//! | `rule_match.rs` | what a rule says about the packet, field by field |
+//! | `rule_peers.rs` | what a rule says about the peer: labels, namespaces, service accounts |
+//! | `rule_order.rs` | which rule decides: actions, order, tiers, profiles, directions |
 //! | `policy.rs` | a policy changes while connections are open |
 //! | `kill.rs` | the router is killed under load |
 //! | `iperf.rs` | TCP of real stacks, with partial checksums and with whole ones, MTU 1500 and 9000 |
 //! | `link.rs` | links go down, change their MTU, go away and come back |
 //! | `many.rs` | 64 endpoints on one worker |
 //! | `workers.rs` | two workers, and packets that change threads |
+//! | `upgrade.rs` | the daemon is restarted under ten thousand flows and five hundred policies |
 //! | `input.rs` | wrong manifests, restarts, endpoints that do not behave |
 //!
 //! Each needs root, and is not run without.
@@ -28,6 +32,10 @@ mod link;
 mod many;
 mod plain;
 mod policy;
+mod rule_match;
+mod rule_order;
+mod rule_peers;
+mod upgrade;
 mod workers;
 
 use std::net::IpAddr;
