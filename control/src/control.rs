@@ -77,7 +77,7 @@ pub struct Control<D> {
     pub(crate) in_sync: bool,
     /// Resources that are others than those the calculation has seen.
     changed: BTreeSet<Key>,
-    calculation: Calculation,
+    pub(crate) calculation: Calculation,
     policy: PolicyCompiler,
     acl: Acl,
     pub(crate) attachments: Attachments,

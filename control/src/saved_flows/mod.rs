@@ -83,7 +83,7 @@ impl<D: Datastore> Control<D> {
             // An equal share for each worker.
             room: self.flows.capacity() / workers * workers,
             attached: self.attachments.view(),
-            endpoints: &self.state.endpoints,
+            endpoints: &self.calculation.state().endpoints,
         };
         load::admissible(bytes, &ground, &mut self.names)
     }
@@ -122,7 +122,7 @@ impl<D: Datastore> Control<D> {
             clock: self.clock,
             names: &self.names,
             attached: self.attachments.view(),
-            endpoints: &self.state.endpoints,
+            endpoints: &self.calculation.state().endpoints,
         };
         (&mut self.saver, source)
     }

@@ -20,7 +20,7 @@ use super::save::{Saver, Source};
 use super::*;
 use crate::compile::{Attachment, RuleNames};
 use crate::host::LinkIndex;
-use crate::node_state::EndpointState;
+use crate::node_state::{EndpointState, Program, ProgramEnd};
 
 const WEB: &str = "10.65.0.2";
 const CLIENT: &str = "10.65.0.3";
@@ -29,6 +29,10 @@ const RULE: &str = "NetworkPolicy default/web ingress[0]";
 
 fn ip(address: &str) -> IpAddr {
     address.parse().unwrap()
+}
+
+fn no_program() -> Arc<Program> {
+    Arc::new(Program { tiers: Vec::new(), profiles: Vec::new(), end: ProgramEnd::Undecided })
 }
 
 /// A node with two endpoints and an uplink.
@@ -63,8 +67,8 @@ impl Node {
             interface: format!("cali{name}"),
             mac: None,
             addresses: vec![Cidr::host(ip(address))],
-            egress: 0,
-            ingress: 0,
+            egress: no_program(),
+            ingress: no_program(),
         };
         Node {
             attached: attached.collect(),

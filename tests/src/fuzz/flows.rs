@@ -6,12 +6,13 @@
 //! there is room for.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use config::net::Cidr;
 use config::resource::{Key as ResourceKey, Kind};
 use control::compile::{Attachment, RuleNames};
 use control::host::LinkIndex;
-use control::node_state::EndpointState;
+use control::node_state::{EndpointState, Program, ProgramEnd};
 use control::saved_flows::Boot;
 use control::saved_flows::format::{Header, Passage, Reader, SavedFlow, SavedInterface, SavedKind, Writer};
 use control::saved_flows::load::{self, Ground, Refusal};
@@ -32,14 +33,18 @@ const CLOCK: u32 = 3600;
 const ROOM: usize = 8;
 const ADDRESSES: [(&str, &str); 2] = [("web", "10.65.0.2"), ("client", "fd65::3")];
 
+fn no_program() -> Arc<Program> {
+    Arc::new(Program { tiers: Vec::new(), profiles: Vec::new(), end: ProgramEnd::Undecided })
+}
+
 fn endpoints() -> Vec<EndpointState> {
     let endpoint = |(name, address): (&str, &str)| EndpointState {
         key: ResourceKey { kind: Kind::WorkloadEndpoint, namespace: Some("default".into()), name: name.into() },
         interface: format!("cali{name}"),
         mac: None,
         addresses: vec![Cidr::host(address.parse().unwrap())],
-        egress: 0,
-        ingress: 0,
+        egress: no_program(),
+        ingress: no_program(),
     };
     ADDRESSES.into_iter().map(endpoint).collect()
 }
