@@ -6,6 +6,8 @@
 //!     text ──yaml──▶ document (positions) ──decode──▶ Resource ──defaults, validate──▶ stored, compiled
 //!     text + environment + flags ──settings──▶ Settings
 //!
+//!     Kubernetes' objects ──convert──▶ policies and profiles in Calico's form
+//!
 //! How the kinds refer to each other:
 //!
 //!     Tier ◀─spec.tier─ NetworkPolicy, GlobalNetworkPolicy ─selector─▶ WorkloadEndpoint, HostEndpoint
@@ -14,6 +16,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod convert;
 pub mod document;
 pub mod explain;
 pub mod net;

@@ -166,14 +166,14 @@ impl Check {
     }
 
     pub(crate) fn label_key(&mut self, field: &str, key: &str) {
-        if !is_qualified_name(key) {
+        if !is_label_key(key) {
             self.refuse_field(field, quoted(key), KEY_EXPECTED);
         }
     }
 
     /// The value of a label, at the present path.
     pub(crate) fn label_value(&mut self, value: &str) {
-        if !value.is_empty() && !is_label_part(value) {
+        if !is_label_value(value) {
             self.refuse(quoted(value), VALUE_EXPECTED);
         }
     }
@@ -186,7 +186,7 @@ impl Check {
     }
 
     pub(crate) fn annotations(&mut self, field: &str, annotations: &BTreeMap<String, String>) {
-        for key in annotations.keys().filter(|key| !is_qualified_name(&key.to_lowercase())) {
+        for key in annotations.keys().filter(|key| !is_label_key(&key.to_lowercase())) {
             self.refuse_field(&entry(field, key), quoted(key), KEY_EXPECTED);
         }
         let size: usize = annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
@@ -233,6 +233,10 @@ pub(crate) fn is_interface(name: &str) -> bool {
     (1..=15).contains(&name.len()) && name.bytes().all(is_allowed)
 }
 
+pub(crate) fn is_label_value(text: &str) -> bool {
+    text.is_empty() || is_label_part(text)
+}
+
 fn is_label_part(text: &str) -> bool {
     let is_inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     let is_end = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
@@ -240,7 +244,7 @@ fn is_label_part(text: &str) -> bool {
     text.len() <= LABEL_PART_MAX && bytes.iter().all(|b| is_inner(*b)) && is_end(bytes.first()) && is_end(bytes.last())
 }
 
-fn is_qualified_name(key: &str) -> bool {
+pub(crate) fn is_label_key(key: &str) -> bool {
     match key.split_once('/') {
         Some((prefix, name)) => is_subdomain(prefix) && is_label_part(name),
         None => is_label_part(key),

@@ -12,6 +12,10 @@ pub const DEFAULT_NAMESPACE: &str = "default";
 
 /// The namespace something is in, as a label that selectors see.
 pub const NAMESPACE_LABEL: &str = "projectcalico.org/namespace";
+/// What the labels begin with that a pod has from its namespace.
+pub const INHERITED_FROM_NAMESPACE: &str = "pcns.";
+/// What the labels begin with that a pod has from its service account.
+pub const INHERITED_FROM_ACCOUNT: &str = "pcsa.";
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

@@ -82,7 +82,7 @@ pub use kube_controllers::{
     LoadBalancerControllerConfig, MigrationControllerConfig, NodeControllerConfig, ReconcilingControllerConfig,
 };
 pub use kubernetes::*;
-pub use metadata::{DEFAULT_NAMESPACE, Metadata, NAMESPACE_LABEL};
+pub use metadata::{DEFAULT_NAMESPACE, INHERITED_FROM_ACCOUNT, INHERITED_FROM_NAMESPACE, Metadata, NAMESPACE_LABEL};
 pub use network_policy::{DEFAULT_TIER, NetworkPolicy, NetworkPolicySpec, PerformanceHint, TIER_LABEL};
 pub use network_set::{GlobalNetworkSet, NetworkSet, NetworkSetSpec};
 pub use node::{
@@ -111,7 +111,7 @@ use crate::decode::{Decoded, Strictness, decode};
 use crate::document::{self, Node as Document};
 use crate::suggest;
 use check::Check;
-pub(crate) use check::{is_interface, is_subdomain, quoted};
+pub(crate) use check::{is_interface, is_label_key, is_label_value, is_subdomain, quoted};
 use kind::every_kind;
 
 macro_rules! define_resource {

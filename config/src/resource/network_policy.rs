@@ -51,7 +51,7 @@ pub enum PerformanceHint {
 }
 
 impl NetworkPolicy {
-    pub(super) fn apply_defaults(&mut self) {
+    pub(crate) fn apply_defaults(&mut self) {
         default_tier(&mut self.metadata, &mut self.spec.tier);
         default_types(&mut self.spec.types, &self.spec.ingress, &self.spec.egress);
     }
