@@ -15,6 +15,8 @@ use std::str::FromStr;
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+/// Prefix length of ::ffff:0:0/96, which holds IPv4 addresses in IPv6's form (RFC 4291, 2.5.5.2).
+const MAPPED_LENGTH: u8 = 96;
 /// The longest name a port may have.
 const PORT_NAME_MAX: usize = 128;
 
@@ -82,8 +84,18 @@ impl Cidr {
         Cidr { address, length: IpVersion::of(address).address_bits() }
     }
 
-    /// Reads `10.0.0.0/24`; a bare address is its /32 or /128.
+    /// Reads `10.0.0.0/24`; a bare address is its /32 or /128. An IPv4 address in IPv6's form is refused: no packet has
+    /// it, so a rule with it would match nothing.
     pub fn parse(text: &str) -> Result<Cidr, ValueError> {
+        let cidr = Cidr::read(text)?;
+        let is_mapped = matches!(cidr.address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some());
+        if is_mapped && cidr.length >= MAPPED_LENGTH {
+            return Err(ValueError::new(text, "an IPv4 network written as one, such as 10.0.0.0/24"));
+        }
+        Ok(cidr)
+    }
+
+    fn read(text: &str) -> Result<Cidr, ValueError> {
         let wrong = || ValueError::new(text, Cidr::EXPECTED);
         let Some((address, length)) = text.split_once('/') else {
             return text.parse().map(Cidr::host).map_err(|_| wrong());
@@ -423,7 +435,7 @@ macro_rules! text_form {
                     }
 
                     fn visit_str<E: de::Error>(self, text: &str) -> Result<$type, E> {
-                        $type::parse(text).map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+                        $type::parse(text).map_err(|error| E::invalid_value(de::Unexpected::Str(text), &error.expected))
                     }
                 }
                 deserializer.deserialize_str(Text)

@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 
+use config::resource::{Kind, Resource};
 use config::yaml::{self, Problem, What};
 
 /// Compares a case file with itself after every expectation is replaced by what is found.
@@ -47,6 +48,37 @@ fn rules() {
                         let said = said(&problem).replace(&format!("spec.{direction}[0]."), "");
                         out.push_str(&format!("    => {said}\n"));
                     }
+                }
+            }
+        }
+        out
+    });
+}
+
+#[test]
+fn kinds() {
+    check("kinds.txt", |text| {
+        let mut out = String::new();
+        for line in text.lines().filter(|line| !line.starts_with("    =>")) {
+            out.push_str(line);
+            out.push('\n');
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (object, spec) = line.split_once(' ').unwrap();
+            let (kind, name) = object.split_once('/').unwrap_or((object, "default"));
+            let kind = Kind::from_name(kind).unwrap();
+            let written = kind.written();
+            let document =
+                format!("{{apiVersion: {}, kind: {written}, metadata: {{name: {name}}}, {spec}}}", kind.api_version());
+            match yaml::parse("case", &document) {
+                Ok(resources) => {
+                    assert_eq!(resources[0].kind(), kind);
+                    assert_eq!(Resource::from_json(&resources[0].to_json()).as_ref(), Ok(&resources[0]), "{line}");
+                    out.push_str("    => ok\n");
+                }
+                Err(problems) => {
+                    problems.iter().for_each(|problem| out.push_str(&format!("    => {}\n", said(problem))))
                 }
             }
         }

@@ -178,6 +178,13 @@ impl Check {
         }
     }
 
+    /// An order of policies or tiers: a number that has a place among others.
+    pub(crate) fn order(&mut self, order: Option<f64>) {
+        if let Some(order) = order.filter(|order| !order.is_finite()) {
+            self.refuse_field("order", order, "a finite number");
+        }
+    }
+
     /// A network, without bits beyond its length.
     pub(crate) fn masked(&mut self, field: &str, cidr: &Cidr) {
         if !cidr.is_masked() {

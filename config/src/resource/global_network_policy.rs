@@ -63,6 +63,7 @@ impl GlobalNetworkPolicy {
 impl GlobalNetworkPolicySpec {
     pub(super) fn validate(&self, check: &mut Check) {
         check.required_name("tier", &self.tier, "a tier name");
+        check.order(self.order);
         check.distinct("types", &self.types);
         check.distinct("performanceHints", &self.performance_hints);
         check.selector("selector", &self.selector);

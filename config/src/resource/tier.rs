@@ -52,6 +52,7 @@ pub struct TierStatus {
 
 impl Tier {
     pub(super) fn validate(&self, check: &mut Check) {
+        check.field("spec", |check| check.order(self.spec.order));
         let name = &self.metadata.name;
         let Some((_, order, action)) = FIXED_TIERS.iter().find(|(fixed, ..)| fixed == name) else {
             return;
