@@ -165,7 +165,7 @@ impl Kind {
     }
 
     /// The plural first, then the other words.
-    fn words(self) -> &'static [&'static str] {
+    pub fn words(self) -> &'static [&'static str] {
         match self {
             Kind::Node => &["nodes", "node", "no", "nos"],
             Kind::WorkloadEndpoint => &["workloadendpoints", "workloadendpoint", "wep", "weps"],
