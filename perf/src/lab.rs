@@ -334,6 +334,21 @@ pub fn run(program: &str, arguments: &[&str]) -> Result<(), LabError> {
     Err(LabError::Command { command: command(), output })
 }
 
+/// A namespace of this process's own, for a measurement that builds its topology itself.
+pub fn namespace(purpose: &str) -> Result<String, LabError> {
+    watch_for_interruption();
+    delete_leftovers();
+    let name = format!("{}-{purpose}", prefix(std::process::id()));
+    ip(&format!("netns add {name}"))?;
+    ip(&format!("-n {name} link set lo up"))?;
+    Ok(name)
+}
+
+/// What is left of it goes with the next process.
+pub fn delete_namespace(name: &str) {
+    let _ = ip(&format!("netns del {name}"));
+}
+
 fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }

@@ -7,6 +7,8 @@
 //! | `lab.rs` | namespaces, veth pairs, and the two ways of forwarding between them |
 //! | `generator.rs`, `sink.rs` | where packets come from and where they are counted |
 //! | `cpu.rs` | what a thread has cost, and that it is not kept waiting |
+//! | `sets.rs` | addresses that join and leave sets, and policies full of them |
+//! | `cluster.rs` | the daemon with a large cluster in its datastore: start, memory, changes |
 //! | `tables.rs`, `linear.rs` | what the router is told; policy by walking the rules, for comparison |
 //! | `report.rs`, `baseline.rs` | numbers for people and as JSON lines; the numbers of an earlier run |
 //!
@@ -17,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 pub mod baseline;
+pub mod cluster;
 pub mod cpu;
 pub mod generator;
 pub mod lab;
@@ -24,6 +27,7 @@ pub mod latency;
 pub mod linear;
 pub mod memory;
 pub mod report;
+pub mod sets;
 pub mod sink;
 pub mod tables;
 pub mod tcp;
@@ -41,10 +45,11 @@ pub enum Topic {
     Veth,
     Tcp,
     Latency,
+    Cluster,
 }
 
 impl Topic {
-    pub const ALL: [Topic; 4] = [Topic::Memory, Topic::Veth, Topic::Tcp, Topic::Latency];
+    pub const ALL: [Topic; 5] = [Topic::Memory, Topic::Veth, Topic::Tcp, Topic::Latency, Topic::Cluster];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -52,6 +57,7 @@ impl Topic {
             Topic::Veth => "veth",
             Topic::Tcp => "tcp",
             Topic::Latency => "latency",
+            Topic::Cluster => "cluster",
         }
     }
 }
@@ -65,6 +71,8 @@ pub struct Scale {
     pub flows: usize,
     pub rules: usize,
     pub routes: usize,
+    /// Endpoints in the cluster, policies, endpoints of the node, and changes that are timed.
+    pub cluster: (usize, usize, usize, usize),
     /// Rounds over veth; each measures every way of forwarding once.
     pub rounds: usize,
     /// Length of one measurement over veth.
@@ -78,12 +86,20 @@ impl Scale {
         flows: 1_000_000,
         rules: 10_000,
         routes: 100_000,
+        cluster: (100_000, 2000, 100, 1000),
         rounds: 5,
         window: Duration::from_secs(2),
     };
     /// Shows that every measurement still runs: within a minute.
-    pub const SMOKE: Scale =
-        Scale { bursts: 20, flows: 50_000, rules: 1000, routes: 10_000, rounds: 1, window: Duration::from_millis(300) };
+    pub const SMOKE: Scale = Scale {
+        bursts: 20,
+        flows: 50_000,
+        rules: 1000,
+        routes: 10_000,
+        cluster: (2000, 100, 10, 20),
+        rounds: 1,
+        window: Duration::from_millis(300),
+    };
 }
 
 /// What a run is asked for.
@@ -118,6 +134,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
             Topic::Veth => veth::measure(&options.scale, &mut report)?,
             Topic::Tcp => tcp::measure(&options.scale, &mut report)?,
             Topic::Latency => latency::measure(&options.scale, &mut report)?,
+            Topic::Cluster => cluster::measure(&options.scale, &mut report)?,
         }
     }
     report.finish(options)?;

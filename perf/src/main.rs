@@ -1,4 +1,4 @@
-//! `perf [all|smoke|memory|veth|tcp|latency]... [options]`: arguments to [`perf::Options`], and nothing else.
+//! `perf [all|smoke|memory|veth|tcp|latency|cluster]... [options]`: arguments to [`perf::Options`], and nothing else.
 
 #![forbid(unsafe_code)]
 
@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use perf::{Options, Scale, Topic};
 
-const USAGE: &str = "usage: perf [all|smoke|memory|veth|tcp|latency]... [options]
+const USAGE: &str = "usage: perf [all|smoke|memory|veth|tcp|latency|cluster]... [options]
 
   all            everything, at full length (some minutes; needs root)
   smoke          everything, as short as possible
@@ -15,6 +15,8 @@ const USAGE: &str = "usage: perf [all|smoke|memory|veth|tcp|latency]... [options
   veth           packets per second between two namespaces, beside kernel forwarding
   tcp            iperf3 between two namespaces, beside kernel forwarding
   latency        UDP ping-pong between two namespaces, beside kernel forwarding
+
+  cluster        the daemon with 100,000 endpoints and 2,000 policies: start, memory, changes
 
   --commit TEXT      written into every line (default: git)
   --date TEXT        written into every line (default: today)

@@ -25,7 +25,7 @@ use crate::generator::{self, Random};
 use crate::lab::LabError;
 use crate::report::{Measurement, Report, ReportError, Spread};
 use crate::tables::{self, A, B};
-use crate::{Error, Scale, linear};
+use crate::{Error, Scale, linear, sets};
 
 const STAGES: [Stage; 8] = [
     Stage::Parse,
@@ -59,6 +59,7 @@ fn on_one_core(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
     flow_hits(scale, report)?;
     flow_misses(scale, report)?;
     policies(scale, report)?;
+    sets::measure(scale, report)?;
     lookups(scale, report)?;
     checksums(scale, report)
 }
@@ -385,7 +386,7 @@ fn checksums(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
     Ok(())
 }
 
-fn row(report: &Report, name: String, spread: &Spread) -> Measurement {
+pub(crate) fn row(report: &Report, name: String, spread: &Spread) -> Measurement {
     let p50 = spread.percentile(50.0);
     let mut numbers = vec![("ns p50", p50), ("p10", spread.percentile(10.0)), ("p99", spread.percentile(99.0))];
     numbers.extend(report.machine().tsc_ghz.map(|ghz| ("TSC ticks", p50 * ghz)));
@@ -393,7 +394,7 @@ fn row(report: &Report, name: String, spread: &Spread) -> Measurement {
 }
 
 /// 50,000 rather than 50000.
-fn thousands(number: usize) -> String {
+pub(crate) fn thousands(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (position, digit) in digits.chars().enumerate() {

@@ -1,6 +1,7 @@
 //! Policies of every kind in one shape, and which endpoints they select.
 
-use config::resource::{Key, PolicyType, Resource, Rule};
+use config::convert;
+use config::resource::{GlobalNetworkPolicy, Key, NetworkPolicy, PolicyType, Resource, Rule};
 use config::selector::Selector;
 
 use super::labels::{Labels, NAMESPACE, SERVICE_ACCOUNT};
@@ -37,47 +38,57 @@ pub enum Stage {
 impl Policy {
     /// None for resources that are no policy, and for staged ones: those are never enforced.
     pub fn of(resource: &Resource) -> Option<Policy> {
-        let key = resource.key();
         Some(match resource {
-            Resource::NetworkPolicy(policy) => {
-                let spec = &policy.spec;
-                let accounts = spec.service_account_selector.as_ref().map(|accounts| accounts.prefix_labels("pcsa."));
-                Policy {
-                    rank: Rank::new(spec.order, &key),
-                    blocks: blocks(&key),
-                    key,
-                    tier: spec.tier.clone(),
-                    subject: all_of([Some(spec.selector.clone()), accounts]),
-                    types: spec.types.clone(),
-                    ingress: spec.ingress.clone(),
-                    egress: spec.egress.clone(),
-                    stage: Stage::Normal,
-                    applies_on_forward: false,
-                }
+            Resource::NetworkPolicy(policy) => Policy::of_namespace(resource.key(), policy),
+            Resource::GlobalNetworkPolicy(policy) => Policy::of_cluster(resource.key(), policy),
+            // These have the names of what was written, and the meaning of what Calico makes of it.
+            Resource::KubernetesNetworkPolicy(policy) => {
+                Policy::of_namespace(resource.key(), &convert::network_policy(policy).resource)
             }
-            Resource::GlobalNetworkPolicy(policy) => {
-                let spec = &policy.spec;
-                let accounts = spec.service_account_selector.as_ref().map(|accounts| accounts.prefix_labels("pcsa."));
-                let namespaces = spec.namespace_selector.as_ref().filter(|s| !s.is_blank()).map(in_namespaces);
-                Policy {
-                    rank: Rank::new(spec.order, &key),
-                    blocks: blocks(&key),
-                    key,
-                    tier: spec.tier.clone(),
-                    subject: all_of([Some(spec.selector.clone()), namespaces, accounts]),
-                    types: spec.types.clone(),
-                    ingress: spec.ingress.clone(),
-                    egress: spec.egress.clone(),
-                    stage: match (spec.do_not_track, spec.pre_dnat) {
-                        (true, _) => Stage::Untracked,
-                        (_, true) => Stage::PreDnat,
-                        _ => Stage::Normal,
-                    },
-                    applies_on_forward: spec.apply_on_forward,
-                }
+            Resource::ClusterNetworkPolicy(policy) => {
+                Policy::of_cluster(resource.key(), &convert::cluster_network_policy(policy).resource)
             }
             _ => return None,
         })
+    }
+
+    fn of_namespace(key: Key, policy: &NetworkPolicy) -> Policy {
+        let spec = &policy.spec;
+        let accounts = spec.service_account_selector.as_ref().map(|accounts| accounts.prefix_labels("pcsa."));
+        Policy {
+            rank: Rank::new(spec.order, &key),
+            blocks: blocks(&key),
+            key,
+            tier: spec.tier.clone(),
+            subject: all_of([Some(spec.selector.clone()), accounts]),
+            types: spec.types.clone(),
+            ingress: spec.ingress.clone(),
+            egress: spec.egress.clone(),
+            stage: Stage::Normal,
+            applies_on_forward: false,
+        }
+    }
+
+    fn of_cluster(key: Key, policy: &GlobalNetworkPolicy) -> Policy {
+        let spec = &policy.spec;
+        let accounts = spec.service_account_selector.as_ref().map(|accounts| accounts.prefix_labels("pcsa."));
+        let namespaces = spec.namespace_selector.as_ref().filter(|s| !s.is_blank()).map(in_namespaces);
+        Policy {
+            rank: Rank::new(spec.order, &key),
+            blocks: blocks(&key),
+            key,
+            tier: spec.tier.clone(),
+            subject: all_of([Some(spec.selector.clone()), namespaces, accounts]),
+            types: spec.types.clone(),
+            ingress: spec.ingress.clone(),
+            egress: spec.egress.clone(),
+            stage: match (spec.do_not_track, spec.pre_dnat) {
+                (true, _) => Stage::Untracked,
+                (_, true) => Stage::PreDnat,
+                _ => Stage::Normal,
+            },
+            applies_on_forward: spec.apply_on_forward,
+        }
     }
 
     pub fn selects(&self, labels: &Labels) -> bool {

@@ -44,6 +44,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use config::convert;
 use config::resource::{Key, Kind, PolicyType, Resource, Rule};
 
 use crate::node_state::{BlockName, Changes, EndpointState, HostEndpointState, NodeState, Program};
@@ -485,8 +486,24 @@ fn profile_name(key: &Key) -> Option<String> {
 fn profile(resources: &Resources, name: &str) -> Option<(Profile, BTreeMap<String, String>)> {
     let found = match resources.get(&Key::cluster(Kind::Profile, name)) {
         Some(Resource::Profile(profile)) => profile.clone(),
-        _ => return None,
+        _ => converted_profile(resources, name)?,
     };
     let spec = found.spec;
     Some((Profile { ingress: spec.ingress, egress: spec.egress }, spec.labels_to_apply))
+}
+
+/// `kns.NAMESPACE` and `ksa.NAMESPACE.ACCOUNT`. Neither part of the latter has a dot that could be mistaken: a namespace has none.
+fn converted_profile(resources: &Resources, name: &str) -> Option<config::resource::Profile> {
+    if let Some(namespace) = name.strip_prefix("kns.") {
+        match resources.get(&Key::cluster(Kind::Namespace, namespace))? {
+            Resource::Namespace(namespace) => Some(convert::namespace_profile(namespace)),
+            _ => None,
+        }
+    } else {
+        let (namespace, account) = name.strip_prefix("ksa.")?.split_once('.')?;
+        match resources.get(&Key::namespaced(Kind::ServiceAccount, namespace, account))? {
+            Resource::ServiceAccount(account) => Some(convert::service_account_profile(account)),
+            _ => None,
+        }
+    }
 }

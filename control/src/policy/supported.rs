@@ -1,23 +1,11 @@
 //! What is valid but cannot be enforced yet. It is refused when it is written: a rule that is stored and not enforced
 //! would be a promise that nobody keeps.
 
-use config::resource::{FieldError, Kind, Resource, Rule};
-
-/// Kinds that change what is allowed and that the policy calculation does not look at.
-const KINDS_NOT_ENFORCED: [Kind; 2] = [Kind::KubernetesNetworkPolicy, Kind::ClusterNetworkPolicy];
+use config::resource::{FieldError, Resource, Rule};
 
 /// The fields of a resource that cannot be honoured.
 pub fn unsupported(resource: &Resource) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let kind = resource.kind();
-    if KINDS_NOT_ENFORCED.contains(&kind) {
-        errors.push(FieldError {
-            path: "kind".into(),
-            found: kind.name().into(),
-            expected: "a kind that is enforced: this one is not, by this version".into(),
-            help: None,
-        });
-    }
     match resource {
         Resource::NetworkPolicy(policy) => {
             rules("spec.ingress", &policy.spec.ingress, &mut errors);

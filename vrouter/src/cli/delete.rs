@@ -65,7 +65,6 @@ pub fn delete(client: &Client, format: Format, style: Style, arguments: &DeleteA
     }
     let dry_run = arguments.how.dry_run.is_some();
     let call = DeleteCall {
-        confirm_seconds: None,
         targets: keys.into_iter().map(target).collect(),
         skip_missing: arguments.skip_not_exists,
         dry_run,
