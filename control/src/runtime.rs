@@ -72,8 +72,11 @@ pub async fn run(
     let settings::Datastore::Embedded(path) = settings.datastore.clone();
     let store = Embedded::open(&path)?;
     // Before anything is put in force: what was not confirmed while nobody was here to take it back.
-    if let Some(revision) = undo::expire(&store, SystemTime::now()).await? {
-        tracing::warn!(%revision, "not confirmed in time: undone");
+    match undo::expire(&store, SystemTime::now()).await {
+        Ok(Some(revision)) => tracing::warn!(%revision, "not confirmed in time: undone"),
+        Ok(None) => {}
+        // Tried again by the loop; a router that does not start would be worse than the change.
+        Err(error) => tracing::error!(%error, "what was not confirmed in time could not be undone"),
     }
     apply(&store, manifests).await?;
     let mut syncer = Syncer::new(store.clone());

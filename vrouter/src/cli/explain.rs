@@ -161,7 +161,7 @@ fn text(kind: Kind, path: &str, page: &KindPage, entry: Option<&Entry>) -> Strin
         None => {
             text.push_str(&format!("{kind}  ({})\n\n{}\n", kind.api_version(), wrapped_plain(page.meaning)));
             for rule in &page.rules {
-                text.push_str(&format!("- {}\n", wrapped_plain(rule)));
+                text.push_str(&format!("- {}\n", wrapped_plain(rule).replace('\n', "\n  ")));
             }
         }
         Some(entry) => {

@@ -34,8 +34,7 @@ pub fn command() -> Command {
 
 pub fn screen(command: &Command) -> String {
     let mut text = format!(
-        "vrouter {}: a virtual router for one node. Calico resources in, packets through\n\
-         AF_XDP.\n\n\
+        "vrouter {}: the router of one node. Calico resources in, packets by AF_XDP.\n\n\
          Usage: vrouter [-o FORMAT] [--socket PATH] COMMAND ...\n\n",
         env!("CARGO_PKG_VERSION")
     );
@@ -54,8 +53,8 @@ pub fn screen(command: &Command) -> String {
 
   -o ps|wide|json|yaml         how to print; get also has custom-columns=A,B
   --socket PATH                the daemon's; default /run/vrouter/api.sock
-Exit status: 0 done, 1 differences, 2 usage or manifest, 3 not found, 4 conflict,
-5 denied, 6 not available, 7 in part, 8 timeout, 70 fault of vrouter
+Exit status: 0 done, 1 differences, 2 usage or manifest, 3 not found,
+4 conflict, 5 denied, 6 not available, 7 in part, 8 timeout, 70 fault of vrouter
 ",
     );
     text

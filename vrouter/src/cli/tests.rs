@@ -220,6 +220,8 @@ fn numbers_are_as_people_write_them() {
 #[test]
 fn columns_are_calicoctls() {
     let check = |item: serde_json::Value, is_wide, with_namespace, expected: &[&str]| {
+        let mut item = item;
+        item["apiVersion"] = json!("projectcalico.org/v3");
         let text = columns::tables(None, &[item], is_wide, with_namespace);
         let lines: Vec<String> =
             text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
