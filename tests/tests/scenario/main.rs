@@ -16,6 +16,7 @@
 //! | `kill.rs` | the router is killed under load |
 //! | `iperf.rs` | TCP of real stacks, with partial checksums and with whole ones, MTU 1500 and 9000 |
 //! | `link.rs` | links go down, change their MTU, go away and come back |
+//! | `confirm.rs` | a change that nobody confirms is undone |
 //! | `many.rs` | 64 endpoints on one worker |
 //! | `workers.rs` | two workers, and packets that change threads |
 //! | `upgrade.rs` | the daemon is restarted under ten thousand flows and five hundred policies |
@@ -25,6 +26,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod confirm;
 mod input;
 mod iperf;
 mod kill;
