@@ -1,4 +1,4 @@
-//! Compiles the XDP program, `src/io/steer.bpf.c`, into `OUT_DIR/steer.bpf.o`, where `io/program.rs` embeds it.
+//! Compiles the programs for the kernel, `src/io/*.bpf.c`, into `OUT_DIR`, where `io/program.rs` and `io/guard.rs` embed them.
 //!
 //! Needs clang with its BPF target, and the kernel's user-space headers; libbpf's come with libbpf-sys. `CLANG` names
 //! another compiler. The object is the same for every machine of one byte order, and is never committed.
@@ -7,12 +7,17 @@ use std::env;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-const SOURCE: &str = "src/io/steer.bpf.c";
+const FOLDER: &str = "src/io";
+const SOURCES: [&str; 2] = ["steer.bpf", "guard.bpf"];
+const HEADER: &str = "src/io/steer.bpf.h";
 
 fn main() -> ExitCode {
-    println!("cargo::rerun-if-changed={SOURCE}");
+    println!("cargo::rerun-if-changed={HEADER}");
+    for name in SOURCES {
+        println!("cargo::rerun-if-changed={FOLDER}/{name}.c");
+    }
     println!("cargo::rerun-if-env-changed=CLANG");
-    match compile() {
+    match SOURCES.iter().try_for_each(|name| compile(name)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             println!("cargo::error={message}");
@@ -21,16 +26,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn compile() -> Result<(), String> {
+fn compile(name: &str) -> Result<(), String> {
+    let source = format!("{FOLDER}/{name}.c");
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".to_owned());
-    let object = PathBuf::from(variable("OUT_DIR")?).join("steer.bpf.o");
+    let object = PathBuf::from(variable("OUT_DIR")?).join(format!("{name}.o"));
     let architecture = variable("CARGO_CFG_TARGET_ARCH")?;
     let target = match variable("CARGO_CFG_TARGET_ENDIAN")?.as_str() {
         "big" => "bpfeb",
         _ => "bpfel",
     };
     let output = Command::new(&clang)
-        .args(["-O2", "-g", "-Wall", "-Wextra", "-Werror", "-target", target, "-c", SOURCE, "-o"])
+        .args(["-O2", "-g", "-Wall", "-Wextra", "-Werror", "-target", target, "-c", &source, "-o"])
         .arg(&object)
         .arg(format!("-I{}", variable("DEP_BPF_INCLUDE")?))
         // Debian keeps asm/types.h in a folder that clang searches for its own target only.
@@ -40,7 +46,7 @@ fn compile() -> Result<(), String> {
         .arg(format!("-fdebug-prefix-map={}=.", variable("CARGO_MANIFEST_DIR")?))
         .output()
         .map_err(|error| {
-            format!("cannot run {clang} to compile {SOURCE}: {error}; install clang or name one in CLANG")
+            format!("cannot run {clang} to compile {source}: {error}; install clang or name one in CLANG")
         })?;
     if output.status.success() {
         return Ok(());
@@ -48,7 +54,7 @@ fn compile() -> Result<(), String> {
     let complaint = String::from_utf8_lossy(&output.stderr);
     eprintln!("{complaint}");
     let first = complaint.lines().next().unwrap_or("no message");
-    Err(format!("{clang} could not compile {SOURCE}: {first}; all of its output is above"))
+    Err(format!("{clang} could not compile {source}: {first}; all of its output is above"))
 }
 
 fn variable(name: &str) -> Result<String, String> {

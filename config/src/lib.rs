@@ -19,6 +19,7 @@
 pub mod convert;
 pub mod document;
 pub mod explain;
+pub mod failsafe;
 pub mod net;
 pub mod resource;
 pub mod selector;

@@ -8,12 +8,16 @@
 //! Left out: reading files, the environment and the host's name. The caller does, and hands over text.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::path::PathBuf;
 
 use crate::document::{self, Node, Value};
+use crate::failsafe::FailsafePort;
 use crate::resource::{self, FieldError};
 use crate::suggest;
+
+pub use values::{
+    Datastore, EndpointOffload, EndpointToHostAction, LogFormat, LogLevel, PolicyChange, Poll, SourceSpoofing, XdpMode,
+};
 
 /// A variable every environment of a Calico node has. Ours beside it wins.
 const CALICO_NODE_NAME: &str = "NODENAME";
@@ -42,64 +46,12 @@ pub struct Settings {
     pub default_workload_interface_prefix: String,
     pub xdp_mode: XdpMode,
     pub endpoint_offload: EndpointOffload,
-}
-
-/// What a worker does when there is nothing to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Poll {
-    Sleep,
-    Always,
-}
-
-/// Where resources are kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Datastore {
-    /// Files of our own, in this directory.
-    Embedded(PathBuf),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    Text,
-    Json,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LogLevel {
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
-}
-
-/// What a changed policy means for flows it had allowed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PolicyChange {
-    Preserve,
-    Reevaluate,
-}
-
-/// What becomes of a packet from a workload to its own host, once the workload's egress policy allowed it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EndpointToHostAction {
-    Drop,
-    Accept,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum XdpMode {
-    Native,
-    Generic,
-    /// Native where the driver can, generic elsewhere.
-    Auto,
-}
-
-/// Whether to switch off the segmentation and checksum offloads of endpoint interfaces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EndpointOffload {
-    Off,
-    Leave,
+    pub failsafe_inbound_host_ports: Vec<FailsafePort>,
+    pub failsafe_outbound_host_ports: Vec<FailsafePort>,
+    pub workload_source_spoofing: SourceSpoofing,
+    pub allow_vxlan_packets_from_workloads: bool,
+    pub allow_ipip_packets_from_workloads: bool,
+    pub vxlan_port: u16,
 }
 
 /// One wrong setting, and where it was given.
@@ -137,6 +89,12 @@ impl Settings {
             default_workload_interface_prefix: "cali".to_string(),
             xdp_mode: XdpMode::Auto,
             endpoint_offload: EndpointOffload::Off,
+            failsafe_inbound_host_ports: FailsafePort::inbound_defaults(),
+            failsafe_outbound_host_ports: FailsafePort::outbound_defaults(),
+            workload_source_spoofing: SourceSpoofing::Disabled,
+            allow_vxlan_packets_from_workloads: false,
+            allow_ipip_packets_from_workloads: false,
+            vxlan_port: 4789,
         }
     }
 
@@ -192,7 +150,7 @@ const PREFIX_MAX: usize = 10;
 const CORE_MAX: usize = 1023;
 
 /// Everything that can be set, in the order it is shown.
-pub const SETTINGS: [Setting; 15] = [
+pub const SETTINGS: [Setting; 21] = [
     Setting {
         name: NODE_NAME,
         about: "this node's name in the datastore; default: the host's name",
@@ -291,17 +249,14 @@ pub const SETTINGS: [Setting; 15] = [
     },
     Setting {
         name: "defaultEndpointToHostAction",
-        about: "packets from a workload to its own host: Drop or Accept",
+        about: "packets from a workload to its own host: Drop, Accept, or Return to the host's own filter",
         take: Take::One(|settings, text| {
-            let words = [("Drop", EndpointToHostAction::Drop), ("Accept", EndpointToHostAction::Accept)];
-            let action = &mut settings.default_endpoint_to_host_action;
-            choose(action, text, &words).map_err(|refusal| match text {
-                "Return" => Refusal {
-                    help: Some("Return means the host's own filter chains, which packets here do not pass".to_string()),
-                    ..refusal
-                },
-                _ => refusal,
-            })
+            let words = [
+                ("Drop", EndpointToHostAction::Drop),
+                ("Accept", EndpointToHostAction::Accept),
+                ("Return", EndpointToHostAction::Return),
+            ];
+            choose(&mut settings.default_endpoint_to_host_action, text, &words)
         }),
     },
     Setting {
@@ -330,7 +285,54 @@ pub const SETTINGS: [Setting; 15] = [
             choose(&mut settings.endpoint_offload, text, &words)
         }),
     },
+    Setting {
+        name: "failsafeInboundHostPorts",
+        about: "ports of the host that no policy closes, such as tcp:22 or udp:10.0.0.0/8:68; or none",
+        take: Take::Many(|settings, texts| {
+            settings.failsafe_inbound_host_ports = failsafes(texts)?;
+            Ok(())
+        }),
+    },
+    Setting {
+        name: "failsafeOutboundHostPorts",
+        about: "ports that the host may always reach; or none",
+        take: Take::Many(|settings, texts| {
+            settings.failsafe_outbound_host_ports = failsafes(texts)?;
+            Ok(())
+        }),
+    },
+    Setting {
+        name: "workloadSourceSpoofing",
+        about: "whether endpoints may have allowSpoofedSourcePrefixes: Disabled or Any",
+        take: Take::One(|settings, text| {
+            let words = [("Disabled", SourceSpoofing::Disabled), ("Any", SourceSpoofing::Any)];
+            choose(&mut settings.workload_source_spoofing, text, &words)
+        }),
+    },
+    Setting {
+        name: "allowVxlanPacketsFromWorkloads",
+        about: "whether workloads may send to the VXLAN port: true or false",
+        take: Take::One(|settings, text| choose(&mut settings.allow_vxlan_packets_from_workloads, text, &TRUTH)),
+    },
+    Setting {
+        name: "allowIpipPacketsFromWorkloads",
+        about: "whether workloads may send IP in IP: true or false",
+        take: Take::One(|settings, text| choose(&mut settings.allow_ipip_packets_from_workloads, text, &TRUTH)),
+    },
+    Setting {
+        name: "vxlanPort",
+        about: "the UDP port of VXLAN; default: 4789",
+        take: Take::One(|settings, text| {
+            let port = number(text, 1, 65_535).and_then(|port| u16::try_from(port).ok());
+            settings.vxlan_port = port.ok_or_else(|| Refusal::new("a port 1-65535"))?;
+            Ok(())
+        }),
+    },
 ];
+
+const TRUTH: [(&str, bool); 2] = [("true", true), ("false", false)];
+/// As many failsafe ports as anybody could read.
+const FAILSAFES_MAX: usize = 256;
 
 impl Setting {
     /// `VROUTER_NODE_NAME`
@@ -522,6 +524,19 @@ fn choose<T: Copy>(place: &mut T, text: &str, words: &[(&str, T)]) -> Result<(),
     Err(Refusal { expected: format!("one of {}", names.join(", ")), help })
 }
 
+/// The word `none` alone is no port at all, as in Felix.
+fn failsafes(texts: &[String]) -> Result<Vec<FailsafePort>, Refusal> {
+    if let [word] = texts
+        && word.eq_ignore_ascii_case("none")
+    {
+        return Ok(Vec::new());
+    }
+    let ports: Vec<FailsafePort> = texts.iter().filter_map(|text| FailsafePort::parse(text)).collect();
+    let is_right = ports.len() == texts.len() && ports.len() <= FAILSAFES_MAX;
+    ensure(is_right, "at most 256 of PORT, tcp:PORT, udp:PORT or tcp:CIDR:PORT, or none")?;
+    Ok(ports)
+}
+
 fn range(place: &mut usize, text: &str, least: usize, most: usize) -> Result<(), Refusal> {
     let value = number(text, least, most);
     *place = value.ok_or_else(|| Refusal::new(format!("a whole number {least}-{most}")))?;
@@ -541,13 +556,6 @@ fn is_distinct<T: Ord>(items: &[T]) -> bool {
     items.iter().collect::<BTreeSet<_>>().len() == items.len()
 }
 
-impl fmt::Display for Datastore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Datastore::Embedded(directory) => write!(f, "embedded:{}", directory.display()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests;
+mod values;

@@ -5,13 +5,17 @@
 //! three: out of the tables, then queues closed and flows forgotten, and when every worker has done that its index is
 //! free. The program stays on the link: what arrives there from then on is dropped.
 //!
+//! An uplink with a host endpoint is *guarded*: another program takes the place of its own, on the same sockets, when the
+//! tables know of the endpoint, and gives it back when they do not any more. An uplink that leaves goes back to the kernel.
+//!
 //! Left out: which interfaces are wanted (`control`), and what the tables say of them (`compile`).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
 use fastpath::flow::FlowView;
-use fastpath::io::program::{Preference, Program, ProgramError, Role};
+use fastpath::io::guard::{HostWay, Openings};
+use fastpath::io::program::{Preference, Program, ProgramCounters, ProgramError, Role};
 use fastpath::io::xsk::{QueueOptions, QueueWatch, XskError, XskMemory, XskQueue};
 use fastpath::io::{CopyMode, XdpMode};
 use fastpath::stats::counters::MAX_INTERFACES;
@@ -36,6 +40,15 @@ pub enum AttachError {
     Watch { name: String, source: std::io::Error },
     #[error("attach {name}: {MAX_INTERFACES} interfaces are attached already")]
     TooMany { name: String },
+    #[error("let packets through to the host")]
+    HostWay(#[source] ProgramError),
+}
+
+/// Which uplinks have a host endpoint, and what is open there without the router.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Guards {
+    pub interfaces: BTreeSet<String>,
+    pub openings: Openings,
 }
 
 /// A queue of an attached interface.
@@ -49,6 +62,9 @@ pub struct QueueState {
 struct Attached {
     attachment: Attachment,
     program: Program,
+    is_guarded: bool,
+    /// What programs before it counted here.
+    earlier: ProgramCounters,
     mode: XdpMode,
     queues: Vec<QueueState>,
     /// The sockets of the queues, to read what the kernel counts there.
@@ -92,6 +108,8 @@ pub struct Attachments {
     free: Vec<InterfaceIndex>,
     preference: Preference,
     prefixes: Vec<(IpAddr, u8)>,
+    guards: Guards,
+    host_way: Option<HostWay>,
     frame_room: u32,
 }
 
@@ -110,6 +128,8 @@ impl Attachments {
             free: (0..MAX_INTERFACES as u16).rev().map(InterfaceIndex).collect(),
             preference,
             prefixes: Vec::new(),
+            guards: Guards::default(),
+            host_way: None,
             frame_room: frame_room as u32,
         }
     }
@@ -141,13 +161,16 @@ impl Attachments {
         self.view.iter().find(|(_, attachment)| attachment.index == index).map(|(name, _)| name.as_str())
     }
 
-    /// Attaches what is wanted and there, detaches what is not. Errors concern one interface each.
+    /// Attaches what is wanted and there, detaches what is not. Errors concern one interface each. What is attached anew is
+    /// guarded at once where it should be; what is there already is left to [`Self::guard`].
     pub fn sync(
         &mut self,
         wanted: &BTreeMap<String, InterfaceKind>,
+        guards: Guards,
         links: &BTreeMap<LinkIndex, Link>,
         errors: &mut Vec<AttachError>,
     ) {
+        self.guards = guards;
         let is_right = |name: &String, attachment: &Attachment| {
             wanted.get(name) == Some(&attachment.kind)
                 && links.get(&attachment.link).is_some_and(|link| link.name == *name)
@@ -155,7 +178,7 @@ impl Attachments {
         let gone: Vec<String> =
             self.view.iter().filter(|(name, a)| !is_right(name, a)).map(|(name, _)| name.clone()).collect();
         for name in gone {
-            self.detach(&name);
+            self.detach(&name, links, errors);
         }
         for (name, kind) in wanted {
             if self.view.contains_key(name) {
@@ -169,17 +192,12 @@ impl Attachments {
     }
 
     fn attach(&mut self, name: &str, kind: InterfaceKind, link: &Link) -> Result<(), AttachError> {
-        let role = match kind {
-            InterfaceKind::Workload => Role::Workload,
-            InterfaceKind::Uplink => Role::Uplink,
-            InterfaceKind::Host => Role::Host,
-        };
+        let is_guarded = kind == InterfaceKind::Uplink && self.guards.interfaces.contains(name);
         let program_error = |source| AttachError::Program { name: name.to_owned(), source: Box::new(source) };
-        let multi_buffer = self.peers.first().is_some_and(|peer| peer.memory.multi_buffer());
-        let mut program = Program::load(role, multi_buffer).map_err(program_error)?;
-        if kind == InterfaceKind::Uplink {
-            program.set_prefixes(&self.prefixes).map_err(program_error)?;
+        if is_guarded {
+            self.open_host_way()?;
         }
+        let mut program = self.load(kind, is_guarded).map_err(program_error)?;
         let index = *self.free.last().ok_or_else(|| AttachError::TooMany { name: name.to_owned() })?;
         let mut opened = Vec::new();
         for (queue, worker) in self.placement(kind, link) {
@@ -208,8 +226,86 @@ impl Attachments {
         tracing::info!(interface = name, ?kind, ?mode, queues = queues.len(), "attached");
         let attachment = Attachment { index, link: link.index, kind, owner };
         self.view.insert(name.to_owned(), attachment.clone());
-        self.by_name.insert(name.to_owned(), Attached { attachment, program, mode, queues, watches });
+        self.by_name.insert(
+            name.to_owned(),
+            Attached { attachment, program, is_guarded, earlier: ProgramCounters::default(), mode, queues, watches },
+        );
         Ok(())
+    }
+
+    /// A program that knows what it has to know.
+    fn load(&self, kind: InterfaceKind, is_guarded: bool) -> Result<Program, ProgramError> {
+        let role = match kind {
+            InterfaceKind::Workload => Role::Workload,
+            InterfaceKind::Uplink if is_guarded => Role::Guarded,
+            InterfaceKind::Uplink => Role::Uplink,
+            InterfaceKind::Host => Role::Host,
+        };
+        let multi_buffer = self.peers.first().is_some_and(|peer| peer.memory.multi_buffer());
+        let mut program = Program::load(role, multi_buffer)?;
+        if kind == InterfaceKind::Uplink {
+            program.set_prefixes(&self.prefixes)?;
+        }
+        program.open(&self.guards.openings)?;
+        Ok(program)
+    }
+
+    /// Puts the program in place that lets frames through from the private pair to the uplinks' receiving sides.
+    fn open_host_way(&mut self) -> Result<(), AttachError> {
+        let Some(pair) = self.guards.openings.private_pair else { return Ok(()) };
+        if !self.host_way.as_ref().is_some_and(|way| way.is_on(pair)) {
+            self.host_way = Some(HostWay::attach(pair).map_err(AttachError::HostWay)?);
+        }
+        Ok(())
+    }
+
+    /// To be called when tables that know the host endpoints are published: makes exactly those uplinks guarded.
+    pub fn guard(&mut self, errors: &mut Vec<AttachError>) {
+        let uplinks = self.by_name.iter().filter(|(_, attached)| attached.attachment.kind == InterfaceKind::Uplink);
+        let uplinks: Vec<String> = uplinks.map(|(name, _)| name.clone()).collect();
+        let is_needed = uplinks.iter().any(|name| self.guards.interfaces.contains(name));
+        if is_needed && let Err(error) = self.open_host_way() {
+            errors.push(error);
+            return;
+        }
+        for name in uplinks {
+            if let Err(source) = self.guard_one(&name) {
+                errors.push(AttachError::Program { name, source: Box::new(source) });
+            }
+        }
+        if !is_needed && let Some(pair) = self.guards.openings.private_pair {
+            self.host_way = None;
+            if let Err(source) = HostWay::detach(pair) {
+                errors.push(AttachError::HostWay(source));
+            }
+        }
+    }
+
+    fn guard_one(&mut self, name: &str) -> Result<(), ProgramError> {
+        let is_wanted = self.guards.interfaces.contains(name);
+        let Some(attached) = self.by_name.get_mut(name) else { return Ok(()) };
+        if attached.is_guarded == is_wanted {
+            return attached.program.open(&self.guards.openings);
+        }
+        let Some(attached) = self.by_name.get(name) else { return Ok(()) };
+        let mut program = self.load(InterfaceKind::Uplink, is_wanted)?;
+        for (queue, watch) in attached.queues.iter().zip(&attached.watches) {
+            program.register(queue.queue, watch.map_fd())?;
+        }
+        let mode = program.attach(attached.attachment.link.0, self.preference)?;
+        if let Some(attached) = self.by_name.get_mut(name) {
+            attached.earlier = attached.counted();
+            attached.program = program;
+            attached.is_guarded = is_wanted;
+            attached.mode = mode;
+        }
+        tracing::info!(interface = name, guarded = is_wanted, "host endpoint");
+        Ok(())
+    }
+
+    /// Whether the interface's host endpoint is in force.
+    pub fn is_guarded(&self, name: &str) -> bool {
+        self.by_name.get(name).is_some_and(|attached| attached.is_guarded)
     }
 
     /// Which worker has which queue: those of shared interfaces go round, an endpoint goes where there is least.
@@ -226,9 +322,17 @@ impl Attachments {
         (0..queues).map(|queue| (queue, queue as usize % workers)).collect()
     }
 
-    fn detach(&mut self, name: &str) {
+    fn detach(&mut self, name: &str, links: &BTreeMap<LinkIndex, Link>, errors: &mut Vec<AttachError>) {
         self.view.remove(name);
         if let Some(attached) = self.by_name.remove(name) {
+            // An uplink was the kernel's before it was ours. A workload's interface was nobody's else.
+            let link = attached.attachment.link;
+            if attached.attachment.kind == InterfaceKind::Uplink && links.contains_key(&link) {
+                let result = Program::detach(link.0);
+                errors.extend(
+                    result.err().map(|source| AttachError::Program { name: name.to_owned(), source: Box::new(source) }),
+                );
+            }
             tracing::info!(interface = name, "detached");
             for queue in &attached.queues {
                 if let Some(peer) = self.peers.get_mut(queue.worker.index()) {
@@ -324,9 +428,20 @@ impl Attachments {
 }
 
 impl Attached {
+    /// By all programs since it was attached. Maps of a program that is loaded can be read; if one could not, there would
+    /// be nothing to tell.
+    fn counted(&self) -> ProgramCounters {
+        let (now, earlier) = (self.program.counters().unwrap_or_default(), self.earlier);
+        ProgramCounters {
+            redirected: now.redirected + earlier.redirected,
+            passed: now.passed + earlier.passed,
+            dropped_no_socket: now.dropped_no_socket + earlier.dropped_no_socket,
+            dropped_malformed: now.dropped_malformed + earlier.dropped_malformed,
+        }
+    }
+
     fn kernel_drops(&self) -> KernelDrops {
-        // Maps of a program that is loaded can be read; if one could not, there would be nothing to tell.
-        let program = self.program.counters().unwrap_or_default();
+        let program = self.counted();
         let sockets = self.watches.iter().map(QueueWatch::statistics);
         let start = KernelDrops {
             no_socket: program.dropped_no_socket,

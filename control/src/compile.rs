@@ -14,18 +14,22 @@ use std::net::IpAddr;
 
 use config::net::{Cidr, MacAddress};
 use config::resource::PolicyType;
+use config::settings::EndpointToHostAction;
 use fastpath::flow::{mapped, mapped_address};
+use fastpath::header::ethernet;
 use fastpath::table::acl::Acl;
 use fastpath::table::adjacency::{Adjacency, AdjacencyKind};
 use fastpath::table::interface::{Endpoint, Interface, InterfaceKind};
 use fastpath::table::lpm::Lpm;
 use fastpath::table::{
-    AdjacencyIndex, EndpointIndex, GATEWAY_IPV4, GATEWAY_IPV6, InterfaceIndex, PolicyChange, RouterAddresses,
-    RuleIndex, Tables, WorkerIndex,
+    AdjacencyIndex, EndpointIndex, GATEWAY_IPV4, GATEWAY_IPV6, HostEndpointIndex, InterfaceIndex, PolicyChange,
+    RouterAddresses, RuleIndex, Tables, WorkerIndex,
 };
 
 pub use policy::PolicyCompiler;
 
+use crate::felix::FelixSettings;
+use crate::guard;
 use crate::host::route::METRIC;
 use crate::host::{GATEWAY_MAC, InterfaceAddress, Link, LinkIndex, Neighbour, NextHop, Route, Target};
 use crate::node_state::{NodeState, RouteTarget};
@@ -54,10 +58,10 @@ pub struct HostView<'a> {
 }
 
 /// Settings that shape the tables.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Choices {
     pub policy_change: PolicyChange,
-    pub endpoint_to_host: bool,
+    pub felix: FelixSettings,
 }
 
 /// What comes out.
@@ -115,14 +119,21 @@ impl RuleNames {
     }
 }
 
-pub fn compile(state: &NodeState, policy: Acl, host: &HostView<'_>, choices: Choices, generation: u32) -> Compiled {
+pub fn compile(state: &NodeState, policy: Acl, host: &HostView<'_>, choices: &Choices, generation: u32) -> Compiled {
     let mut compiler =
         Compiler { state, host, adjacencies: Vec::new(), routes: BTreeMap::new(), managed: BTreeSet::new() };
     compiler.kernel_routes();
     compiler.pools();
     compiler.static_routes();
     compiler.own_addresses();
-    let (interfaces, endpoints) = compiler.interfaces();
+    let (mut interfaces, endpoints) = compiler.interfaces();
+    let mut host_endpoints = Vec::new();
+    for (name, position) in guard::claims(state, host.links, host.addresses, host.attached) {
+        let Some(attachment) = host.attached.get(&name) else { continue };
+        let Some(Some(interface)) = interfaces.get_mut(attachment.index.index()) else { continue };
+        interface.host_endpoint = HostEndpointIndex(host_endpoints.len() as u16);
+        host_endpoints.push(policy::host_lists(state, position));
+    }
 
     let mut ipv4 = Vec::new();
     let mut ipv6 = Vec::new();
@@ -139,13 +150,17 @@ pub fn compile(state: &NodeState, policy: Acl, host: &HostView<'_>, choices: Cho
         generation,
         interfaces,
         endpoints,
+        host_endpoints,
+        uplinks: guard::uplinks(host.attached),
+        failsafes: guard::failsafes(&choices.felix),
+        workload_tunnels: guard::workload_tunnels(&choices.felix),
         adjacencies,
         routes_ipv4: Lpm::build(ipv4),
         routes_ipv6: Lpm::build(ipv6),
         policy,
         addresses: router_addresses(state),
         policy_change: choices.policy_change,
-        endpoint_to_host: choices.endpoint_to_host,
+        endpoint_to_host: choices.felix.endpoint_to_host != EndpointToHostAction::Drop,
     };
     Compiled { tables, prefixes, desired, routes: routes.into_values().map(|(_, row)| row).collect() }
 }
@@ -349,7 +364,13 @@ impl Compiler<'_> {
                 owner: attachment.owner,
                 endpoint: EndpointIndex::NONE,
                 is_up: link.can_carry(),
+                host_endpoint: HostEndpointIndex::NONE,
+                to_host: AdjacencyIndex::NONE,
+                from_host: AdjacencyIndex::NONE,
             };
+            if attachment.kind == InterfaceKind::Uplink {
+                (interface.to_host, interface.from_host) = self.passage(attachment, &interface);
+            }
             if let (InterfaceKind::Workload, Some(position)) = (attachment.kind, by_interface.get(name.as_str())) {
                 let endpoint = &self.state.endpoints[*position];
                 interface.endpoint = EndpointIndex(endpoints.len() as u32);
@@ -386,6 +407,21 @@ impl Compiler<'_> {
         (interfaces, endpoints)
     }
 
+    /// The ways of frames that pass unchanged between an uplink and the host's stack.
+    fn passage(&mut self, uplink: &Attachment, interface: &Interface) -> (AdjacencyIndex, AdjacencyIndex) {
+        let host = self.host.attached.values().find(|attachment| attachment.kind == InterfaceKind::Host);
+        let (Some(host), Some(tag)) = (host, ethernet::link_mac(uplink.link.0)) else {
+            return (AdjacencyIndex::NONE, AdjacencyIndex::NONE);
+        };
+        let (to, mtu) = (host.index, self.link_of(host).map_or(interface.mtu, mtu_of));
+        let frame = |interface, mtu, source| {
+            Adjacency::new(AdjacencyKind::Frame, interface, EndpointIndex::NONE, mtu, [0; 6], source, [0; 2])
+        };
+        let inward = self.add(frame(to, mtu, tag));
+        let outward = self.add(frame(uplink.index, interface.mtu, interface.mac));
+        (inward, outward)
+    }
+
     /// What is ours on an uplink: the endpoints, and the pools they come from.
     fn our_prefixes(&self) -> Vec<(IpAddr, u8)> {
         let endpoints = self.state.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
@@ -403,6 +439,17 @@ impl Compiler<'_> {
             }
         }
         let Some(host_link) = self.host.host_link else { return desired };
+        // What passes between the host and a guarded uplink has the uplink's MTU.
+        let guarded = guard::claims(self.state, self.host.links, self.host.addresses, self.host.attached);
+        let links = guarded.keys().filter_map(|name| self.host.attached.get(name)).filter_map(|a| self.link_of(a));
+        if let Some(mtu) = links.map(|link| link.mtu).max() {
+            let ours = self.host.attached.values().find(|a| a.kind == InterfaceKind::Host).map(|a| a.link);
+            let pair = [Some(host_link), ours].into_iter().flatten().filter_map(|link| self.host.links.get(&link));
+            for link in pair.filter(|link| link.mtu < mtu) {
+                let mac = link.mac.unwrap_or_default();
+                desired.links.insert(link.index, LinkState { up: true, mac, mtu });
+            }
+        }
         let gateways = [IpAddr::V4(GATEWAY_IPV4.into()), IpAddr::V6(GATEWAY_IPV6.into())];
         for gateway in gateways {
             desired.neighbours.insert((host_link, gateway), GATEWAY_MAC);
@@ -447,7 +494,7 @@ fn router_addresses(state: &NodeState) -> RouterAddresses {
 }
 
 /// First and last address of a prefix, IPv4 mapped.
-fn range_of(prefix: &Cidr) -> (u128, u128) {
+pub(crate) fn range_of(prefix: &Cidr) -> (u128, u128) {
     let length = u32::from(prefix.length());
     match prefix.masked().address() {
         IpAddr::V4(address) => {

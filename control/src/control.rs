@@ -8,9 +8,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use config::resource::{ALL_INTERFACES, Key};
-use config::settings::{EndpointToHostAction, PolicyChange, Settings};
+use config::resource::Key;
+use config::settings::{PolicyChange, Settings};
 use fastpath::flow::FlowTable;
+use fastpath::io::guard::Openings;
 use fastpath::rcu::Publisher;
 use fastpath::table::acl::Acl;
 use fastpath::table::interface::InterfaceKind;
@@ -19,10 +20,12 @@ use fastpath::worker::Clock;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use crate::attach::Attachments;
+use crate::attach::{Attachments, Guards};
 use crate::compile::{self, Choices, Compiled, HostView, PolicyCompiler, RouteRow, RuleNames};
 use crate::datastore::{Datastore, Revision, SyncEvent, undo};
 use crate::event::Event;
+use crate::felix::FelixSettings;
+use crate::guard;
 use crate::host::{Host, HostEvent, InterfaceAddress, Link, LinkIndex, Neighbour, Route};
 use crate::http::answer::{self, Answered};
 use crate::http::api::{ApiCall, ApiError, ApiProblem, ApiRequest, ErrorCode, WriteCall};
@@ -131,7 +134,7 @@ impl<D> Control<D> {
 
 impl<D: Datastore> Control<D> {
     pub fn new(parts: Parts<D>) -> Self {
-        let calculation = Calculation::new(&parts.settings.node_name);
+        let calculation = Calculation::new(&parts.settings.node_name, FelixSettings::from(&parts.settings));
         Self {
             settings: parts.settings,
             store: parts.store,
@@ -263,7 +266,9 @@ impl<D: Datastore> Control<D> {
         if std::mem::take(&mut self.dirty.tables) {
             if !self.is_ready() {
                 // What fails here is tried again, and told, in a moment.
-                self.attachments.sync(&self.wanted(), &self.kernel.links, &mut Vec::new());
+                let claims = self.claims();
+                let guards = self.guards(&claims, &self.state().felix.clone());
+                self.attachments.sync(&self.wanted(&claims), guards, &self.kernel.links, &mut Vec::new());
                 self.restore_flows().await;
             }
             self.publish();
@@ -300,16 +305,17 @@ impl<D: Datastore> Control<D> {
     fn publish(&mut self) {
         let mut errors = Vec::new();
         self.retried = Instant::now();
-        self.attachments.sync(&self.wanted(), &self.kernel.links, &mut errors);
-        let mut problems: Vec<String> = errors.iter().map(|error| chain(error)).collect();
-        problems.extend(self.attachments.oversized(&self.kernel.links));
+        let felix = self.state().felix.clone();
+        let claims = self.claims();
+        let guards = self.guards(&claims, &felix);
+        self.attachments.sync(&self.wanted(&claims), guards, &self.kernel.links, &mut errors);
         self.generation += 1;
         let choices = Choices {
             policy_change: match self.settings.policy_change {
                 PolicyChange::Preserve => table::PolicyChange::Preserve,
                 PolicyChange::Reevaluate => table::PolicyChange::Reevaluate,
             },
-            endpoint_to_host: self.settings.default_endpoint_to_host_action == EndpointToHostAction::Accept,
+            felix,
         };
         let host_link = self.kernel.links.values().find(|link| link.name == HOST_LINK).map(|link| link.index);
         let view = HostView {
@@ -321,14 +327,17 @@ impl<D: Datastore> Control<D> {
             host_link,
         };
         let Compiled { tables, prefixes, mut desired, routes } =
-            compile::compile(self.state(), self.acl.clone(), &view, choices, self.generation);
+            compile::compile(self.state(), self.acl.clone(), &view, &choices, self.generation);
         // First, for what follows asks them: a next hop is kept resolved where its route leads now.
         self.routes = routes;
         let uplinks: Vec<(LinkIndex, IpAddr)> = self.resolver.asked().filter_map(|ip| self.on_uplink(ip)).collect();
         desired.managed.extend(uplinks);
         self.publisher.publish(tables);
+        let mut problems: Vec<String> = self.attachments.oversized(&self.kernel.links).collect();
         // Uplinks hand over what is ours only now that the tables know what to do with it.
         problems.extend(self.attachments.set_prefixes(&prefixes).iter().map(|error| chain(error)));
+        self.attachments.guard(&mut errors);
+        problems.extend(errors.iter().map(|error| chain(error)));
         self.attachments.published();
         self.dirty.reconcile |= desired != self.desired;
         self.desired = desired;
@@ -336,18 +345,33 @@ impl<D: Datastore> Control<D> {
         self.give_back();
     }
 
+    /// Which interface has which host endpoint.
+    fn claims(&self) -> BTreeMap<String, usize> {
+        let uplinks = self.settings.uplinks.iter().map(String::as_str).collect();
+        guard::claims_among(self.state(), &self.kernel.links, &self.kernel.addresses, uplinks)
+    }
+
+    fn guards(&self, claims: &BTreeMap<String, usize>, felix: &FelixSettings) -> Guards {
+        let openings = Openings {
+            ports: guard::port_filters(felix),
+            own_addresses: guard::own_addresses(&self.kernel.addresses),
+            private_pair: self.kernel.links.values().find(|link| link.name == HOST_LINK).map(|link| link.index.0),
+        };
+        Guards { interfaces: claims.keys().cloned().collect(), openings }
+    }
+
     /// The interfaces that should be attached: endpoints', uplinks, and the way to the host.
-    fn wanted(&self) -> BTreeMap<String, InterfaceKind> {
+    fn wanted(&self, claims: &BTreeMap<String, usize>) -> BTreeMap<String, InterfaceKind> {
         let endpoints = self.state().endpoints.iter().map(|e| (e.interface.clone(), InterfaceKind::Workload));
         // An interface with the workload prefix and no endpoint: nobody says what it may do, so it may do nothing.
         let prefix = self.settings.default_workload_interface_prefix.as_str();
         let orphans = self.kernel.links.values().filter(|link| !prefix.is_empty() && link.name.starts_with(prefix));
         let orphans = orphans.map(|link| (link.name.clone(), InterfaceKind::Workload));
-        let named = self.state().host_endpoints.iter().map(|endpoint| &endpoint.interface);
-        let named = named.filter(|name| !name.is_empty() && *name != ALL_INTERFACES);
-        let uplinks = self.settings.uplinks.iter().chain(named).map(|name| (name.clone(), InterfaceKind::Uplink));
+        let closed = self.state().closed_interfaces.iter().map(|name| (name.clone(), InterfaceKind::Workload));
+        let uplinks = self.settings.uplinks.iter().chain(claims.keys());
+        let uplinks = uplinks.map(|name| (name.clone(), InterfaceKind::Uplink));
         let host = (HOST_INTERFACE.to_owned(), InterfaceKind::Host);
-        orphans.chain(endpoints).chain(uplinks).chain([host]).collect()
+        orphans.chain(closed).chain(endpoints).chain(uplinks).chain([host]).collect()
     }
 
     async fn reconcile(&mut self) {

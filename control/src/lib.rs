@@ -28,6 +28,8 @@ pub mod compile;
 pub mod control;
 pub mod datastore;
 pub mod event;
+pub mod felix;
+pub mod guard;
 pub mod host;
 pub mod http;
 pub mod node_state;

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use config::net::{Cidr, IpVersion, MacAddress, PortRange};
 use config::resource::{Action, Key, PolicyType};
 
+use crate::felix::FelixSettings;
+
 /// The desired state of one node.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct NodeState {
@@ -24,8 +26,12 @@ pub struct NodeState {
     pub static_routes: Vec<RouteState>,
     /// Prefixes of enabled pools: what is in them and has no route goes nowhere.
     pub pools: Vec<Cidr>,
+    /// Interfaces of endpoints that may not be used: they carry nothing.
+    pub closed_interfaces: Vec<String>,
     /// The node's own addresses, by its Node resource.
     pub node_addresses: Vec<IpAddr>,
+    /// What holds for the whole node.
+    pub felix: FelixSettings,
     /// What could not be done as asked, one sentence each.
     pub problems: Vec<String>,
 }
@@ -96,6 +102,8 @@ pub struct EndpointState {
     pub interface: String,
     pub mac: Option<MacAddress>,
     pub addresses: Vec<Cidr>,
+    /// Sources it may use beside its own addresses.
+    pub spoofed: Vec<Cidr>,
     pub egress: Arc<Program>,
     pub ingress: Arc<Program>,
 }

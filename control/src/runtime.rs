@@ -22,6 +22,7 @@ use crate::attach::Attachments;
 use crate::control::{Control, HOST_INTERFACE, HOST_LINK, Parts};
 use crate::datastore::{Datastore, Embedded, Note, StoreError, Syncer, Write, undo};
 use crate::event::Event;
+use crate::host::ethtool::{self, Offload};
 use crate::host::{GATEWAY_MAC, Host, HostError};
 use crate::http::{self, ServeError};
 use crate::policy;
@@ -234,6 +235,8 @@ async fn prepare_pair(host: &Host, kernel_end: crate::host::LinkIndex) -> Result
             let _ = crate::host::sysctl::write(&format!("ipv6/conf/{name}/{key}"), value);
         }
     }
+    // A socket of ours cannot carry the mark of a partial checksum, and not every protocol's can be told and completed.
+    ethtool::set_offloads(kernel_end, &[(Offload::TxChecksum, false)])?;
     host.set_up(ours.index, true).await?;
     host.set_up(kernel_end, true).await
 }

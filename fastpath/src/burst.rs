@@ -142,6 +142,24 @@ drop_reasons! {
     PolicyEgress = "policy_egress",
     /// Denied by the receiver's ingress policy.
     PolicyIngress = "policy_ingress",
+    /// From a workload to the VXLAN port: it may not speak as a tunnel of the node.
+    WorkloadVxlan = "workload_vxlan",
+    /// IP in IP from a workload: it may not speak as a tunnel of the node.
+    WorkloadIpip = "workload_ipip",
+    /// To the host itself, denied by the ingress policy of its host endpoint.
+    HostIngress = "host_ingress",
+    /// From the host itself, denied by the egress policy of its host endpoint.
+    HostEgress = "host_egress",
+    /// Forwarded inward through a host endpoint, denied by a policy with applyOnForward.
+    HostForwardIngress = "host_forward_ingress",
+    /// Forwarded outward through a host endpoint, denied by a policy with applyOnForward.
+    HostForwardEgress = "host_forward_egress",
+    /// Denied on arrival by a host endpoint's policy with doNotTrack.
+    HostUntrackedIngress = "host_untracked_ingress",
+    /// From the host itself, denied by a host endpoint's policy with doNotTrack.
+    HostUntrackedEgress = "host_untracked_egress",
+    /// Denied on arrival by a host endpoint's policy with preDNAT.
+    HostPreDnat = "host_pre_dnat",
     /// No route to the destination.
     NoRoute = "no_route",
     /// The route says to discard.
@@ -170,6 +188,24 @@ drop_reasons! {
     FramesExhausted = "frames_exhausted",
 }
 
+impl DropReason {
+    /// True when a rule decided, whose number is in the slot.
+    pub const fn is_policy(self) -> bool {
+        matches!(
+            self,
+            Self::PolicyEgress
+                | Self::PolicyIngress
+                | Self::HostIngress
+                | Self::HostEgress
+                | Self::HostForwardIngress
+                | Self::HostForwardEgress
+                | Self::HostUntrackedIngress
+                | Self::HostUntrackedEgress
+                | Self::HostPreDnat
+        )
+    }
+}
+
 /// What kind of network header the packet has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Network {
@@ -187,6 +223,17 @@ pub enum Fragment {
     Whole,
     First,
     Later,
+}
+
+/// Whether a packet passes between the host's own stack and an uplink with a host endpoint. Its frame is not ours to
+/// rewrite then: the kernel has made it, or will read it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Passage {
+    #[default]
+    None,
+    ToHost,
+    /// By this uplink.
+    FromHost(InterfaceIndex),
 }
 
 /// One packet and what is known about it.
@@ -223,8 +270,15 @@ pub struct Slot {
     pub tcp_flags: u8,
     pub ttl: u8,
     pub dont_fragment: bool,
-    /// Quotes another packet: `key` is that of the quoted packet, reversed.
+    /// Quotes another packet.
     pub is_icmp_error: bool,
+    /// Sent to a group or to everybody on the link.
+    pub is_group: bool,
+    pub passage: Passage,
+    /// Allowed by a list that keeps no state: it opens no flow.
+    pub is_untracked: bool,
+    /// An ICMP error about a packet of no flow we know, on the way from or to the host.
+    pub is_orphan: bool,
 }
 
 impl Slot {
@@ -254,6 +308,10 @@ impl Slot {
             ttl: 0,
             dont_fragment: false,
             is_icmp_error: false,
+            is_group: false,
+            passage: Passage::None,
+            is_untracked: false,
+            is_orphan: false,
         }
     }
 

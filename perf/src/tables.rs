@@ -16,7 +16,9 @@ use fastpath::table::acl::{
 use fastpath::table::adjacency::{Adjacency, AdjacencyKind};
 use fastpath::table::interface::{Endpoint, Interface, InterfaceKind};
 use fastpath::table::lpm::{Lpm, Prefix};
-use fastpath::table::{EndpointIndex, InterfaceIndex, ProgramIndex, RuleIndex, Tables, WorkerIndex};
+use fastpath::table::{
+    AdjacencyIndex, EndpointIndex, HostEndpointIndex, InterfaceIndex, ProgramIndex, RuleIndex, Tables, WorkerIndex,
+};
 
 use crate::generator::Random;
 
@@ -50,6 +52,9 @@ pub fn two_endpoints(rules: usize, mtu: u16) -> Tables {
             owner: WorkerIndex(0),
             endpoint: EndpointIndex(endpoint),
             is_up: true,
+            host_endpoint: HostEndpointIndex::NONE,
+            to_host: AdjacencyIndex::NONE,
+            from_host: AdjacencyIndex::NONE,
         })
     };
     let endpoint = |ipv4: u32, ipv6: u128| Endpoint {

@@ -15,6 +15,7 @@ use config::net::{Cidr, MacAddress};
 use config::resource::Key;
 use config::yaml;
 use control::compile::{Attachment as Attached, Choices, HostView, PolicyCompiler, RuleNames, compile};
+use control::felix::FelixSettings;
 use control::host::route::METRIC;
 use control::host::{Link, LinkIndex, Neighbour, NeighbourState, NextHop, Route, Target};
 use control::policy::Calculation;
@@ -46,7 +47,7 @@ impl Default for Node {
             resources: Resources::default(),
             names: RuleNames::default(),
             choices: Choices::default(),
-            calculation: Calculation::new(NODE),
+            calculation: Calculation::new(NODE, FelixSettings::default()),
             policy: PolicyCompiler::default(),
             seen: BTreeSet::new(),
         }
@@ -81,7 +82,7 @@ impl Node {
             attached: &kernel.attached,
             host_link: None,
         };
-        compile(self.calculation.state(), policy, &view, self.choices, generation).tables
+        compile(self.calculation.state(), policy, &view, &self.choices, generation).tables
     }
 }
 

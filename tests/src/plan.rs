@@ -14,15 +14,19 @@
 use std::net::IpAddr;
 
 use fastpath::flow::{MAPPED_PREFIX, mapped_address};
+use fastpath::header::ethernet;
 use fastpath::table::acl::{
     Acl, AclSpec, Action, AddressRange, IcmpMatch, L4Match, PortRange, ProgramEnd, ProgramSpec, RuleSpec, SideMatch,
     TierEnd, TierSpec,
 };
 use fastpath::table::adjacency::{Adjacency, AdjacencyKind};
-use fastpath::table::interface::{Endpoint, Interface, InterfaceKind};
+use fastpath::table::interface::{
+    Endpoint, Failsafe, Failsafes, HostEndpoint, Interface, InterfaceKind, WorkloadTunnels,
+};
 use fastpath::table::lpm::Lpm;
 use fastpath::table::{
-    EndpointIndex, InterfaceIndex, PolicyChange, ProgramIndex, RouterAddresses, RuleIndex, Tables, WorkerIndex,
+    AdjacencyIndex, EndpointIndex, HostEndpointIndex, InterfaceIndex, PolicyChange, ProgramIndex, RouterAddresses,
+    RuleIndex, Tables, WorkerIndex,
 };
 
 use crate::packet::{Link, Mac, ToAddress};
@@ -123,6 +127,33 @@ impl Rules {
     }
 }
 
+/// What an uplink enforces towards the host behind it. None: no policy in that list.
+#[derive(Clone, Debug)]
+pub struct HostLists {
+    pub untracked_ingress: Option<Vec<Rule>>,
+    pub untracked_egress: Option<Vec<Rule>>,
+    pub pre_dnat: Option<Vec<Rule>>,
+    pub forward_ingress: Option<Rules>,
+    pub forward_egress: Option<Rules>,
+    pub ingress: Rules,
+    pub egress: Rules,
+}
+
+impl Default for HostLists {
+    /// Everything passes.
+    fn default() -> Self {
+        HostLists {
+            untracked_ingress: None,
+            untracked_egress: None,
+            pre_dnat: None,
+            forward_ingress: None,
+            forward_egress: None,
+            ingress: Rules::open(),
+            egress: Rules::open(),
+        }
+    }
+}
+
 /// An attachment and what is behind it.
 #[derive(Clone, Debug)]
 pub struct Attachment {
@@ -144,6 +175,8 @@ pub struct Attachment {
     pub has_endpoint: bool,
     pub egress: Rules,
     pub ingress: Rules,
+    /// Of an uplink.
+    pub host: Option<HostLists>,
 }
 
 /// Where a route leads.
@@ -166,6 +199,10 @@ pub struct Plan {
     pub addresses: RouterAddresses,
     pub policy_change: PolicyChange,
     pub endpoint_to_host: bool,
+    /// Ports of the host that are never closed, and ports it may always reach: protocol and port.
+    pub failsafe_inbound: Vec<(u8, u16)>,
+    pub failsafe_outbound: Vec<(u8, u16)>,
+    pub workload_tunnels: WorkloadTunnels,
 }
 
 impl Attachment {
@@ -184,6 +221,7 @@ impl Attachment {
             has_endpoint: true,
             egress: Rules::open(),
             ingress: Rules::open(),
+            host: None,
         }
     }
 
@@ -234,6 +272,9 @@ impl Plan {
             },
             policy_change: PolicyChange::Preserve,
             endpoint_to_host: false,
+            failsafe_inbound: Vec::new(),
+            failsafe_outbound: Vec::new(),
+            workload_tunnels: WorkloadTunnels::default(),
         }
     }
 
@@ -265,11 +306,16 @@ impl Plan {
     /// What workers read.
     pub fn tables(&self, generation: u32) -> Tables {
         let mut builder = Builder::default();
+        let failsafe =
+            |(protocol, port): &(u8, u16)| Failsafe { protocol: *protocol, port: *port, remote: (0, u128::MAX) };
+        let all = |ports: &[(u8, u16)]| ports.iter().map(failsafe).collect();
         let mut tables = Tables {
             generation,
             addresses: self.addresses,
             policy_change: self.policy_change,
             endpoint_to_host: self.endpoint_to_host,
+            failsafes: Failsafes { inbound: all(&self.failsafe_inbound), outbound: all(&self.failsafe_outbound) },
+            workload_tunnels: self.workload_tunnels,
             ..Tables::default()
         };
         for attachment in &self.attachments {
@@ -282,6 +328,12 @@ impl Plan {
                     ingress: builder.program(&attachment.ingress),
                 });
             }
+            let mut host_endpoint = HostEndpointIndex::NONE;
+            if let Some(lists) = &attachment.host {
+                host_endpoint = HostEndpointIndex(tables.host_endpoints.len() as u16);
+                tables.host_endpoints.push(builder.host_endpoint(lists));
+            }
+            let (to_host, from_host) = self.passage(attachment, &mut tables);
             tables.interfaces.push(attachment.is_known.then_some(Interface {
                 kind: attachment.kind,
                 mac: attachment.mac,
@@ -290,6 +342,9 @@ impl Plan {
                 owner: WorkerIndex(attachment.owner),
                 endpoint,
                 is_up: attachment.is_up,
+                host_endpoint,
+                to_host,
+                from_host,
             }));
         }
         let (mut ipv4, mut ipv6) = (Vec::new(), Vec::new());
@@ -305,6 +360,29 @@ impl Plan {
         tables.routes_ipv6 = Lpm::build(ipv6);
         tables.policy = Acl::build(&builder.spec);
         tables
+    }
+
+    /// The kernel's number of an attachment, as the private pair's frames carry it.
+    pub fn link_number(&self, name: &str) -> u32 {
+        u32::from(self.index(name).0) + 1
+    }
+
+    /// The ways of frames between the host and an uplink.
+    fn passage(&self, attachment: &Attachment, tables: &mut Tables) -> (AdjacencyIndex, AdjacencyIndex) {
+        let host = self.attachments.iter().find(|other| other.kind == InterfaceKind::Host);
+        let (InterfaceKind::Uplink, Some(host)) = (attachment.kind, host) else {
+            return (AdjacencyIndex::NONE, AdjacencyIndex::NONE);
+        };
+        let (own, number) = (self.index(&attachment.name), self.link_number(&attachment.name));
+        let tag = ethernet::link_mac(number).expect("a small number");
+        let mut frame = |interface, mtu, source| {
+            let kind = AdjacencyKind::Frame;
+            tables.adjacencies.push(Adjacency::new(kind, interface, EndpointIndex::NONE, mtu, [0; 6], source, [0; 2]));
+            AdjacencyIndex(tables.adjacencies.len() as u32 - 1)
+        };
+        let ways = (frame(self.index(&host.name), host.mtu, tag), frame(own, attachment.mtu, attachment.mac));
+        tables.uplinks.push((number, own));
+        ways
     }
 
     fn adjacency(&self, way: &Way, tables: &Tables) -> Adjacency {
@@ -353,6 +431,38 @@ impl Builder {
             profiles,
             end: end_of_program,
         });
+        ProgramIndex(self.spec.programs.len() as u32 - 1)
+    }
+
+    fn host_endpoint(&mut self, lists: &HostLists) -> HostEndpoint {
+        let mut undecided =
+            |rules: &Option<Vec<Rule>>| rules.as_ref().map_or(ProgramIndex::NONE, |rules| self.list(rules, true));
+        let untracked_ingress = undecided(&lists.untracked_ingress);
+        let untracked_egress = undecided(&lists.untracked_egress);
+        let pre_dnat = undecided(&lists.pre_dnat);
+        let mut forward = |rules: &Option<Rules>| {
+            rules.as_ref().map_or(ProgramIndex::NONE, |rules| self.list(&rules.rules, rules.otherwise_allow))
+        };
+        let forward_ingress = forward(&lists.forward_ingress);
+        let forward_egress = forward(&lists.forward_egress);
+        HostEndpoint {
+            untracked_ingress,
+            untracked_egress,
+            pre_dnat,
+            forward_ingress,
+            forward_egress,
+            ingress: self.program(&lists.ingress),
+            egress: self.program(&lists.egress),
+        }
+    }
+
+    /// A program that leaves it open what becomes of a packet that nothing in it decided.
+    fn list(&mut self, rules: &[Rule], is_open: bool) -> ProgramIndex {
+        let block: Vec<RuleSpec> = rules.iter().map(|rule| self.rule(rule)).collect();
+        self.spec.blocks.push(block);
+        let end = if is_open { TierEnd::Pass } else { TierEnd::Deny(self.next()) };
+        let tiers = vec![TierSpec { blocks: vec![self.spec.blocks.len() - 1], end }];
+        self.spec.programs.push(ProgramSpec { tiers, profiles: Vec::new(), end: ProgramEnd::Undecided });
         ProgramIndex(self.spec.programs.len() as u32 - 1)
     }
 

@@ -16,15 +16,17 @@ use std::time::Duration;
 
 use fastpath::burst::DropReason;
 use fastpath::flow::{FlowTable, FlowWriter};
+use fastpath::header::ethernet;
 use fastpath::io::memory::{FarEnd, MemoryQueue};
 use fastpath::io::umem::Umem;
 use fastpath::pipeline::Now;
 use fastpath::rcu::Publisher;
 use fastpath::table::Tables;
+use fastpath::table::interface::InterfaceKind;
 use fastpath::worker::{self, Clock, Command, Parts, Poll, Remote, Worker};
 
 use crate::decode::{View, hex};
-use crate::packet::Packet;
+use crate::packet::{Link, Packet};
 use crate::plan::Plan;
 
 /// Breaths after which a packet must have arrived somewhere: one to receive and hand over, one to send.
@@ -240,6 +242,18 @@ impl Router {
     /// Sends one packet and says what became of it.
     pub fn fate(&mut self, from: &str, packet: &Packet) -> Fate {
         self.fate_of_frame(from, &self.frame(from, packet))
+    }
+
+    /// The same for a packet that the host's own stack sends by an uplink: the kernel's frame, by the private pair.
+    pub fn fate_from_host(&mut self, uplink: &str, packet: &Packet) -> Fate {
+        let host = self.plan.attachments.iter().find(|attachment| attachment.kind == InterfaceKind::Host);
+        let host = host.expect("a way to the host").name.clone();
+        let link = Link {
+            destination: self.plan.at(uplink).peer_mac,
+            source: ethernet::link_mac(self.plan.link_number(uplink)).expect("a small number"),
+            tags: [0; 2],
+        };
+        self.fate_of_frame(&host, &packet.frame(&link))
     }
 
     /// The same for a network packet that no `Packet` stands for, such as a fragment.

@@ -27,7 +27,10 @@ fn every_setting_from_a_file() {
     let text = "nodeName: n1\nuplinks: [eth1, eth2]\nworkers:\n- 2\n- 3\npoll: always\n\
             datastore: embedded:/data\napiSocket: /tmp/s\nlogFormat: json\nlogLevel: debug\nframesPerWorker: 2048\n\
             flowTableSize: 4096\npolicyChange: reevaluate\ndefaultEndpointToHostAction: Accept\n\
-            defaultWorkloadInterfacePrefix: tap\nxdpMode: native\nendpointOffload: leave\n";
+            defaultWorkloadInterfacePrefix: tap\nxdpMode: native\nendpointOffload: leave\n\
+            failsafeInboundHostPorts: [22, 'udp:10.0.0.0/8:68']\nfailsafeOutboundHostPorts: none\n\
+            workloadSourceSpoofing: Any\nallowVxlanPacketsFromWorkloads: true\nallowIpipPacketsFromWorkloads: true\n\
+            vxlanPort: 8472\n";
     let expected = Settings {
         node_name: "n1".into(),
         uplinks: vec!["eth1".into(), "eth2".into()],
@@ -44,6 +47,12 @@ fn every_setting_from_a_file() {
         default_workload_interface_prefix: "tap".into(),
         xdp_mode: XdpMode::Native,
         endpoint_offload: EndpointOffload::Leave,
+        failsafe_inbound_host_ports: ["22", "udp:10.0.0.0/8:68"].map(|port| FailsafePort::parse(port).unwrap()).into(),
+        failsafe_outbound_host_ports: Vec::new(),
+        workload_source_spoofing: SourceSpoofing::Any,
+        allow_vxlan_packets_from_workloads: true,
+        allow_ipip_packets_from_workloads: true,
+        vxlan_port: 8472,
     };
     assert_eq!(load(text, &[], &[]), Ok(expected));
     assert_eq!(load("endpointOffload: off\nworkers: 4\n", &[], &[]).unwrap().workers, [4]);
@@ -73,7 +82,9 @@ fn refusals() {
         &[],
         "v.yaml:2:1: logLvl: found an unknown setting, expected one of nodeName, uplinks, workers, poll, \
              datastore, apiSocket, logFormat, logLevel, framesPerWorker, flowTableSize, policyChange, \
-             defaultEndpointToHostAction, defaultWorkloadInterfacePrefix, xdpMode, endpointOffload \
+             defaultEndpointToHostAction, defaultWorkloadInterfacePrefix, xdpMode, endpointOffload, \
+             failsafeInboundHostPorts, failsafeOutboundHostPorts, workloadSourceSpoofing, \
+             allowVxlanPacketsFromWorkloads, allowIpipPacketsFromWorkloads, vxlanPort \
              (did you mean logLevel?)",
     );
     check(
@@ -84,11 +95,11 @@ fn refusals() {
              v.yaml:2:10: workers: found \"0, 0\", expected at least one core number 0-1023, each once",
     );
     check(
-        "defaultEndpointToHostAction: Return\n",
+        "failsafeInboundHostPorts: [22, 'sctp:7']\n",
         &[],
         &[],
-        "v.yaml:1:30: defaultEndpointToHostAction: found \"Return\", expected one of Drop, Accept (Return means \
-             the host's own filter chains, which packets here do not pass)",
+        "v.yaml:1:27: failsafeInboundHostPorts: found \"22, sctp:7\", expected at most 256 of PORT, tcp:PORT, udp:PORT \
+             or tcp:CIDR:PORT, or none",
     );
     check("poll: [sleep]\n", &[], &[], "v.yaml:1:7: poll: found a list, expected one value");
     check("- poll\n", &[], &[], "v.yaml:1:1: found a list, expected a map of settings");

@@ -15,6 +15,7 @@ use fastpath::table::ProgramIndex;
 use fastpath::table::acl::{
     self, Acl, Editor, IcmpMatch, L4Match, ProgramSpec, RuleSpec, SideMatch, TierEnd, TierSpec,
 };
+use fastpath::table::interface::HostEndpoint;
 
 use super::{RuleNames, range_of};
 use crate::node_state::{
@@ -224,6 +225,25 @@ fn host_programs(endpoint: &HostEndpointState) -> [Option<&Arc<Program>>; HOST_P
 /// The program of the endpoint at a position of `NodeState::endpoints`.
 pub(super) fn endpoint_program(position: usize, direction: PolicyType) -> ProgramIndex {
     ProgramIndex(position as u32 * 2 + u32::from(direction == PolicyType::Egress))
+}
+
+/// The lists of a host endpoint, as the stages need them.
+pub(super) fn host_lists(state: &NodeState, position: usize) -> HostEndpoint {
+    let first = state.endpoints.len() * 2 + position * HOST_PROGRAMS;
+    let present = host_programs(&state.host_endpoints[position]).map(|program| program.is_some());
+    let program = |list: usize| match present[list] {
+        true => ProgramIndex((first + list) as u32),
+        false => ProgramIndex::NONE,
+    };
+    HostEndpoint {
+        ingress: program(0),
+        egress: program(1),
+        forward_ingress: program(2),
+        forward_egress: program(3),
+        untracked_ingress: program(4),
+        untracked_egress: program(5),
+        pre_dnat: program(6),
+    }
 }
 
 /// Names and the positions they have, which are used again.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use config::net::Cidr;
-use config::resource::{Key, Kind, Resource, WorkloadEndpoint};
+use config::resource::{Key, Resource, WorkloadEndpoint};
 
 use crate::node_state::{RouteState, RouteTarget};
 use crate::resources::Resources;
@@ -18,14 +18,56 @@ pub fn is_of_node(resource: Option<&Resource>, node: &str) -> bool {
     }
 }
 
-/// Of the endpoints that name this node, those that it has, and what is wrong with some of them. Of two that claim one interface, the first in
-/// (orchestrator, workload, endpoint) order has it; of two that claim one address, likewise.
-pub fn active(resources: &Resources, own: &BTreeSet<Key>) -> (BTreeSet<Key>, Vec<String>) {
+/// The endpoints that a node has.
+pub struct Active {
+    pub keys: BTreeSet<Key>,
+    /// What is wrong with others that name it.
+    pub problems: Vec<String>,
+    /// Interfaces of endpoints that may not be used.
+    pub closed: Vec<String>,
+}
+
+/// Which of the endpoints that name this node it has. Of two that claim one interface, the first in (orchestrator, workload,
+/// endpoint) order has it; of two that claim one address, likewise; of host endpoints, the first by name.
+pub fn active(resources: &Resources, own: &BTreeSet<Key>, allows_spoofing: bool) -> Active {
     let mut problems = BTreeSet::new();
-    let workloads = workloads(resources, own, &mut problems).into_iter().map(|(key, _)| key.clone());
-    let hosts = own.iter().filter(|key| key.kind == Kind::HostEndpoint);
-    let keys = workloads.chain(hosts.cloned()).collect();
-    (keys, problems.into_iter().collect())
+    let is_refused =
+        |endpoint: &WorkloadEndpoint| !allows_spoofing && !endpoint.spec.allow_spoofed_source_prefixes.is_empty();
+    let (refused, usable): (Vec<_>, Vec<_>) =
+        workloads(resources, own, &mut problems).into_iter().partition(|(_, endpoint)| is_refused(endpoint));
+    for (key, _) in &refused {
+        problems.insert(format!(
+            "{key} is inactive: spec.allowSpoofedSourcePrefixes needs workloadSourceSpoofing Any, and it is Disabled"
+        ));
+    }
+    let hosts = hosts(resources, own, &mut problems);
+    Active {
+        keys: usable.into_iter().map(|(key, _)| key).chain(hosts).cloned().collect(),
+        problems: problems.into_iter().collect(),
+        closed: refused.into_iter().map(|(_, endpoint)| endpoint.spec.interface_name.clone()).collect(),
+    }
+}
+
+fn hosts<'a>(resources: &Resources, own: &'a BTreeSet<Key>, problems: &mut BTreeSet<String>) -> Vec<&'a Key> {
+    let mut by_interface: BTreeMap<&str, &Key> = BTreeMap::new();
+    let mut active = Vec::new();
+    for key in own.iter() {
+        let Some(Resource::HostEndpoint(endpoint)) = resources.get(key) else { continue };
+        let interface = endpoint.spec.interface_name.as_str();
+        match by_interface.get(interface).filter(|_| !interface.is_empty()) {
+            Some(rival) => {
+                problems.insert(format!(
+                    "{key} is inactive: interface {interface} belongs to {}; delete one of the two",
+                    rival.name
+                ));
+            }
+            None => {
+                by_interface.insert(interface, key);
+                active.push(key);
+            }
+        }
+    }
+    active
 }
 
 fn workloads<'a>(

@@ -47,6 +47,7 @@ use std::sync::Arc;
 use config::convert;
 use config::resource::{Key, Kind, PolicyType, Resource, Rule};
 
+use crate::felix::FelixSettings;
 use crate::node_state::{BlockName, Changes, EndpointState, HostEndpointState, NodeState, Program};
 use crate::resources::Resources;
 use active::{Policy, Stage};
@@ -57,8 +58,8 @@ use labels::ProfileLabels;
 use order::OrderedTier;
 
 /// What the node of this name should be, worked out from nothing.
-pub fn calculate(resources: &Resources, node: &str) -> NodeState {
-    let mut calculation = Calculation::new(node);
+pub fn calculate(resources: &Resources, node: &str, felix: &FelixSettings) -> NodeState {
+    let mut calculation = Calculation::new(node, felix.clone());
     calculation.update(resources, &resources.keys().cloned().collect());
     calculation.state
 }
@@ -67,6 +68,8 @@ pub fn calculate(resources: &Resources, node: &str) -> NodeState {
 #[derive(Debug)]
 pub struct Calculation {
     node: String,
+    /// Where no FelixConfiguration says otherwise.
+    felix: FelixSettings,
     state: NodeState,
     changes: Changes,
     profiles: BTreeMap<String, Profile>,
@@ -116,10 +119,12 @@ const HOST: [(List, PolicyType); 7] = [
 ];
 
 impl Calculation {
-    pub fn new(node: &str) -> Self {
+    /// `felix` is what holds where no FelixConfiguration says otherwise.
+    pub fn new(node: &str, felix: FelixSettings) -> Self {
         Self {
             node: node.to_owned(),
-            state: NodeState::default(),
+            state: NodeState { felix: felix.clone(), ..NodeState::default() },
+            felix,
             changes: Changes::default(),
             profiles: BTreeMap::new(),
             profile_labels: ProfileLabels::new(),
@@ -163,6 +168,12 @@ impl Calculation {
             self.sets.slice_changed(key, slice, &mut membership);
         }
         let mut are_locals_stale = false;
+        if changed.iter().any(|key| key.kind == Kind::FelixConfiguration) {
+            let felix = self.felix.with(resources, &self.node);
+            are_locals_stale |= felix.allows_spoofing != self.state.felix.allows_spoofing;
+            self.changes.other |= felix != self.state.felix;
+            self.state.felix = felix;
+        }
         for key in &changed_items {
             let (was, is) = (self.own.contains(key), local::is_of_node(resources.get(key), &self.node));
             are_locals_stale |= was || is;
@@ -249,9 +260,11 @@ impl Calculation {
         changed_items: &BTreeSet<Key>,
         stale_programs: &mut BTreeSet<Key>,
     ) {
-        let (now, problems) = local::active(resources, &self.own);
-        self.changes.other |= problems != self.state.problems;
+        let local::Active { keys: now, problems, closed } =
+            local::active(resources, &self.own, self.state.felix.allows_spoofing);
+        self.changes.other |= problems != self.state.problems || closed != self.state.closed_interfaces;
         self.state.problems = problems;
+        self.state.closed_interfaces = closed;
         let gone: Vec<Key> = self.local.keys().filter(|key| !now.contains(*key)).cloned().collect();
         for key in gone {
             let old = self.local.remove(&key);
@@ -431,6 +444,7 @@ impl Calculation {
                     interface: endpoint.spec.interface_name.clone(),
                     mac: endpoint.spec.mac,
                     addresses: endpoint.spec.ip_networks.clone(),
+                    spoofed: endpoint.spec.allow_spoofed_source_prefixes.clone(),
                     ingress: program(local, 0).unwrap_or_else(open),
                     egress: program(local, 1).unwrap_or_else(open),
                 }),

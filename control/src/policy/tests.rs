@@ -60,7 +60,7 @@ fn resources(texts: &[String]) -> Resources {
 }
 
 fn state(texts: &[String]) -> NodeState {
-    calculate(&resources(texts), HERE)
+    calculate(&resources(texts), HERE, &FelixSettings::default())
 }
 
 /// What an endpoint enforces, one line for each rule and each end.
@@ -450,5 +450,5 @@ fn routes_pools_and_addresses_are_those_of_this_node() {
 fn nothing_comes_of_nothing() {
     assert_eq!(state(&[]), NodeState::default());
     let of_others: Vec<Resource> = yaml::parse("case", &db().replace("node: here", "node: there")).unwrap();
-    assert_eq!(calculate(&of_others.into_iter().collect(), HERE), NodeState::default());
+    assert_eq!(calculate(&of_others.into_iter().collect(), HERE, &FelixSettings::default()), NodeState::default());
 }

@@ -67,6 +67,7 @@ impl Node {
             interface: format!("cali{name}"),
             mac: None,
             addresses: vec![Cidr::host(ip(address))],
+            spoofed: Vec::new(),
             egress: no_program(),
             ingress: no_program(),
         };

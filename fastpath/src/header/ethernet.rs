@@ -23,6 +23,23 @@ pub fn is_group(mac: &Mac) -> bool {
     mac[0] & 1 == 1
 }
 
+/// How source addresses begin that stand for a link, see [`link_mac`]. Locally administered.
+const LINK_PREFIX: [u8; 3] = [0x02, 0x76, 0x72];
+
+/// The source address that a frame carries on the private pair when it is on its way between the host's stack and the
+/// link with this number of the kernel's. `steer_host_out` and `steer_host_in` write and read the same. None for numbers
+/// beyond 24 bits.
+pub fn link_mac(link: u32) -> Option<Mac> {
+    let [high, a, b, c] = link.to_be_bytes();
+    (high == 0).then_some([LINK_PREFIX[0], LINK_PREFIX[1], LINK_PREFIX[2], a, b, c])
+}
+
+/// The other way round.
+pub fn link_of(mac: &Mac) -> Option<u32> {
+    let number = mac.strip_prefix(&LINK_PREFIX)?;
+    number.first_chunk::<3>().map(|[a, b, c]| u32::from_be_bytes([0, *a, *b, *c]))
+}
+
 /// View of an Ethernet header.
 pub struct Ethernet<'a>(&'a [u8; HEADER_LEN]);
 

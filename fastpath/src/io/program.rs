@@ -22,14 +22,16 @@ use aya::{Ebpf, EbpfLoader};
 use libbpf_sys::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE};
 
 use super::XdpMode;
+use super::guard::{self, Guard, Openings};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
+pub(super) static GUARD_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/guard.bpf.o"));
 
-/// What every program in `steer.bpf.c` is called, to tell our own from those of others.
+/// What every program of ours is called, to tell our own from those of others.
 const OUR_NAMES: &str = "steer_";
 
 /// What the prefix maps hold behind a prefix: it is there, and that is all that is asked.
-const PRESENT: u32 = 1;
+pub(super) const PRESENT: u32 = 1;
 
 /// Making a loader reads and parses the kernel's own types, which takes 17 ms and which our program asks nothing about;
 /// with hundreds of interfaces that was most of a start. So one loader serves all, without those types.
@@ -46,6 +48,8 @@ pub enum Role {
     Workload,
     /// Those that the prefixes name; the kernel has the others.
     Uplink,
+    /// An uplink with a host endpoint: all but failsafe ports and what keeps the link going; and what the host sends.
+    Guarded,
     /// All of them.
     Host,
 }
@@ -82,6 +86,12 @@ pub enum ProgramError {
     PrefixLength { address: IpAddr, len: u8, longest: u8 },
     #[error("steer prefix {address}/{len}: expected at most 65536 prefixes per address family")]
     Prefix { address: IpAddr, len: u8, source: MapError },
+    #[error(
+        "say which ports and addresses a guarded interface leaves open: expected at most 1024 ports, 4096 addresses"
+    )]
+    Openings { source: MapError },
+    #[error("change the tc filter of interface {ifindex}: needs CAP_NET_ADMIN and the clsact queueing discipline")]
+    Filter { ifindex: u32, source: io::Error },
     #[error("read the counters of the xdp program")]
     Counters { source: MapError },
     #[error("attach xdp program to interface {ifindex}: {name} is attached there and is not ours; detach it first")]
@@ -101,6 +111,7 @@ pub struct Program {
     ipv4: LpmTrie<MapData, [u8; 4], u32>,
     ipv6: LpmTrie<MapData, [u8; 16], u32>,
     counters: PerCpuArray<MapData, u64>,
+    guard: Option<Guard>,
     /// What the two prefix maps hold.
     steered: BTreeSet<(IpAddr, u8)>,
     /// Owns the program behind `fd`.
@@ -115,11 +126,11 @@ impl Program {
             (Role::Workload | Role::Host, true) => "steer_all_frags",
             (Role::Uplink, false) => "steer_ours",
             (Role::Uplink, true) => "steer_ours_frags",
+            (Role::Guarded, false) => "steer_guarded",
+            (Role::Guarded, true) => "steer_guarded_frags",
         };
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| ProgramError::Load { name, source };
-        let mut loader = LOADER.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut object = loader.load(OBJECT).map_err(|error| failed(error.into()))?;
-        drop(loader);
+        let mut object = with_loader(name, if role == Role::Guarded { GUARD_OBJECT } else { OBJECT })?;
         let program = object.program_mut(name).ok_or(ProgramError::Missing { what: "program", name })?;
         let program: &mut Xdp =
             program.try_into().map_err(|error: aya::programs::ProgramError| failed(error.into()))?;
@@ -131,6 +142,7 @@ impl Program {
             ipv4: take_map(&mut object, "ipv4_prefixes")?,
             ipv6: take_map(&mut object, "ipv6_prefixes")?,
             counters: take_map(&mut object, "counters")?,
+            guard: (role == Role::Guarded).then(|| Guard::take(&mut object)).transpose()?,
             steered: BTreeSet::new(),
             _object: object,
         })
@@ -169,8 +181,33 @@ impl Program {
         Ok(())
     }
 
-    /// Puts the program on an interface, in place of one of ours that is there. Says which mode it came to.
+    /// Says what a guarding program lets through without the router. Others ask nobody.
+    pub fn open(&mut self, openings: &Openings) -> Result<(), ProgramError> {
+        self.guard.as_mut().map_or(Ok(()), |guard| guard.open(openings))
+    }
+
+    /// Puts the program on an interface, in place of one of ours that is there. Says which mode it came to. What the host
+    /// sends by a guarded interface is taken first, so that there is no moment in which only its answers are.
     pub fn attach(&mut self, ifindex: u32, preference: Preference) -> Result<XdpMode, ProgramError> {
+        match &self.guard {
+            Some(guard) => {
+                guard.attach(ifindex)?;
+                let result = self.attach_xdp(ifindex, preference);
+                // Half a guard would cut the host off without protecting it. The error is what matters.
+                if result.is_err() {
+                    let _ = guard::detach_outgoing(ifindex);
+                }
+                result
+            }
+            None => {
+                let mode = self.attach_xdp(ifindex, preference)?;
+                guard::detach_outgoing(ifindex)?;
+                Ok(mode)
+            }
+        }
+    }
+
+    fn attach_xdp(&mut self, ifindex: u32, preference: Preference) -> Result<XdpMode, ProgramError> {
         if let Some(name) = foreign_program(ifindex)? {
             return Err(ProgramError::Foreign { ifindex, name });
         }
@@ -189,8 +226,9 @@ impl Program {
         Err(ProgramError::Attach { ifindex, advice: advice(&refusal), source: refusal })
     }
 
-    /// Takes our program off an interface; what arrives there is the kernel's again. Nothing of ours there is no error.
+    /// Takes our programs off an interface; it is the kernel's again. Nothing of ours there is no error.
     pub fn detach(ifindex: u32) -> Result<(), ProgramError> {
+        guard::detach_outgoing(ifindex)?;
         for mode in [XdpMode::Native, XdpMode::Generic] {
             let id = attached_id(ifindex, mode)?;
             if id == 0 || !is_ours(id) {
@@ -253,13 +291,19 @@ fn masked(address: IpAddr, len: u8) -> Result<(IpAddr, u8), ProgramError> {
     Ok((network, len))
 }
 
-fn take_map<M: TryFrom<aya::maps::Map>>(object: &mut Ebpf, name: &'static str) -> Result<M, ProgramError> {
+/// An object in the kernel, none of its programs loaded yet.
+pub(super) fn with_loader(name: &'static str, object: &[u8]) -> Result<Ebpf, ProgramError> {
+    let mut loader = LOADER.lock().unwrap_or_else(PoisonError::into_inner);
+    loader.load(object).map_err(|error| ProgramError::Load { name, source: error.into() })
+}
+
+pub(super) fn take_map<M: TryFrom<aya::maps::Map>>(object: &mut Ebpf, name: &'static str) -> Result<M, ProgramError> {
     let missing = ProgramError::Missing { what: "map", name };
     let Some(map) = object.take_map(name) else { return Err(missing) };
     M::try_from(map).map_err(|_| missing)
 }
 
-fn is_absent(error: &MapError) -> bool {
+pub(super) fn is_absent(error: &MapError) -> bool {
     match error {
         MapError::KeyNotFound | MapError::ElementNotFound => true,
         MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOENT),
@@ -307,7 +351,7 @@ fn foreign_program(ifindex: u32) -> Result<Option<String>, ProgramError> {
     Ok(None)
 }
 
-fn is_ours(id: u32) -> bool {
+pub(super) fn is_ours(id: u32) -> bool {
     name(id).is_some_and(|name| name.starts_with(OUR_NAMES))
 }
 
@@ -317,7 +361,7 @@ fn name(id: u32) -> Option<String> {
 }
 
 /// The kernel's interface numbers are positive C integers; any other number names none.
-fn c_index(ifindex: u32) -> libc::c_int {
+pub(super) fn c_index(ifindex: u32) -> libc::c_int {
     libc::c_int::try_from(ifindex).unwrap_or(0)
 }
 

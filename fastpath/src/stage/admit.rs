@@ -2,10 +2,11 @@
 //!
 //! Assumes: parsed slots. Leaves: packets with a source that is the sender's own and a destination that can be routed;
 //! ARP and neighbour discovery for the gateway, and echo requests to it, have become answers.
+//! What passes between the host's own stack and an uplink with a host endpoint is left alone here.
 //! Drops: martians, spoofed sources, unknown endpoints, router messages from endpoints, ARP and ND not for the gateway.
 //! Sources: RFC 6890 and RFC 1812 §5.3.7 for martians, RFC 3704 for strict reverse path, RFC 4861 §7.1 for ND.
 
-use crate::burst::{Answer, Burst, DropReason, Fragment, Network, Slot, Verdict};
+use crate::burst::{Answer, Burst, DropReason, Fragment, Network, Passage, Slot, Verdict};
 use crate::flow::{KeyKind, mapped};
 use crate::header::arp::{self, Arp};
 use crate::header::ethernet::Ethernet;
@@ -13,6 +14,7 @@ use crate::header::icmp;
 use crate::header::icmpv6::{self, Neighbour};
 use crate::header::protocol;
 use crate::io::umem::Umem;
+use crate::table::adjacency::AdjacencyKind;
 use crate::table::interface::{Interface, InterfaceKind};
 use crate::table::{GATEWAY_IPV4, GATEWAY_IPV6, Tables};
 
@@ -22,6 +24,13 @@ pub fn burst(burst: &mut Burst, umem: &Umem, tables: &Tables) {
             slot.drop(DropReason::InterfaceDown);
             continue;
         };
+        if slot.passage == Passage::ToHost && leads_to_workload(slot, tables) {
+            slot.passage = Passage::None;
+        }
+        // The host's stack knows which of its own packets make sense; policy says which may pass.
+        if slot.passage != Passage::None && slot.network != Network::Arp {
+            continue;
+        }
         slot.verdict = admit(slot, umem.data(&slot.packet), interface, tables);
     }
 }
@@ -65,6 +74,19 @@ fn admit(slot: &Slot, bytes: &[u8], interface: &Interface, tables: &Tables) -> V
         return Verdict::Drop(DropReason::DestinationMartian);
     }
     Verdict::Forward
+}
+
+/// True for what we forward, or drop for want of a workload.
+fn leads_to_workload(slot: &Slot, tables: &Tables) -> bool {
+    let route = tables.route(slot.key.destination, slot.key.is_ipv4());
+    let Some(adjacency) = tables.adjacency(route).filter(|_| !slot.is_group) else { return false };
+    match adjacency.kind {
+        AdjacencyKind::Blackhole => true,
+        AdjacencyKind::Host | AdjacencyKind::Frame => false,
+        AdjacencyKind::Forward | AdjacencyKind::Unresolved | AdjacencyKind::Unreachable => {
+            tables.interface(adjacency.interface).is_some_and(|interface| interface.kind == InterfaceKind::Workload)
+        }
+    }
 }
 
 /// IPv4 redirects and router advertisements speak of the link they were sent on, and no router forwards them.
@@ -131,7 +153,7 @@ fn is_gateway(address: u128) -> bool {
     address == mapped(GATEWAY_IPV4) || address == GATEWAY_IPV6
 }
 
-fn is_link_local(address: u128) -> bool {
+pub(super) fn is_link_local(address: u128) -> bool {
     address >> 118 == 0xfe80 >> 6 || is_ipv4_in(address, 0xa9fe_0000, 16)
 }
 

@@ -5,8 +5,8 @@
 //! packet it quotes. Everything else goes on as new; a fragment whose first is not known yet as one that has to find it.
 //! Drops: packets of a flow that came in by another interface, fragments without or over their first, unmatched errors.
 
-use crate::burst::{Burst, DropReason, Fragment, Slot};
-use crate::flow::{FlowHandle, FlowTable, Seconds};
+use crate::burst::{Burst, DropReason, Fragment, Passage, Slot};
+use crate::flow::{FlowHandle, FlowTable, Key, Seconds};
 use crate::header::{protocol, tcp};
 use crate::io::umem::Umem;
 use crate::stage::parse;
@@ -33,9 +33,14 @@ fn known(slot: &mut Slot, flows: &FlowTable, tables: &Tables, now: Seconds) {
 /// and `remember` has come by it since. Either it is there now, or the fragment ends here. A first that another worker
 /// entered meanwhile, under other tables, is as good as none: its way out means nothing in ours.
 pub fn follow_first(slot: &mut Slot, flows: &FlowTable, tables: &Tables, now: Seconds) {
+    let way_out = slot.adjacency;
     match flows.lookup(&slot.key, slot.hash) {
         Some(handle) => take(slot, handle, flows, tables, now),
         None => slot.drop(DropReason::FragmentWithoutFirst),
+    }
+    // `route` knew it already: a frame that passes has no other.
+    if slot.passage != Passage::None {
+        slot.adjacency = way_out;
     }
     if slot.stale {
         slot.drop(DropReason::FragmentWithoutFirst);
@@ -73,13 +78,31 @@ fn error(slot: &mut Slot, umem: &Umem, flows: &FlowTable, tables: &Tables) {
         // Only who is on the quoted packet's way can know of its trouble.
         .filter(|handle| is_same_side(flows.egress(*handle), slot.ingress, tables));
     let Some(handle) = handle else {
-        slot.drop(DropReason::IcmpErrorUnmatched);
+        match (slot.passage, quoted.filter(|quoted| is_failsafe(slot.passage, quoted, tables))) {
+            // Failsafe ports pass in the kernel, so there is no flow, and path MTU discovery is for them too.
+            (_, Some(_)) => slot.is_untracked = true,
+            // A list that keeps no state may allow it.
+            (Passage::ToHost | Passage::FromHost(_), None) => slot.is_orphan = true,
+            (Passage::None, None) => slot.drop(DropReason::IcmpErrorUnmatched),
+        }
         return;
     };
     slot.rule = flows.rule(handle);
     // The way to the quoted packet's sender is routed like any packet's: the recorded one may not exist yet.
     slot.flow = Some(handle.reversed());
     slot.stale = true;
+}
+
+/// True when the quoted packet went between the host and a port that is never closed.
+fn is_failsafe(passage: Passage, quoted: &Key, tables: &Tables) -> bool {
+    let (local_port, remote_port, remote) = match passage {
+        Passage::None => return false,
+        // The error comes to the host, so the packet had come from it.
+        Passage::ToHost => (quoted.source_port, quoted.destination_port, quoted.destination),
+        Passage::FromHost(_) => (quoted.destination_port, quoted.source_port, quoted.source),
+    };
+    tables.failsafes.is_inbound(quoted.protocol, local_port, remote)
+        || tables.failsafes.is_outbound(quoted.protocol, remote_port, remote)
 }
 
 /// True for the same interface, and for two uplinks: by which of them a flow returns is the fabric's business.

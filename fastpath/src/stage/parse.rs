@@ -5,7 +5,7 @@
 //! Drops: everything malformed. Every length is checked against what contains it, the frame first.
 //! Sources: RFC 791, 8200, 792, 4443, 9293, 768; RFC 1858 and RFC 5722 for fragments.
 
-use crate::burst::{Burst, DropReason, Fragment, Network, Slot, Verdict};
+use crate::burst::{Burst, DropReason, Fragment, Network, Passage, Slot, Verdict};
 use crate::flow::{Key, KeyKind, mapped};
 use crate::header::checksum::Sum;
 use crate::header::ethernet::{self, Ethernet, Tag};
@@ -30,7 +30,7 @@ pub fn burst(burst: &mut Burst, umem: &mut Umem, tables: &Tables) {
         };
         let result = {
             let bytes = umem.data(&slot.packet);
-            parse(slot, bytes, interface)
+            parse(slot, bytes, interface, tables)
         };
         match result {
             // A datagram longer than its packet was refused, so this only ever cuts padding.
@@ -46,10 +46,12 @@ pub fn burst(burst: &mut Burst, umem: &mut Umem, tables: &Tables) {
 }
 
 /// Fills the slot from the packet's first frame. Returns the length that the packet should have.
-fn parse(slot: &mut Slot, bytes: &[u8], interface: &Interface) -> Result<usize, DropReason> {
+fn parse(slot: &mut Slot, bytes: &[u8], interface: &Interface, tables: &Tables) -> Result<usize, DropReason> {
     let frame = Ethernet::at(bytes).ok_or(DropReason::FrameTooShort)?;
     let destination = frame.destination();
-    if destination != interface.mac && !ethernet::is_group(&destination) {
+    slot.passage = passage(&frame, interface, tables)?;
+    let is_outgoing = matches!(slot.passage, Passage::FromHost(_));
+    if destination != interface.mac && !ethernet::is_group(&destination) && !is_outgoing {
         return Err(DropReason::MacNotOurs);
     }
     if ethernet::is_group(&frame.source()) {
@@ -60,7 +62,9 @@ fn parse(slot: &mut Slot, bytes: &[u8], interface: &Interface) -> Result<usize, 
     let packet = bytes.get(l3..).ok_or(DropReason::FrameTooShort)?;
     // What lies in further frames counts as present, but headers must be in the first.
     let available = slot.packet.len() - l3;
-    let is_group = ethernet::is_group(&destination);
+    slot.is_group = ethernet::is_group(&destination);
+    // Groups are the host's business, where it has an endpoint.
+    let is_group = slot.is_group && slot.passage == Passage::None;
     match ethertype {
         ethernet::ETHERTYPE_IPV4 if is_group => Err(DropReason::DestinationMartian),
         ethernet::ETHERTYPE_IPV4 => ipv4(slot, packet, available).map(|length| l3 + length),
@@ -77,6 +81,18 @@ fn parse(slot: &mut Slot, bytes: &[u8], interface: &Interface) -> Result<usize, 
             Ok(slot.packet.len())
         }
         _ => Err(DropReason::EthertypeUnknown),
+    }
+}
+
+/// What arrives at an uplink with a host endpoint is the host's unless it leads to a workload, which `admit` finds out.
+/// What the host sends by an uplink comes by the private pair and says so in its source address.
+fn passage(frame: &Ethernet<'_>, interface: &Interface, tables: &Tables) -> Result<Passage, DropReason> {
+    match (interface.kind, ethernet::link_of(&frame.source())) {
+        (InterfaceKind::Uplink, _) if !interface.host_endpoint.is_none() => Ok(Passage::ToHost),
+        (InterfaceKind::Host, Some(link)) => {
+            tables.uplink(link).map(Passage::FromHost).ok_or(DropReason::InterfaceDown)
+        }
+        _ => Ok(Passage::None),
     }
 }
 
@@ -222,8 +238,9 @@ fn transport(slot: &mut Slot, payload: &[u8], length: usize) -> Result<(), DropR
             if is_udp && (header.len() < udp::HEADER_LEN || is_long) {
                 return Err(cut);
             }
-            // RFC 8200 §8.1: over IPv6 the checksum is not optional.
-            if is_udp && slot.network == Network::Ipv6 && header.checksum() == 0 {
+            // RFC 8200 §8.1: over IPv6 the checksum is not optional. RFC 6935: but for tunnels, which the host may have.
+            let is_needed = slot.passage == Passage::None;
+            if is_udp && is_needed && slot.network == Network::Ipv6 && header.checksum() == 0 {
                 return Err(DropReason::TransportMalformed);
             }
             slot.key.source_port = header.source_port();

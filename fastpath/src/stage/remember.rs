@@ -19,6 +19,8 @@ pub fn burst(burst: &mut Burst, flows: &mut FlowWriter, tables: &Tables, now: Se
                 flows.table().set_way_out(handle, slot.adjacency, tables.generation);
             }
             Some(_) => {}
+            // Nothing is kept of what was allowed without state.
+            None if slot.is_untracked => {}
             None if slot.fragment == Fragment::Later => classify::follow_first(slot, flows.table(), tables, now),
             // The end of a flow that we do not know is not the beginning of one.
             None if slot.tcp_flags & tcp::RST != 0 => {}

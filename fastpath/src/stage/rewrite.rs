@@ -1,7 +1,8 @@
 //! Stage: packets as they leave.
 //!
 //! Assumes: slots that will be forwarded, with a way out. Leaves: transport checksum complete, TTL one less with the
-//! header checksum updated, the layer 2 header of the adjacency in front.
+//! header checksum updated, the layer 2 header of the adjacency in front. Of a frame that passes between the host's stack
+//! and an uplink only the source MAC address changes, and its checksum if it was partial.
 //! Drops: `interface_down` when the way out has gone, `vlan_unexpected` for a chained packet whose tags would change.
 //! Sources: RFC 1624 for the update, RFC 1812 §5.3.1 for TTL; docs/decisions for what a veth leaves in a checksum field.
 
@@ -11,7 +12,7 @@ use crate::header::udp::{self, Udp};
 use crate::header::{protocol, tcp};
 use crate::io::umem::Umem;
 use crate::table::Tables;
-use crate::table::adjacency::Adjacency;
+use crate::table::adjacency::{Adjacency, AdjacencyKind};
 use crate::table::interface::InterfaceKind;
 
 pub fn burst(burst: &mut Burst, umem: &mut Umem, tables: &Tables) {
@@ -20,6 +21,18 @@ pub fn burst(burst: &mut Burst, umem: &mut Umem, tables: &Tables) {
             slot.drop(DropReason::InterfaceDown);
             continue;
         };
+        if adjacency.kind == AdjacencyKind::Frame {
+            // The kernel that reads it checks what a veth behind an uplink may have left partial.
+            if slot.fragment == Fragment::Whole {
+                complete_checksum(slot, umem);
+            }
+            if let (Some(field), Some(source)) =
+                (umem.data_mut(&slot.packet).get_mut(6..12), adjacency.rewrite().get(6..12))
+            {
+                field.copy_from_slice(source);
+            }
+            continue;
+        }
         // A NIC delivers finished checksums; a veth delivers what the sender's stack left for hardware to finish.
         let is_from_uplink = tables.interface(slot.ingress).is_some_and(|i| i.kind == InterfaceKind::Uplink);
         if !is_from_uplink && slot.fragment == Fragment::Whole {

@@ -5,16 +5,23 @@
 //! Drops: no route, blackhole, own host, interface gone, between uplinks.
 //! Sources: RFC 1812 §5.2 and §5.3.1, RFC 1191 §3, RFC 8201 §4.
 
-use crate::burst::{Answer, Burst, DropReason, Fragment, PuntReason, Slot, Verdict};
+use crate::burst::{Answer, Burst, DropReason, Fragment, Passage, PuntReason, Slot, Verdict};
 use crate::flow::FlowTable;
-use crate::table::Tables;
+use crate::stage::policy;
 use crate::table::adjacency::{Adjacency, AdjacencyKind};
 use crate::table::interface::InterfaceKind;
+use crate::table::{AdjacencyIndex, InterfaceIndex, Tables};
 
 pub fn burst(burst: &mut Burst, flows: &FlowTable, tables: &Tables) {
     for slot in burst.forward() {
-        if slot.flow.is_none() || slot.stale {
-            slot.adjacency = tables.route(slot.key.destination, slot.key.is_ipv4());
+        match slot.passage {
+            // The kernel has routed it, or will: there is one way, whatever was recorded.
+            Passage::ToHost => slot.adjacency = passage(slot.ingress, tables)[0],
+            Passage::FromHost(uplink) => slot.adjacency = passage(uplink, tables)[1],
+            Passage::None if slot.flow.is_none() || slot.stale => {
+                slot.adjacency = tables.route(slot.key.destination, slot.key.is_ipv4());
+            }
+            Passage::None => {}
         }
         if let Err(verdict) = way_out(slot, flows, tables) {
             slot.verdict = verdict;
@@ -22,12 +29,22 @@ pub fn burst(burst: &mut Burst, flows: &FlowTable, tables: &Tables) {
     }
 }
 
+/// The ways to the host's stack and from there, of an uplink.
+fn passage(uplink: InterfaceIndex, tables: &Tables) -> [AdjacencyIndex; 2] {
+    let ways = tables.interface(uplink).map(|interface| [interface.to_host, interface.from_host]);
+    ways.unwrap_or([AdjacencyIndex::NONE; 2])
+}
+
 fn way_out(slot: &mut Slot, flows: &FlowTable, tables: &Tables) -> Result<(), Verdict> {
     let Some(adjacency) = tables.adjacency(slot.adjacency) else {
-        return Err(Verdict::Respond(Answer::Unreachable));
+        return Err(match slot.passage {
+            Passage::None => Verdict::Respond(Answer::Unreachable),
+            Passage::ToHost | Passage::FromHost(_) => Verdict::Drop(DropReason::InterfaceDown),
+        });
     };
     match adjacency.kind {
         AdjacencyKind::Forward | AdjacencyKind::Host => {}
+        AdjacencyKind::Frame => return frame_out(slot, adjacency, flows, tables),
         AdjacencyKind::Unresolved => return Err(Verdict::Punt(PuntReason::Resolve)),
         AdjacencyKind::Unreachable => return Err(Verdict::Respond(Answer::HostUnreachable)),
         AdjacencyKind::Blackhole => return Err(Verdict::Drop(DropReason::Blackhole)),
@@ -42,7 +59,10 @@ fn way_out(slot: &mut Slot, flows: &FlowTable, tables: &Tables) -> Result<(), Ve
         (InterfaceKind::Uplink, InterfaceKind::Uplink) => return Err(Verdict::Drop(DropReason::NotLocal)),
         // A reply to what the host itself began is not a request to the host.
         (InterfaceKind::Workload, InterfaceKind::Host)
-            if slot.flow.is_none() && slot.fragment != Fragment::Later && !tables.endpoint_to_host =>
+            if slot.flow.is_none()
+                && slot.fragment != Fragment::Later
+                && !tables.endpoint_to_host
+                && !policy::is_link_upkeep(&slot.key) =>
         {
             return Err(Verdict::Drop(DropReason::EndpointToHost));
         }
@@ -55,6 +75,18 @@ fn way_out(slot: &mut Slot, flows: &FlowTable, tables: &Tables) -> Result<(), Ve
     if slot.l3_len > u32::from(adjacency.mtu) {
         // Fragmenting is left to the sender in both families: it learns the MTU once and for good.
         return Err(Verdict::Respond(Answer::TooBig(adjacency.mtu)));
+    }
+    Ok(())
+}
+
+/// A frame that passes is not routed by us, so nobody is told why it could not.
+fn frame_out(slot: &mut Slot, adjacency: &Adjacency, flows: &FlowTable, tables: &Tables) -> Result<(), Verdict> {
+    if !tables.interface(adjacency.interface).is_some_and(|interface| interface.is_up) {
+        return Err(Verdict::Drop(DropReason::InterfaceDown));
+    }
+    follow(slot, adjacency, flows, tables)?;
+    if slot.l3_len > u32::from(adjacency.mtu) {
+        return Err(Verdict::Drop(DropReason::TooBig));
     }
     Ok(())
 }

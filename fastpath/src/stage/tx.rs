@@ -189,7 +189,7 @@ fn discard(slot: Slot, umem: &mut Umem, exits: &Exits<'_>, counters: &Counters) 
     if let Verdict::Drop(reason) = slot.verdict {
         counters.dropped[reason as usize].add(1);
         counters.interface(slot.ingress).dropped[reason as usize].add(1);
-        if matches!(reason, DropReason::PolicyEgress | DropReason::PolicyIngress) {
+        if reason.is_policy() {
             counters.rule(slot.rule).add(1);
         }
     }

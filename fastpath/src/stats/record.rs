@@ -39,7 +39,7 @@ impl Record {
             _ if slot.log.is_none() => return None,
             _ => None,
         };
-        let is_policy = matches!(reason, Some(DropReason::PolicyEgress | DropReason::PolicyIngress));
+        let is_policy = reason.is_some_and(DropReason::is_policy);
         let rule = if is_policy { slot.rule } else { RuleIndex::NONE };
         Some(Self { key: slot.key, ingress: slot.ingress, reason, rule, log: slot.log })
     }

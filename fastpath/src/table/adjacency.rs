@@ -10,6 +10,9 @@ pub enum AdjacencyKind {
     Forward,
     /// To the host's own stack.
     Host,
+    /// The frame leaves as it came, but for its source address: between the host's stack and an uplink with a host
+    /// endpoint.
+    Frame,
     /// The next hop's MAC address is not known yet: punt, so that control resolves it.
     Unresolved,
     /// Resolution failed: answer "host unreachable".

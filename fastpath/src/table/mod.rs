@@ -15,8 +15,8 @@ pub mod interface;
 pub mod lpm;
 
 use acl::Acl;
-use adjacency::Adjacency;
-use interface::{Endpoint, Interface};
+use adjacency::{Adjacency, AdjacencyKind};
+use interface::{Endpoint, Failsafes, HostEndpoint, Interface, WorkloadTunnels};
 use lpm::Lpm;
 
 macro_rules! index {
@@ -48,6 +48,10 @@ index! {
 index! {
     /// A workload endpoint: position in [`Tables::endpoints`].
     EndpointIndex(u32)
+}
+index! {
+    /// A host endpoint: position in [`Tables::host_endpoints`].
+    HostEndpointIndex(u16)
 }
 index! {
     /// A rule, or a default that decides like one. Control keeps the names; the number outlives a snapshot.
@@ -92,6 +96,11 @@ pub struct Tables {
     pub generation: u32,
     pub interfaces: Vec<Option<Interface>>,
     pub endpoints: Vec<Endpoint>,
+    pub host_endpoints: Vec<HostEndpoint>,
+    /// Uplinks by the kernel's number, for frames that the host's stack sends by them.
+    pub uplinks: Vec<(u32, InterfaceIndex)>,
+    pub failsafes: Failsafes,
+    pub workload_tunnels: WorkloadTunnels,
     pub adjacencies: Vec<Adjacency>,
     pub routes_ipv4: Lpm<u32>,
     pub routes_ipv6: Lpm<u128>,
@@ -114,6 +123,22 @@ impl Tables {
     /// The endpoint behind an interface.
     pub fn endpoint_of(&self, interface: &Interface) -> Option<&Endpoint> {
         self.endpoints.get(interface.endpoint.index())
+    }
+
+    /// What the interface enforces towards the host.
+    pub fn host_endpoint_of(&self, interface: &Interface) -> Option<&HostEndpoint> {
+        self.host_endpoints.get(interface.host_endpoint.index())
+    }
+
+    /// The uplink with this number of the kernel's.
+    pub fn uplink(&self, link: u32) -> Option<InterfaceIndex> {
+        self.uplinks.iter().find(|(number, _)| *number == link).map(|(_, index)| *index)
+    }
+
+    /// True for an address of the host itself.
+    pub fn is_own(&self, address: u128) -> bool {
+        let is_ipv4 = address >> 32 == crate::flow::MAPPED_PREFIX >> 32;
+        self.adjacency(self.route(address, is_ipv4)).is_some_and(|adjacency| adjacency.kind == AdjacencyKind::Host)
     }
 
     /// Longest prefix match in the family of the (possibly mapped) address.

@@ -43,6 +43,7 @@ fn endpoints() -> Vec<EndpointState> {
         interface: format!("cali{name}"),
         mac: None,
         addresses: vec![Cidr::host(address.parse().unwrap())],
+        spoofed: Vec::new(),
         egress: no_program(),
         ingress: no_program(),
     };

@@ -10,10 +10,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Display};
 
+use config::failsafe::FailsafePort;
 use config::net::{Cidr, MacAddress, Port, PortName, Protocol};
 use config::selector::Selector;
 use config::settings::{
-    EndpointOffload, EndpointToHostAction, File, LogFormat, LogLevel, PolicyChange, Poll, SETTINGS, Settings, XdpMode,
+    EndpointOffload, EndpointToHostAction, File, LogFormat, LogLevel, PolicyChange, Poll, SETTINGS, Settings,
+    SourceSpoofing, XdpMode,
 };
 use control::host::genetlink::{self, attributes};
 use serde::Serialize;
@@ -258,10 +260,11 @@ fn as_flags(settings: &Settings) -> Vec<(String, String)> {
         "policyChange" => {
             word(if settings.policy_change == PolicyChange::Preserve { "preserve" } else { "reevaluate" })
         }
-        "defaultEndpointToHostAction" => {
-            let is_drop = settings.default_endpoint_to_host_action == EndpointToHostAction::Drop;
-            word(if is_drop { "Drop" } else { "Accept" })
-        }
+        "defaultEndpointToHostAction" => word(match settings.default_endpoint_to_host_action {
+            EndpointToHostAction::Drop => "Drop",
+            EndpointToHostAction::Accept => "Accept",
+            EndpointToHostAction::Return => "Return",
+        }),
         "defaultWorkloadInterfacePrefix" => settings.default_workload_interface_prefix.clone(),
         "xdpMode" => word(match settings.xdp_mode {
             XdpMode::Native => "native",
@@ -269,9 +272,22 @@ fn as_flags(settings: &Settings) -> Vec<(String, String)> {
             XdpMode::Auto => "auto",
         }),
         "endpointOffload" => word(if settings.endpoint_offload == EndpointOffload::Off { "off" } else { "leave" }),
+        "failsafeInboundHostPorts" => failsafes(&settings.failsafe_inbound_host_ports),
+        "failsafeOutboundHostPorts" => failsafes(&settings.failsafe_outbound_host_ports),
+        "workloadSourceSpoofing" => {
+            word(if settings.workload_source_spoofing == SourceSpoofing::Any { "Any" } else { "Disabled" })
+        }
+        "allowVxlanPacketsFromWorkloads" => settings.allow_vxlan_packets_from_workloads.to_string(),
+        "allowIpipPacketsFromWorkloads" => settings.allow_ipip_packets_from_workloads.to_string(),
+        "vxlanPort" => settings.vxlan_port.to_string(),
         name => panic!("setting {name} is new: write it here too"),
     };
     SETTINGS.iter().map(|setting| (setting.flag(), value(setting.name))).collect()
+}
+
+fn failsafes(ports: &[FailsafePort]) -> String {
+    let texts: Vec<String> = ports.iter().map(ToString::to_string).collect();
+    if texts.is_empty() { "none".to_string() } else { texts.join(",") }
 }
 
 fn settings_seeds() -> Vec<Vec<u8>> {
@@ -280,6 +296,7 @@ fn settings_seeds() -> Vec<Vec<u8>> {
         "nodeName: worker-1\nuplinks: [eth0, eth1]\nworkers: [0, 2]\npoll: always\nlogFormat: json\nlogLevel: debug\n",
         "datastore: embedded:/var/db\napiSocket: /run/x.sock\nframesPerWorker: 4096\nflowTableSize: 2048\n",
         "policyChange: reevaluate\ndefaultEndpointToHostAction: Accept\ndefaultWorkloadInterfacePrefix: veth\n",
+        "failsafeInboundHostPorts: [22, 'udp:10.0.0.0/8:68']\nfailsafeOutboundHostPorts: none\nvxlanPort: 8472\n",
         "workers: 1023\nframesPerWorker: 1048576\nflowTableSize: 16777216\n",
         "workers: [1024]\n",
         "framesPerWorker: 1023\n",

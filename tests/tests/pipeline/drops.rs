@@ -3,14 +3,16 @@
 //! `cases` matches on the reason without a wildcard: a new reason does not compile until it has a case.
 
 use fastpath::burst::DropReason;
+use fastpath::table::interface::WorkloadTunnels;
 use tests::packet::{self, ACK, FIN, Packet, RST, SYN};
-use tests::plan::{Plan, Rule, Rules, Way};
+use tests::plan::{HostLists, Plan, Rule, Rules, Way};
 use tests::router::{Fate, Options, Router};
 
 const A: &str = "10.0.0.1";
 const B: &str = "10.0.0.2";
 const A6: &str = "fd00::1";
 const B6: &str = "fd00::2";
+const HOST: &str = "10.9.9.9";
 const GATEWAY: &str = "169.254.1.1";
 const GATEWAY6: &str = "fe80::ecee:eeff:feee:eeee";
 const A_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -79,6 +81,10 @@ fn arp(what: &'static str, operation: u16, change: impl Fn(&mut Vec<u8>) + 'stat
 
 fn udp() -> Packet {
     Packet::new(A, B).udp(4000, 53).filled(20)
+}
+
+fn udp_to(port: u16) -> Packet {
+    Packet::new(A, B).udp(4000, port)
 }
 
 fn udp6() -> Packet {
@@ -448,6 +454,41 @@ fn cases(reason: DropReason) -> Vec<Case> {
             })
             .on(|plan| plan.at_mut("a").ingress = Rules::only([])),
         ],
+        WorkloadVxlan => vec![packet("to the VXLAN port", "a", udp_to(4789)).on(deny_tunnels)],
+        WorkloadIpip => vec![packet("IP in IP", "a", Packet::new(A, "192.0.2.1").raw(4)).on(deny_tunnels)],
+        HostIngress => vec![
+            packet("to the host", "up", Packet::new("192.0.2.1", HOST).tcp(4000, 80, SYN)).on(guard),
+            packet("to everybody", "up", Packet::new("192.0.2.1", "255.255.255.255").udp(68, 67)).on(guard),
+        ],
+        HostEgress => vec![
+            case("from the host", |router| {
+                router.fate_from_host("up", &Packet::new(HOST, "192.0.2.1").tcp(4000, 80, SYN))
+            })
+            .on(guard),
+        ],
+        HostForwardIngress => vec![
+            packet("to a workload", "up", Packet::new("192.0.2.1", A).tcp(4000, 80, SYN)).on(guard),
+            packet("to what the kernel forwards", "up", Packet::new("192.0.2.1", "172.17.0.2").udp(1, 2)).on(guard),
+        ],
+        HostForwardEgress => vec![
+            packet("from a workload", "a", Packet::new(A, "192.0.2.1").tcp(4000, 80, SYN)).on(guard),
+            case("from what the kernel forwards", |router| {
+                router.fate_from_host("up", &Packet::new("172.17.0.2", "192.0.2.1").udp(1, 2))
+            })
+            .on(guard),
+        ],
+        HostUntrackedIngress => vec![
+            packet("to the host", "up", Packet::new("192.0.2.1", HOST).udp(4000, 7)).on(guard),
+            packet("to a workload", "up", Packet::new("192.0.2.1", A).udp(4000, 7)).on(guard),
+        ],
+        HostUntrackedEgress => vec![
+            case("from the host", |router| router.fate_from_host("up", &Packet::new(HOST, "192.0.2.1").udp(4000, 7)))
+                .on(guard),
+        ],
+        HostPreDnat => vec![
+            packet("to the host", "up", Packet::new("192.0.2.1", HOST).udp(4000, 8)).on(guard),
+            packet("to a workload", "up", Packet::new("192.0.2.1", A).udp(4000, 8)).on(guard),
+        ],
         NoRoute => vec![case("a later fragment whose route is gone: no error may be sent", |router| {
             let whole = Packet::new(A, "192.0.2.1").udp(1, 2).filled(100);
             router.fate_of_bytes("a", &whole.fragment(0, 40)).forwarded("up");
@@ -555,6 +596,24 @@ fn cases(reason: DropReason) -> Vec<Case> {
 /// An IPv6 packet between addresses of which one is an IPv4 address in mapped form.
 fn udp6_between(source: &str, destination: &str) -> Packet {
     Packet::new(source.parse::<std::net::Ipv6Addr>().unwrap(), destination.parse::<std::net::Ipv6Addr>().unwrap())
+}
+
+/// A host endpoint that lets nothing through, and denies UDP 7 without state and UDP 8 before it is routed.
+fn guard(plan: &mut Plan) {
+    let deny = |port| Rule { deny: true, ..Rule::allow(packet::UDP).to_port(port) };
+    plan.at_mut("up").host = Some(HostLists {
+        untracked_ingress: Some(vec![deny(7)]),
+        untracked_egress: Some(vec![deny(7)]),
+        pre_dnat: Some(vec![deny(8)]),
+        forward_ingress: Some(Rules::only([])),
+        forward_egress: Some(Rules::only([])),
+        ingress: Rules::only([]),
+        egress: Rules::only([]),
+    });
+}
+
+fn deny_tunnels(plan: &mut Plan) {
+    plan.workload_tunnels = WorkloadTunnels { vxlan_port: Some(4789), is_ipip_denied: true };
 }
 
 fn move_a_to_c(plan: &mut Plan) {

@@ -20,6 +20,7 @@
 //! | `many.rs` | 64 endpoints on one worker |
 //! | `workers.rs` | two workers, and packets that change threads |
 //! | `upgrade.rs` | the daemon is restarted under ten thousand flows and five hundred policies |
+//! | `host.rs` | host endpoints, and what workloads may not say |
 //! | `input.rs` | wrong manifests, restarts, endpoints that do not behave |
 //!
 //! Each needs root, and is not run without.
@@ -27,6 +28,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod confirm;
+mod host;
 mod input;
 mod iperf;
 mod kill;

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use config::resource::{Key, PolicyType, Resource};
 use control::datastore::{Revision, Stored, SyncEvent, Update};
+use control::felix::FelixSettings;
 use control::node_state::{Member, NodeState, SetMembers, SetName};
 use control::policy::{Calculation, calculate};
 use control::resources::Resources;
@@ -94,7 +95,7 @@ impl Default for Follower {
     fn default() -> Self {
         Self {
             resources: Resources::default(),
-            calculation: Calculation::new(NODE),
+            calculation: Calculation::new(NODE, FelixSettings::default()),
             changed: BTreeSet::new(),
             known: NodeState::default(),
         }
@@ -154,7 +155,7 @@ impl Follower {
 fn any_order_and_grouping_ends_in_the_same_state() {
     with_seeds(300, |random| {
         let wanted = objects(random);
-        let expected = calculate(&wanted.values().cloned().collect(), NODE);
+        let expected = calculate(&wanted.values().cloned().collect(), NODE, &FelixSettings::default());
         for _ in 0..4 {
             let events = history(random, &wanted);
             let mut follower = Follower::default();

@@ -106,6 +106,11 @@ impl RetiredQueue {
 pub struct QueueWatch(OwnedFd);
 
 impl QueueWatch {
+    /// The socket, for the map of sockets of another program.
+    pub fn map_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
     /// What the kernel has counted since the socket was made.
     pub fn statistics(&self) -> QueueStatistics {
         kernel_statistics(self.0.as_raw_fd())

@@ -1,0 +1,79 @@
+//! What settings can be, where they are one of a few words.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// What a worker does when there is nothing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Poll {
+    Sleep,
+    Always,
+}
+
+/// Where resources are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Datastore {
+    /// Files of our own, in this directory.
+    Embedded(PathBuf),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// What a changed policy means for flows it had allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PolicyChange {
+    Preserve,
+    Reevaluate,
+}
+
+/// What becomes of a packet from a workload to its own host, once the workload's egress policy allowed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndpointToHostAction {
+    Drop,
+    Accept,
+    /// Go on to the host's own filter.
+    Return,
+}
+
+/// Whether a workload endpoint may ask for other sources than its own addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceSpoofing {
+    Disabled,
+    Any,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum XdpMode {
+    Native,
+    Generic,
+    /// Native where the driver can, generic elsewhere.
+    Auto,
+}
+
+/// Whether to switch off the segmentation and checksum offloads of endpoint interfaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndpointOffload {
+    Off,
+    Leave,
+}
+
+impl fmt::Display for Datastore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Datastore::Embedded(directory) => write!(f, "embedded:{}", directory.display()),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Host endpoints meet the node: which interface each one is on, and what follows from that for tables and programs.
+//!
+//! An endpoint that names an interface has it; one without a name has the first uplink with one of its addresses; `*` has
+//! every uplink that is left. Of two that come to one interface, the first by name has it. An interface with a host
+//! endpoint is *guarded*: its program gives the router what is for the host too, and what the host sends by it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use config::failsafe::FailsafePort;
+use config::resource::ALL_INTERFACES;
+use fastpath::io::guard::PortFilter;
+use fastpath::table::InterfaceIndex;
+use fastpath::table::interface::{Failsafe, Failsafes, InterfaceKind, WorkloadTunnels};
+
+use crate::compile::{Attachment, range_of};
+use crate::felix::FelixSettings;
+use crate::host::{InterfaceAddress, Link, LinkIndex};
+use crate::node_state::{HostEndpointState, NodeState};
+
+/// Which of [`NodeState::host_endpoints`] each attached uplink has.
+pub fn claims(
+    state: &NodeState,
+    links: &BTreeMap<LinkIndex, Link>,
+    addresses: &[InterfaceAddress],
+    attached: &BTreeMap<String, Attachment>,
+) -> BTreeMap<String, usize> {
+    let uplinks = attached.iter().filter(|(_, attachment)| attachment.kind == InterfaceKind::Uplink);
+    claims_among(state, links, addresses, uplinks.map(|(name, _)| name.as_str()).collect())
+}
+
+/// The same before anything is attached: which interfaces endpoints ask for, and which of these uplinks `*` has.
+pub fn claims_among(
+    state: &NodeState,
+    links: &BTreeMap<LinkIndex, Link>,
+    addresses: &[InterfaceAddress],
+    uplinks: BTreeSet<&str>,
+) -> BTreeMap<String, usize> {
+    let mut claims = BTreeMap::new();
+    let endpoints = || state.host_endpoints.iter().enumerate();
+    for (position, endpoint) in endpoints().filter(|(_, endpoint)| is_named(endpoint)) {
+        claims.entry(endpoint.interface.clone()).or_insert(position);
+    }
+    for (position, endpoint) in endpoints().filter(|(_, endpoint)| endpoint.interface.is_empty()) {
+        if let Some(name) = found_by_address(endpoint, links, addresses) {
+            claims.entry(name).or_insert(position);
+        }
+    }
+    if let Some((position, _)) = endpoints().find(|(_, endpoint)| endpoint.interface == ALL_INTERFACES) {
+        for name in uplinks {
+            claims.entry(name.to_owned()).or_insert(position);
+        }
+    }
+    claims
+}
+
+fn is_named(endpoint: &HostEndpointState) -> bool {
+    !endpoint.interface.is_empty() && endpoint.interface != ALL_INTERFACES
+}
+
+fn found_by_address(
+    endpoint: &HostEndpointState,
+    links: &BTreeMap<LinkIndex, Link>,
+    addresses: &[InterfaceAddress],
+) -> Option<String> {
+    let found = addresses.iter().find(|own| endpoint.expected_addresses.contains(&own.address))?;
+    links.get(&found.link).filter(|link| !link.loopback).map(|link| link.name.clone())
+}
+
+/// The uplinks by the kernel's numbers.
+pub fn uplinks(attached: &BTreeMap<String, Attachment>) -> Vec<(u32, InterfaceIndex)> {
+    let uplinks = attached.values().filter(|attachment| attachment.kind == InterfaceKind::Uplink);
+    uplinks.map(|attachment| (attachment.link.0, attachment.index)).collect()
+}
+
+pub fn failsafes(felix: &FelixSettings) -> Failsafes {
+    let all = |ports: &[FailsafePort]| -> Vec<Failsafe> {
+        let failsafe = |port: &FailsafePort| Failsafe {
+            protocol: port.protocol,
+            port: port.port,
+            remote: port.net.as_ref().map_or((0, u128::MAX), range_of),
+        };
+        ports.iter().map(failsafe).collect()
+    };
+    Failsafes { inbound: all(&felix.failsafe_inbound), outbound: all(&felix.failsafe_outbound) }
+}
+
+pub fn workload_tunnels(felix: &FelixSettings) -> WorkloadTunnels {
+    WorkloadTunnels {
+        vxlan_port: (!felix.allows_vxlan).then_some(felix.vxlan_port),
+        is_ipip_denied: !felix.allows_ipip,
+    }
+}
+
+/// What the programs of guarded interfaces let through by themselves.
+pub fn port_filters(felix: &FelixSettings) -> BTreeSet<PortFilter> {
+    let all = |is_inbound: bool, ports: &[FailsafePort]| -> Vec<PortFilter> {
+        let filter = |port: &FailsafePort| PortFilter {
+            is_inbound,
+            protocol: port.protocol,
+            port: port.port,
+            remote: port.net.map(|net| (net.address(), net.length())),
+        };
+        ports.iter().map(filter).collect()
+    };
+    all(true, &felix.failsafe_inbound).into_iter().chain(all(false, &felix.failsafe_outbound)).collect()
+}
+
+/// The host's own addresses, as programs know them.
+pub fn own_addresses(addresses: &[InterfaceAddress]) -> BTreeSet<IpAddr> {
+    addresses.iter().map(|own| own.address).filter(|address| !address.is_loopback()).collect()
+}
