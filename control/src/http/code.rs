@@ -317,7 +317,7 @@ codes! {
         "Check the path; it is relative to the present folder."
     FileDenied "VR2202" Denied "the file may not be read"
         "Its mode, or that of a folder above it, forbids it."
-        "read /root/policy.yaml: Permission denied"
+        "read /etc/vrouter/policy.yaml: Permission denied"
         "Use sudo, or pipe it in: `sudo cat FILE | vrouter apply -f -`."
     FileUnreadable "VR2203" Unavailable "the file cannot be read"
         "The disk refused, the text is not UTF-8, or folders are nested more than 16 deep (a loop of links, perhaps)."

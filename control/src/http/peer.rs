@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn names_of_users() {
-        let passwd = "root:x:0:0::/root:/bin/sh\n# a remark\n::5:\nana:x:1000:1000:Ana:/home/ana:/bin/sh\n";
+        let passwd = "root:x:0:0::/:/bin/sh\n# a remark\n::5:\nana:x:1000:1000:Ana:/:/bin/sh\n";
         let check = |uid, expected: Option<&str>| assert_eq!(name_in(passwd.as_bytes(), uid).as_deref(), expected);
         check(0, Some("root"));
         check(1000, Some("ana"));
