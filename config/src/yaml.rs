@@ -215,10 +215,11 @@ mod tests {
 
         #[test]
         fn any_shape_under_a_kind(
-            kind in "(Node|WorkloadEndpoint|HostEndpoint|IPPool|GlobalNetworkPolicy|NetworkPolicy|StaticRoute|Profile|Tier)",
-            body in "(  [a-zA-Z]{1,12}: [-\\[\\]{}a-z0-9\"' ]{0,12}\n|  (nets|ports|cidr|ingress|spec|bgp):\n    - [a-z:{} 0-9]{0,8}\n){0,6}",
+            kind in proptest::sample::select(Kind::ALL),
+            body in "(  [a-zA-Z]{1,12}: [-\\[\\]{}a-z0-9\"' ]{0,12}\n|  (nets|ports|cidr|ingress|spec|bgp|controllers):\n    - [a-z:{} 0-9]{0,8}\n){0,6}",
         ) {
-            let _ = parse("any", &format!("apiVersion: projectcalico.org/v3\nkind: {kind}\nmetadata:\n  name: x\nspec:\n{body}"));
+            let (version, kind) = (kind.api_version(), kind.written());
+            let _ = parse("any", &format!("apiVersion: {version}\nkind: {kind}\nmetadata:\n  name: x\nspec:\n{body}"));
         }
     }
 }

@@ -45,6 +45,7 @@ pub struct EndpointPort {
 
 impl HostEndpoint {
     pub(super) fn validate(&self, check: &mut Check) {
+        self.metadata.refuse_reserved_labels(check);
         check.field("spec", |check| self.spec.validate(check));
     }
 }

@@ -85,10 +85,16 @@ impl Metadata {
         });
     }
 
-    /// Which namespace an object is in is for its metadata to say, not for a label.
-    pub(super) fn refuse_namespace_label(&self, check: &mut Check) {
-        if let Some(value) = self.labels.get(NAMESPACE_LABEL) {
-            let path = format!("metadata.{}", check::entry("labels", NAMESPACE_LABEL));
+    /// Which namespace something is in, and what it inherits from there, is not for its own labels to say: whoever
+    /// writes one could claim to be what a rule lets through.
+    pub(super) fn refuse_reserved_labels(&self, check: &mut Check) {
+        let is_reserved = |label: &str| {
+            label == NAMESPACE_LABEL
+                || label.starts_with(INHERITED_FROM_NAMESPACE)
+                || label.starts_with(INHERITED_FROM_ACCOUNT)
+        };
+        for (label, value) in self.labels.iter().filter(|(label, _)| is_reserved(label)) {
+            let path = format!("metadata.{}", check::entry("labels", label));
             check.refuse_field(&path, check::quoted(value), "no such label: it is set by the router");
         }
     }

@@ -34,12 +34,12 @@ pub struct NetworkSetSpec {
 
 impl NetworkSet {
     pub(super) fn validate(&self, check: &mut Check) {
-        self.metadata.refuse_namespace_label(check);
+        self.metadata.refuse_reserved_labels(check);
     }
 }
 
 impl GlobalNetworkSet {
     pub(super) fn validate(&self, check: &mut Check) {
-        self.metadata.refuse_namespace_label(check);
+        self.metadata.refuse_reserved_labels(check);
     }
 }
