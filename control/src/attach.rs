@@ -208,7 +208,12 @@ impl Attachments {
         }
         let watches: Result<_, _> = opened.iter().map(|(_, socket): &(usize, XskQueue)| socket.watch()).collect();
         let watches = watches.map_err(|source| AttachError::Watch { name: name.to_owned(), source })?;
-        let mode = program.attach(link.index.0, self.preference).map_err(program_error)?;
+        // The private pair is a veth, which can do it in the driver; generic XDP does not look at what tc redirected there.
+        let preference = if kind == InterfaceKind::Host { Preference::Auto } else { self.preference };
+        let mode = program.attach(link.index.0, preference).map_err(program_error)?;
+        if is_guarded {
+            self.set_mode(link.index, mode).map_err(program_error)?;
+        }
         self.free.pop();
         let queues: Vec<QueueState> = opened
             .iter()
@@ -254,9 +259,18 @@ impl Attachments {
     fn open_host_way(&mut self) -> Result<(), AttachError> {
         let Some(pair) = self.guards.openings.private_pair else { return Ok(()) };
         if !self.host_way.as_ref().is_some_and(|way| way.is_on(pair)) {
-            self.host_way = Some(HostWay::attach(pair).map_err(AttachError::HostWay)?);
+            let mut way = HostWay::load(pair).map_err(AttachError::HostWay)?;
+            for attached in self.by_name.values().filter(|attached| attached.is_guarded) {
+                way.set_mode(attached.attachment.link.0, attached.mode).map_err(AttachError::HostWay)?;
+            }
+            way.attach().map_err(AttachError::HostWay)?;
+            self.host_way = Some(way);
         }
         Ok(())
+    }
+
+    fn set_mode(&mut self, uplink: LinkIndex, mode: XdpMode) -> Result<(), ProgramError> {
+        self.host_way.as_mut().map_or(Ok(()), |way| way.set_mode(uplink.0, mode))
     }
 
     /// To be called when tables that know the host endpoints are published: makes exactly those uplinks guarded.
@@ -292,7 +306,11 @@ impl Attachments {
         for (queue, watch) in attached.queues.iter().zip(&attached.watches) {
             program.register(queue.queue, watch.map_fd())?;
         }
-        let mode = program.attach(attached.attachment.link.0, self.preference)?;
+        let link = attached.attachment.link;
+        let mode = program.attach(link.0, self.preference)?;
+        if is_wanted {
+            self.set_mode(link, mode)?;
+        }
         if let Some(attached) = self.by_name.get_mut(name) {
             attached.earlier = attached.counted();
             attached.program = program;

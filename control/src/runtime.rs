@@ -237,6 +237,9 @@ async fn prepare_pair(host: &Host, kernel_end: crate::host::LinkIndex) -> Result
     }
     // A socket of ours cannot carry the mark of a partial checksum, and not every protocol's can be told and completed.
     ethtool::set_offloads(kernel_end, &[(Offload::TxChecksum, false)])?;
+    // Sources behind an uplink in generic mode come in here, and loose filtering refuses all on a link without an address.
+    // Who may use which source the router has judged.
+    crate::host::sysctl::write(&format!("ipv4/conf/{HOST_LINK}/rp_filter"), "0")?;
     host.set_up(ours.index, true).await?;
     host.set_up(kernel_end, true).await
 }

@@ -13,17 +13,22 @@
 //
 // When the router has died its sockets are gone: what is not failsafe is dropped, in both directions.
 //
+// Where XDP runs on finished packets (generic mode) that would not end, and the host's stack takes in on the private pair
+// what the router lets through. What is bound to the uplink then does not see it: groups, and link-local addresses.
+//
 // Left out: fragments, which have no ports of their own. The router puts them to their first, failsafe or not.
 
 #include "steer.bpf.h"
 
 #include <linux/icmpv6.h>
+#include <linux/if_packet.h>
 #include <linux/in.h>
 #include <linux/pkt_cls.h>
 
 #define OWN_ADDRESSES 4096
 #define FAILSAFES 1024
 #define CONNECTIONS 16384
+#define LINKS 4096
 #define FRAGMENT 0x3fff
 #define ND_FIRST 133
 #define ND_LAST 137
@@ -87,6 +92,15 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } private_pair SEC(".maps");
+
+// Uplinks whose XDP program runs on finished packets, not in the driver: it would see what is put back there once more.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, LINKS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, __u32);
+} generic_links SEC(".maps");
 
 static __always_inline void map_ipv4(struct in6_addr *to, __be32 address)
 {
@@ -285,12 +299,20 @@ SEC("classifier")
 int steer_host_in(struct __sk_buff *skb)
 {
 	__u8 source[ETH_ALEN];
+	__u32 link;
 
 	if (bpf_skb_load_bytes(skb, ETH_ALEN, source, sizeof(source)))
 		return TC_ACT_SHOT;
 	if (source[0] != 0x02 || source[1] != 0x76 || source[2] != 0x72)
 		return TC_ACT_UNSPEC;
-	return bpf_redirect(source[3] << 16 | source[4] << 8 | source[5], BPF_F_INGRESS);
+	link = source[3] << 16 | source[4] << 8 | source[5];
+	if (bpf_map_lookup_elem(&generic_links, &link)) {
+		// Taken in here, whatever address it was sent to.
+		if (skb->pkt_type == PACKET_OTHERHOST)
+			bpf_skb_change_type(skb, PACKET_HOST);
+		return TC_ACT_UNSPEC;
+	}
+	return bpf_redirect(link, BPF_F_INGRESS);
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -23,6 +23,7 @@ use aya::maps::{Array, HashMap, MapData, MapError};
 use aya::programs::SchedClassifier;
 use libbpf_sys::{BPF_TC_EGRESS, BPF_TC_F_REPLACE, BPF_TC_INGRESS, bpf_tc_attach_point, bpf_tc_hook, bpf_tc_opts};
 
+use super::XdpMode;
 use super::program::{GUARD_OBJECT, PRESENT, ProgramError, c_index, is_absent, is_ours, take_map, with_loader};
 
 /// Ours are asked first.
@@ -120,17 +121,33 @@ pub(super) fn detach_outgoing(ifindex: u32) -> Result<(), ProgramError> {
 /// The program on the kernel's end of the private pair.
 pub struct HostWay {
     ifindex: u32,
+    generic_links: HashMap<MapData, u32, u32>,
+    program: RawFd,
     /// Owns the program.
     _object: Ebpf,
 }
 
 impl HostWay {
-    /// Loads the program and puts it on the interface, in place of one of ours that is there.
-    pub fn attach(ifindex: u32) -> Result<HostWay, ProgramError> {
+    /// Loads the program for an interface; nothing is attached yet.
+    pub fn load(ifindex: u32) -> Result<HostWay, ProgramError> {
         let mut object = with_loader("steer_host_in", GUARD_OBJECT)?;
         let program = load_classifier(&mut object, "steer_host_in")?;
-        attach(ifindex, BPF_TC_INGRESS, program)?;
-        Ok(HostWay { ifindex, _object: object })
+        let generic_links = take_map(&mut object, "generic_links")?;
+        Ok(HostWay { ifindex, generic_links, program, _object: object })
+    }
+
+    /// Puts the program on its interface, in place of one of ours that is there.
+    pub fn attach(&self) -> Result<(), ProgramError> {
+        attach(self.ifindex, BPF_TC_INGRESS, self.program)
+    }
+
+    /// Says how the XDP program of an uplink runs: in generic mode it must not see again what it has let go.
+    pub fn set_mode(&mut self, uplink: u32, mode: XdpMode) -> Result<(), ProgramError> {
+        let result = match mode {
+            XdpMode::Generic => self.generic_links.insert(uplink, PRESENT, 0),
+            XdpMode::Native => absent_is_fine(self.generic_links.remove(&uplink)),
+        };
+        result.map_err(|source| ProgramError::Openings { source })
     }
 
     pub fn is_on(&self, ifindex: u32) -> bool {

@@ -253,10 +253,10 @@ fn lists_without_state_and_before_routing() {
 
 #[test]
 fn every_uplink_and_one_found_by_its_address() {
-    for endpoint in [EVERY, BY_ADDRESS] {
+    for (endpoint, mode) in [(EVERY, "generic"), (BY_ADDRESS, "auto")] {
         let Some(topology) = Topology::up("hostevery", TWO_AND_FAR) else { return };
         let (node, far) = (topology.node(), topology.at("far"));
-        let daemon = Daemon::start(&topology, &[]);
+        let daemon = Daemon::start(&topology, &["--xdp-mode", mode]);
         let service = Service::start(&node, ip(NODE[0]), 8080);
         let ssh = Service::start(&node, ip(NODE[0]), SSH);
         reaches(&far, &service);
@@ -265,6 +265,9 @@ fn every_uplink_and_one_found_by_its_address() {
         reaches(&far, &ssh);
         daemon.apply(&open());
         reaches(&far, &service);
+        for address in FAR.map(ip) {
+            reaches(&node, &Service::start(&far, address, 9000));
+        }
     }
 }
 
