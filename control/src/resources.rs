@@ -63,16 +63,16 @@ impl Resources {
         self.0.range(first..).take_while(move |(key, _)| key.kind == kind)
     }
 
-    pub fn get(&self, key: &Key) -> Option<&Resource> {
-        self.0.get(key)
-    }
-
     pub fn keys(&self) -> impl Iterator<Item = &Key> {
         self.0.keys()
     }
 
     pub fn put(&mut self, resource: Resource) {
         self.0.insert(resource.key(), resource);
+    }
+
+    pub fn get(&self, key: &Key) -> Option<&Resource> {
+        self.0.get(key)
     }
 
     pub fn remove(&mut self, key: &Key) {

@@ -23,11 +23,13 @@
 //! | `endpoint_rules.rs` | rules without names, programs per endpoint |
 //! | `local.rs` | which endpoints are this node's |
 //! | `supported.rs` | which fields cannot be enforced and are therefore refused |
+//! | `decided.rs` | the name of a rule, taken apart again for whoever reads answers by machine |
 //! | `oracle.rs` | the same, read naively: what all of it is compared with |
 //!
 //! Sources: Calico's documentation of network policy, and shared semantics in docs/ARCHITECTURE.md.
 
 pub mod active;
+pub mod decided;
 pub mod endpoint_rules;
 pub mod ipsets;
 pub mod items;

@@ -14,7 +14,7 @@
 //!
 //! A selector in a rule means addresses: a packet's address is selected if some endpoint of the cluster has it and is
 //! selected. In a namespace's policy that endpoint has to be of the namespace, unless a namespace selector says otherwise.
-//! Left out: what this version refuses (named ports, services, HTTP), and which endpoint a packet belongs to.
+//! Left out: HTTP, which is no matter of packets, and which endpoint a packet belongs to. Staged policies are never looked at.
 //! Sources: Calico's reference of NetworkPolicy, GlobalNetworkPolicy, Tier and Profile; for networks of one family in a
 //! rule without `ipVersion`, `felix/rules/policy.go` (`FilterRuleToIPVersion`).
 
@@ -24,15 +24,21 @@ use std::net::IpAddr;
 
 use config::net::{Cidr, IpVersion, Port};
 use config::resource::{
-    Action, EntityRule, FIXED_TIERS, IcmpFields, Key, Kind, PolicyType, Resource, Rule, TierAction, WorkloadEndpoint,
+    Action, EntityRule, FIXED_TIERS, GlobalNetworkPolicySpec, IcmpFields, Key, Kind, PolicyType, Resource, Rule,
+    TierAction, WorkloadEndpoint,
 };
 use config::selector::Selector;
 
 use crate::resources::Resources;
 
+mod near;
+pub use near::{Difference, Near};
+
 const NAMESPACE: &str = "projectcalico.org/namespace";
 const SERVICE_ACCOUNT: &str = "projectcalico.org/serviceaccount";
 const ORCHESTRATOR: &str = "projectcalico.org/orchestrator";
+
+const TCP: u8 = 6;
 
 type Labels = BTreeMap<String, String>;
 
@@ -59,14 +65,13 @@ pub struct Verdict {
 
 /// The verdict on the first packet of a flow that the endpoint sends (egress) or receives (ingress).
 pub fn judge(resources: &Resources, endpoint: &WorkloadEndpoint, direction: PolicyType, fields: &Fields) -> Verdict {
-    let oracle = Oracle::new(resources);
-    oracle.judge(&oracle.workload(endpoint, direction), fields)
+    Oracle::new(resources).judge(&Lists::of_workload(resources, endpoint, direction), fields)
 }
 
-/// Resources, and everything that has an address, written down once for many packets.
-pub struct Oracle<'a> {
-    resources: &'a Resources,
+/// Everything that rules can mean, written down once for many packets.
+pub struct Oracle {
     members: Vec<Member>,
+    slices: Vec<Slice>,
 }
 
 /// What applies to an endpoint in one direction, in the order in which it is read.
@@ -91,43 +96,43 @@ struct List {
     rules: Vec<Rule>,
 }
 
-impl<'a> Oracle<'a> {
-    pub fn new(resources: &'a Resources) -> Self {
-        Self { resources, members: members(resources) }
-    }
-
+impl Lists {
     /// What applies to a workload endpoint.
-    pub fn workload(&self, endpoint: &WorkloadEndpoint, direction: PolicyType) -> Lists {
-        let labels = labels_of_workload(self.resources, endpoint);
-        let all = policies(self.resources, direction);
+    pub fn of_workload(resources: &Resources, endpoint: &WorkloadEndpoint, direction: PolicyType) -> Self {
+        let labels = labels_of_workload(resources, endpoint);
+        let all = policies(resources, direction);
         let selecting: Vec<Policy> = all.into_iter().filter(|policy| (policy.selects)(&labels)).collect();
         let mut tiers_of_lists = Vec::new();
-        for (name, passes) in tiers(self.resources, &selecting) {
+        for (name, passes) in tiers(resources, &selecting) {
             let mut of_tier: Vec<&Policy> = selecting.iter().filter(|policy| policy.tier == name).collect();
             of_tier.sort_by(|left, right| {
                 let ((left_order, left_name), (right_order, right_name)) = (left.rank(), right.rank());
                 left_order.partial_cmp(&right_order).unwrap_or(Ordering::Equal).then(left_name.cmp(&right_name))
             });
-            let lists: Vec<List> = of_tier
-                .iter()
-                .map(|policy| List {
-                    owner: policy.key.to_string(),
-                    namespace: policy.key.namespace.clone(),
-                    rules: policy.rules.clone(),
-                })
-                .collect();
+            let list = |policy: &&Policy| List {
+                owner: policy.key.to_string(),
+                namespace: policy.key.namespace.clone(),
+                rules: policy.rules.clone(),
+            };
+            let lists: Vec<List> = of_tier.iter().map(list).collect();
             if !lists.is_empty() {
                 tiers_of_lists.push(TierOfLists { name, passes, lists });
             }
         }
         let profile_names = endpoint.spec.profiles.clone();
-        let profiles = profile_names.iter().map(|name| profile(self.resources, name, direction)).collect();
-        Lists { direction, tiers: tiers_of_lists, profiles, profile_names }
+        let profiles = profile_names.iter().map(|name| profile(resources, name, direction)).collect();
+        Self { direction, tiers: tiers_of_lists, profiles, profile_names }
+    }
+}
+
+impl Oracle {
+    pub fn new(resources: &Resources) -> Self {
+        Self { members: members(resources), slices: slices(resources) }
     }
 
     pub fn judge(&self, lists: &Lists, fields: &Fields) -> Verdict {
         let direction = lists.direction;
-        let walk = Walk { fields, direction, members: &self.members };
+        let walk = Walk { fields, direction, members: &self.members, slices: &self.slices };
         let mut log = None;
         for tier in &lists.tiers {
             match walk.first(&tier.lists, &mut log) {
@@ -201,7 +206,10 @@ fn policies(resources: &Resources, direction: PolicyType) -> Vec<Policy<'_>> {
             rules: choose(&spec.ingress, &spec.egress),
         });
     }
-    for policy in resources.global_network_policies().filter(|policy| policy.spec.types.contains(&direction)) {
+    // What acts before tracking or translation is for hosts alone.
+    let is_normal = |spec: &GlobalNetworkPolicySpec| !spec.do_not_track && !spec.pre_dnat;
+    let global = resources.global_network_policies().filter(|policy| is_normal(&policy.spec));
+    for policy in global.filter(|policy| policy.spec.types.contains(&direction)) {
         let spec = &policy.spec;
         found.push(Policy {
             key: Resource::GlobalNetworkPolicy(policy.clone()).key(),
@@ -252,23 +260,77 @@ fn profile(resources: &Resources, name: &str, direction: PolicyType) -> List {
     List { owner, namespace: None, rules }
 }
 
-/// An endpoint as rules see it.
+/// An endpoint or network set as rules see it.
 struct Member {
+    /// Kind, namespace and name.
+    name: String,
     labels: Labels,
     addresses: Vec<Cidr>,
+    /// Name, protocol and number.
+    ports: Vec<(String, u8, u16)>,
 }
 
 fn members(resources: &Resources) -> Vec<Member> {
     let workloads = resources.workload_endpoints().map(|endpoint| Member {
+        name: Resource::WorkloadEndpoint(endpoint.clone()).key().to_string(),
         labels: labels_of_workload(resources, endpoint),
         addresses: endpoint.spec.ip_networks.clone(),
+        ports: endpoint
+            .spec
+            .ports
+            .iter()
+            .filter_map(|port| Some((port.name.as_ref()?.as_str().to_string(), port.protocol.number(), port.port)))
+            .collect(),
     });
     let hosts = resources.host_endpoints().map(|endpoint| {
         let mut labels = labels_with_profiles(resources, &endpoint.metadata.labels, &endpoint.spec.profiles);
         labels.remove(NAMESPACE);
-        Member { labels, addresses: endpoint.spec.expected_ips.iter().map(|address| Cidr::host(*address)).collect() }
+        let ports = endpoint.spec.ports.iter();
+        Member {
+            name: Resource::HostEndpoint(endpoint.clone()).key().to_string(),
+            labels,
+            addresses: endpoint.spec.expected_ips.iter().map(|address| Cidr::host(*address)).collect(),
+            ports: ports.map(|port| (port.name.as_str().to_string(), port.protocol.number(), port.port)).collect(),
+        }
     });
-    workloads.chain(hosts).collect()
+    let sets = resources.network_sets().map(|set| {
+        let namespace = set.metadata.namespace.clone().unwrap_or_default();
+        let mut labels = labels_with_profiles(resources, &set.metadata.labels, &[format!("kns.{namespace}")]);
+        labels.insert(NAMESPACE.into(), namespace);
+        let name = Resource::NetworkSet(set.clone()).key().to_string();
+        Member { name, labels, addresses: set.spec.nets.clone(), ports: Vec::new() }
+    });
+    let global_sets = resources.global_network_sets().map(|set| {
+        let mut labels = set.metadata.labels.clone();
+        labels.remove(NAMESPACE);
+        let name = Resource::GlobalNetworkSet(set.clone()).key().to_string();
+        Member { name, labels, addresses: set.spec.nets.clone(), ports: Vec::new() }
+    });
+    workloads.chain(hosts).chain(sets).chain(global_sets).collect()
+}
+
+/// A part of what a Service leads to.
+struct Slice {
+    namespace: String,
+    service: String,
+    addresses: Vec<IpAddr>,
+    /// Protocol and number. A port without a number is all ports, which rules do not mean.
+    ports: Vec<(u8, u16)>,
+}
+
+fn slices(resources: &Resources) -> Vec<Slice> {
+    let labelled = resources.endpoint_slices().filter_map(|slice| {
+        let service = slice.metadata.labels.get("kubernetes.io/service-name")?;
+        let addresses = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+        let ports = slice.ports.iter();
+        Some(Slice {
+            namespace: slice.metadata.namespace.clone().unwrap_or_default(),
+            service: service.clone(),
+            addresses: addresses.filter_map(|address| address.parse().ok()).collect(),
+            ports: ports.filter_map(|port| Some((port.protocol.map_or(TCP, |p| p.number()), port.port?))).collect(),
+        })
+    });
+    labelled.collect()
 }
 
 fn labels_of_workload(resources: &Resources, endpoint: &WorkloadEndpoint) -> Labels {
@@ -320,6 +382,7 @@ struct Walk<'a> {
     fields: &'a Fields,
     direction: PolicyType,
     members: &'a [Member],
+    slices: &'a [Slice],
 }
 
 impl Walk<'_> {
@@ -339,7 +402,7 @@ impl Walk<'_> {
     }
 
     fn matches(&self, rule: &Rule, namespace: Option<&str>) -> bool {
-        let Fields { source, destination, protocol, source_port, destination_port, icmp } = *self.fields;
+        let Fields { source, protocol, icmp, .. } = *self.fields;
         let is_icmp = |wanted: &IcmpFields| {
             let found = |kind| icmp.is_some_and(|(k, code)| k == kind && wanted.code.is_none_or(|c| c == code));
             wanted.icmp_type.map(found)
@@ -349,48 +412,123 @@ impl Walk<'_> {
             && rule.not_protocol.is_none_or(|unwanted| unwanted.number() != protocol)
             && rule.icmp.as_ref().and_then(is_icmp).unwrap_or(true)
             && !rule.not_icmp.as_ref().and_then(is_icmp).unwrap_or(false)
-            && self.side(&rule.source, namespace, source, source_port)
-            && self.side(&rule.destination, namespace, destination, destination_port)
+            && self.side(&rule.source, End::source(rule, namespace, self.fields))
+            && self.side(&rule.destination, End::destination(rule, namespace, self.fields))
     }
 
-    fn side(&self, side: &EntityRule, namespace: Option<&str>, address: IpAddr, port: u16) -> bool {
+    fn side(&self, side: &EntityRule, end: End<'_>) -> bool {
+        let address = end.address;
         let is_in = |nets: &[Cidr]| nets.iter().any(|net| net.contains(address));
         // A rule that speaks of networks of one family says nothing about the other.
         let is_silent = |nets: &[Cidr]| !nets.is_empty() && nets.iter().all(|net| net.is_ipv4() != address.is_ipv4());
-        let is_port =
-            |ports: &[Port]| ports.iter().any(|wanted| matches!(wanted, Port::Numbers(range) if range.contains(port)));
         (side.nets.is_empty() || is_in(&side.nets))
             && !is_silent(&side.not_nets)
             && !is_in(&side.not_nets)
-            && (side.ports.is_empty() || is_port(&side.ports))
-            && !is_port(&side.not_ports)
-            && self.is_selected(side, namespace, address)
+            && (side.ports.is_empty() || self.is_port(&side.ports, side, &end))
+            && !self.is_port(&side.not_ports, side, &end)
+            && self.is_selected(side, &end)
+            && !self.is_excluded(side, address)
+            && self.is_of_service(side, &end)
     }
 
-    fn is_selected(&self, side: &EntityRule, namespace: Option<&str>, address: IpAddr) -> bool {
-        let at_address = || self.members.iter().filter(|m| m.addresses.iter().any(|net| net.contains(address)));
-        let unwanted = written(&side.not_selector);
-        if unwanted.is_some_and(|selector| at_address().any(|member| selector.matches(&member.labels))) {
-            return false;
-        }
-        let names = side.service_accounts.as_ref().map(|accounts| accounts.names.as_slice()).unwrap_or_default();
-        let accounts = side.service_accounts.as_ref().and_then(|accounts| written(&accounts.selector));
-        let selector = written(&side.selector);
-        let namespaces = written(&side.namespace_selector);
-        let is_about_endpoints = selector.is_some() || !names.is_empty() || accounts.is_some();
-        let is_scoped = namespace.is_some() && (is_about_endpoints || unwanted.is_some());
-        if !is_about_endpoints && namespaces.is_none() && !is_scoped {
-            return true;
-        }
-        at_address().any(|Member { labels, .. }| {
-            let is_near = match namespaces {
-                Some(namespaces) => is_in_namespace(labels, namespaces),
-                None => !is_scoped || labels.get(NAMESPACE).map(String::as_str) == namespace,
-            };
-            is_near
-                && selector.is_none_or(|selector| selector.matches(labels))
-                && (names.is_empty() || labels.get(SERVICE_ACCOUNT).is_some_and(|account| names.contains(account)))
-                && accounts.is_none_or(|selector| selector.matches(&without_prefix(labels, "pcsa.")))
+    fn at(&self, address: IpAddr) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(move |member| member.addresses.iter().any(|net| net.contains(address)))
+    }
+
+    /// A number that is listed, or a port of that name of whoever the side selects.
+    fn is_port(&self, ports: &[Port], side: &EntityRule, end: &End<'_>) -> bool {
+        ports.iter().any(|wanted| match wanted {
+            Port::Numbers(range) => range.contains(end.port),
+            Port::Named(name) => self.at(end.address).any(|member| {
+                let known = (name.as_str().to_string(), end.named_protocol, end.port);
+                end.named_protocol == end.protocol
+                    && member.ports.contains(&known)
+                    && (!is_about_members(side, end.namespace) || is_meant(member, side, end.namespace))
+            }),
         })
     }
+
+    fn is_selected(&self, side: &EntityRule, end: &End<'_>) -> bool {
+        !is_about_members(side, end.namespace)
+            || self.at(end.address).any(|member| is_meant(member, side, end.namespace))
+    }
+
+    fn is_excluded(&self, side: &EntityRule, address: IpAddr) -> bool {
+        let unwanted = written(&side.not_selector);
+        unwanted.is_some_and(|selector| self.at(address).any(|member| selector.matches(&member.labels)))
+    }
+
+    fn is_of_service(&self, side: &EntityRule, end: &End<'_>) -> bool {
+        let Some(service) = &side.services else { return true };
+        let namespace = match service.namespace.as_str() {
+            "" => end.namespace.unwrap_or_default(),
+            namespace => namespace,
+        };
+        self.slices.iter().any(|slice| {
+            (slice.namespace.as_str(), slice.service.as_str()) == (namespace, service.name.as_str())
+                && slice.addresses.contains(&end.address)
+                // Where a packet goes is an address and a port; where it comes from, an address.
+                && (end.is_source || slice.ports.contains(&(end.protocol, end.port)))
+        })
+    }
+}
+
+/// One end of a packet, as one side of a rule of a policy looks at it.
+struct End<'a> {
+    address: IpAddr,
+    port: u16,
+    protocol: u8,
+    /// The protocol of the ports that names in the rule mean.
+    named_protocol: u8,
+    is_source: bool,
+    /// Of the policy.
+    namespace: Option<&'a str>,
+}
+
+impl<'a> End<'a> {
+    fn source(rule: &Rule, namespace: Option<&'a str>, fields: &Fields) -> Self {
+        let Fields { source, source_port, protocol, .. } = *fields;
+        let named_protocol = named_protocol(rule);
+        Self { address: source, port: source_port, protocol, named_protocol, is_source: true, namespace }
+    }
+
+    fn destination(rule: &Rule, namespace: Option<&'a str>, fields: &Fields) -> Self {
+        let Fields { destination, destination_port, protocol, .. } = *fields;
+        let named_protocol = named_protocol(rule);
+        Self { address: destination, port: destination_port, protocol, named_protocol, is_source: false, namespace }
+    }
+}
+
+/// A rule that says no protocol means a port of TCP by a name.
+fn named_protocol(rule: &Rule) -> u8 {
+    const OTHERS: [u8; 2] = [17, 132];
+    rule.protocol.map(|protocol| protocol.number()).filter(|number| OTHERS.contains(number)).unwrap_or(TCP)
+}
+
+/// A side that wants an address to belong to somebody.
+fn is_about_members(side: &EntityRule, namespace: Option<&str>) -> bool {
+    is_about_labels(side)
+        || written(&side.namespace_selector).is_some()
+        || (namespace.is_some() && written(&side.not_selector).is_some())
+}
+
+fn is_about_labels(side: &EntityRule) -> bool {
+    let accounts = side.service_accounts.as_ref();
+    written(&side.selector).is_some()
+        || accounts.is_some_and(|accounts| !accounts.names.is_empty() || written(&accounts.selector).is_some())
+}
+
+/// Whether the positive selectors of a side select a member.
+fn is_meant(member: &Member, side: &EntityRule, namespace: Option<&str>) -> bool {
+    let labels = &member.labels;
+    let is_near = match (written(&side.namespace_selector), namespace) {
+        (Some(namespaces), _) => is_in_namespace(labels, namespaces),
+        (None, Some(namespace)) => labels.get(NAMESPACE).map(String::as_str) == Some(namespace),
+        (None, None) => true,
+    };
+    let accounts = side.service_accounts.clone().unwrap_or_default();
+    is_near
+        && holds(&side.selector, labels)
+        && (accounts.names.is_empty() || labels.get(SERVICE_ACCOUNT).is_some_and(|own| accounts.names.contains(own)))
+        && holds(&accounts.selector, &without_prefix(labels, "pcsa."))
 }

@@ -7,8 +7,8 @@
 
 use std::collections::BTreeSet;
 
-use config::resource::{PolicyType, Resource, WorkloadEndpoint};
-use control::policy::oracle::{self, Fields, Verdict};
+use config::resource::{PolicyType, WorkloadEndpoint};
+use control::policy::oracle::{self, Fields, Lists, Oracle, Verdict};
 use control::resources::Resources;
 use fastpath::flow::mapped_address;
 use fastpath::table::acl::{Outcome, Question};
@@ -28,8 +28,8 @@ pub fn plan() -> Plan {
 pub fn packet(random: &mut Random) -> Fields {
     let is_ipv4 = random.chance(60);
     let (icmp, request) = if is_ipv4 { (1, 8) } else { (58, 128) };
-    let protocol = random.pick(&[6, 6, 6, 17, 17, icmp, icmp, 47]);
-    let has_ports = [6, 17].contains(&protocol);
+    let protocol = random.pick(&[6, 6, 6, 17, 17, 132, 136, icmp, icmp, 47]);
+    let has_ports = [6, 17, 132, 136].contains(&protocol);
     let port = |random: &mut Random| if has_ports { random.pick(&[1, 79, 80, 81, 82, 443, 65535]) } else { 0 };
     Fields {
         source: any_address(random, is_ipv4),
@@ -74,35 +74,56 @@ fn local(resources: &Resources) -> Vec<WorkloadEndpoint> {
     resources.workload_endpoints().filter(|endpoint| endpoint.spec.node == NODE).cloned().collect()
 }
 
+/// One random set of resources and many packets, at every endpoint and both ways. Returns how many were compared.
+fn compare(random: &mut Random, packets: usize) -> usize {
+    let mut node = Node::default();
+    for _ in 0..3 {
+        node.resources.put(endpoint(random));
+    }
+    for _ in 0..5 + random.below(30) {
+        node.resources.put(resource(random));
+    }
+    let plan = plan();
+    let tables = node.tables(&plan, 1);
+    let oracle = Oracle::new(&node.resources);
+    let mut places = Vec::new();
+    for endpoint in local(&node.resources) {
+        for direction in [PolicyType::Ingress, PolicyType::Egress] {
+            let lists = Lists::of_workload(&node.resources, &endpoint, direction);
+            places.push((endpoint.spec.interface_name.clone(), direction, lists));
+        }
+    }
+    for _ in 0..packets {
+        let fields = packet(random);
+        for (interface, direction, lists) in &places {
+            let expected = oracle.judge(lists, &fields);
+            let found = evaluate(&tables, &node, &plan, interface, *direction, &fields);
+            let resources = || written(&node.resources);
+            assert_eq!(found.as_ref(), Some(&expected), "{direction:?} of {interface}: {fields:?}\n{}", resources());
+        }
+    }
+    packets * places.len()
+}
+
 #[test]
 fn tables_say_what_a_naive_reading_of_the_resources_says() {
     with_seeds(400, |random| {
-        let mut node = Node::default();
-        for _ in 0..3 {
-            node.resources.put(endpoint(random));
-        }
-        for _ in 0..5 + random.below(25) {
-            node.resources.put(resource(random));
-        }
-        let plan = plan();
-        let tables = node.tables(&plan, 1);
-        for _ in 0..60 {
-            let fields = packet(random);
-            for endpoint in local(&node.resources) {
-                for direction in [PolicyType::Ingress, PolicyType::Egress] {
-                    let expected = oracle::judge(&node.resources, &endpoint, direction, &fields);
-                    let found = evaluate(&tables, &node, &plan, &endpoint.spec.interface_name, direction, &fields);
-                    assert_eq!(
-                        found.as_ref(),
-                        Some(&expected),
-                        "{direction} of {}: {fields:?}\n{}",
-                        endpoint.metadata.name,
-                        written(&node.resources)
-                    );
-                }
-            }
-        }
+        compare(random, 60);
     });
+}
+
+/// `POLICY_PAIRS=10000000 cargo test --release -p tests --test sim as_many_pairs` runs for long.
+#[test]
+fn as_many_pairs_as_were_asked_for() {
+    let wanted = std::env::var("POLICY_PAIRS").ok().map_or(20_000, |text| text.parse::<usize>().expect("a number"));
+    let compared = std::cell::Cell::new(0);
+    let mut seed = 1_000_000;
+    while compared.get() < wanted {
+        let named = std::panic::catch_unwind(|| compare(&mut Random::new(seed), 500));
+        compared.set(compared.get() + named.unwrap_or_else(|_| panic!("failed with seed {seed}, 500 packets")));
+        seed += 1;
+    }
+    println!("{} pairs of a policy set and a packet, {} sets", compared.get(), seed - 1_000_000);
 }
 
 /// The comparison is worth something only if packets meet rules of every sort.
@@ -133,12 +154,6 @@ fn random_packets_reach_every_kind_of_decision() {
 
 /// The resources of a failure, to be read or applied.
 fn written(resources: &Resources) -> String {
-    let text = |resource: Resource| resource.to_json().to_string();
-    let endpoints = resources.workload_endpoints().cloned().map(Resource::WorkloadEndpoint).map(text);
-    let hosts = resources.host_endpoints().cloned().map(Resource::HostEndpoint).map(text);
-    let policies = resources.network_policies().cloned().map(Resource::NetworkPolicy).map(text);
-    let global = resources.global_network_policies().cloned().map(Resource::GlobalNetworkPolicy).map(text);
-    let tiers = resources.tiers().cloned().map(Resource::Tier).map(text);
-    let profiles = resources.profiles().cloned().map(Resource::Profile).map(text);
-    endpoints.chain(hosts).chain(policies).chain(global).chain(tiers).chain(profiles).collect::<Vec<_>>().join("\n")
+    let all = resources.keys().filter_map(|key| resources.get(key));
+    all.map(|resource| resource.to_json().to_string()).collect::<Vec<_>>().join("\n")
 }

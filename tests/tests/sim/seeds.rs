@@ -60,7 +60,7 @@ pub fn any_address(random: &mut Random, is_ipv4: bool) -> IpAddr {
 
 /// A resource of any kind that matters here.
 pub fn resource(random: &mut Random) -> Resource {
-    match random.below(20) {
+    match random.below(24) {
         0..6 => endpoint(random),
         6..10 => policy(random, true),
         10..14 => policy(random, false),
@@ -68,6 +68,10 @@ pub fn resource(random: &mut Random) -> Resource {
         15 | 16 => profile(random),
         17 => host_endpoint(random),
         18 => route(random),
+        19 => network_set(random, true),
+        20 => network_set(random, false),
+        21 => slice(random),
+        22 => staged(random),
         _ => pool_or_node(random),
     }
 }
@@ -103,6 +107,11 @@ fn numbered_endpoint(random: &mut Random, number: usize, place: usize) -> Resour
     if random.chance(90) {
         spec["mac"] = json!(format!("02:00:00:00:00:{number:02x}"));
     }
+    if random.chance(50) {
+        let http = json!({ "name": "http", "protocol": "TCP", "port": random.pick(&[79, 80, 81]) });
+        let dns = json!({ "name": "dns", "protocol": random.pick(&["UDP", "TCP", "SCTP"]), "port": 82 });
+        spec["ports"] = random.pick(&[json!([http]), json!([http, dns]), json!([dns])]);
+    }
     if random.chance(60) {
         spec["serviceAccountName"] = json!(random.pick(&["web", "db"]));
     }
@@ -130,9 +139,56 @@ fn policy(random: &mut Random, is_global: bool) -> Resource {
         spec["types"] = random.pick(&[json!(["Ingress"]), json!(["Egress"]), json!(["Ingress", "Egress"])]);
     }
     for direction in ["ingress", "egress"] {
-        spec[direction] = rules(random, 4);
+        spec[direction] = rules(random, 4, direction);
     }
     make(if is_global { "GlobalNetworkPolicy" } else { "NetworkPolicy" }, metadata, spec)
+}
+
+/// Networks that overlap endpoints, each other and nobody.
+fn network_set(random: &mut Random, is_global: bool) -> Resource {
+    let nets = [
+        json!(["10.0.0.0/30", "fd00::/126"]),
+        json!(["192.0.2.0/24", "2001:db8::/32"]),
+        json!(["10.0.0.2/32", "172.16.0.1/32"]),
+        json!(["0.0.0.0/0"]),
+        json!([]),
+    ];
+    let mut metadata = json!({ "name": random.pick(&["s0", "s1"]), "labels": labels(random) });
+    if !is_global {
+        metadata["namespace"] = json!(random.pick(&["default", "prod"]));
+    }
+    make(if is_global { "GlobalNetworkSet" } else { "NetworkSet" }, metadata, json!({ "nets": random.pick(&nets) }))
+}
+
+/// A part of what a Service leads to.
+fn slice(random: &mut Random) -> Resource {
+    let is_ipv4 = random.chance(60);
+    let addresses: Vec<String> = (0..random.below(3)).map(|_| any_address(random, is_ipv4).to_string()).collect();
+    let endpoints: Vec<Value> = addresses.iter().map(|address| json!({ "addresses": [address] })).collect();
+    let ports = [
+        json!([{ "port": 80 }]),
+        json!([{ "protocol": "UDP", "port": 82 }, { "protocol": "TCP", "port": 443 }]),
+        json!([{ "protocol": "SCTP", "port": 81 }, {}]),
+        json!([]),
+    ];
+    let labels = json!({ "kubernetes.io/service-name": random.pick(&["db", "web"]) });
+    let namespace = random.pick(&["default", "prod"]);
+    let metadata = json!({ "name": random.pick(&["x0", "x1"]), "namespace": namespace, "labels": labels });
+    checked(&json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": metadata,
+        "addressType": if is_ipv4 { "IPv4" } else { "IPv6" }, "endpoints": endpoints, "ports": random.pick(&ports),
+    }))
+}
+
+/// What a staged policy says is never enforced.
+fn staged(random: &mut Random) -> Resource {
+    let spec = json!({ "selector": random.pick(&SELECTORS), "tier": random.pick(&TIERS), "order": -10.0,
+        "ingress": rules(random, 2, "ingress"), "egress": rules(random, 2, "egress") });
+    let name = random.pick(&["a", "b"]);
+    match random.chance(50) {
+        true => make("StagedGlobalNetworkPolicy", json!({ "name": name }), spec),
+        false => make("StagedNetworkPolicy", json!({ "name": name, "namespace": "prod" }), spec),
+    }
 }
 
 fn tier(random: &mut Random) -> Resource {
@@ -144,8 +200,9 @@ fn tier(random: &mut Random) -> Resource {
 }
 
 fn profile(random: &mut Random) -> Resource {
-    let spec = json!({ "ingress": rules(random, 2), "egress": rules(random, 2), "labelsToApply": labels(random) });
-    make("Profile", json!({ "name": random.pick(&["p0", "p1", "p2"]) }), spec)
+    let spec = json!({ "ingress": rules(random, 2, "ingress"), "egress": rules(random, 2, "egress"),
+        "labelsToApply": labels(random) });
+    make("Profile", json!({ "name": random.pick(&["p0", "p1", "p2", "kns.prod"]) }), spec)
 }
 
 fn host_endpoint(random: &mut Random) -> Resource {
@@ -204,15 +261,15 @@ fn profiles(random: &mut Random) -> Vec<&'static str> {
     (0..random.below(3)).map(|_| random.pick(&["p0", "p1", "p2", "projectcalico-default-allow"])).collect()
 }
 
-fn rules(random: &mut Random, most: usize) -> Value {
-    (0..random.below(most + 1)).map(|_| rule(random)).collect()
+fn rules(random: &mut Random, most: usize, direction: &str) -> Value {
+    (0..random.below(most + 1)).map(|_| rule(random, direction)).collect()
 }
 
-fn rule(random: &mut Random) -> Value {
+fn rule(random: &mut Random, direction: &str) -> Value {
     let actions = ["Allow", "Allow", "Deny", "Pass", "Log"];
     let mut rule = json!({ "action": random.pick(&actions) });
     let is_ipv4 = random.chance(60);
-    let protocol = random.pick(&["", "", "TCP", "TCP", "UDP", "ICMP", "ICMPv6", "47"]);
+    let protocol = random.pick(&["", "", "TCP", "TCP", "UDP", "SCTP", "UDPLite", "ICMP", "ICMPv6", "47"]);
     if !protocol.is_empty() {
         rule["protocol"] = json!(protocol);
     } else if random.chance(30) {
@@ -229,9 +286,14 @@ fn rule(random: &mut Random) -> Value {
     } else if random.chance(15) {
         rule["ipVersion"] = json!(if is_ipv4 { 4 } else { 6 });
     }
-    let has_ports = ["TCP", "UDP"].contains(&protocol);
+    let has_ports = ["TCP", "UDP", "SCTP"].contains(&protocol);
+    let far = if direction == "ingress" { "source" } else { "destination" };
     for name in ["source", "destination"] {
-        let side = side(random, is_ipv4, has_ports);
+        let service = json!({ "name": random.pick(&["db", "web"]), "namespace": random.pick(&["default", "prod"]) });
+        let side = match name == far && random.chance(10) {
+            true => json!({ "services": service }),
+            false => side(random, is_ipv4, has_ports, protocol.is_empty()),
+        };
         if side != json!({}) {
             rule[name] = side;
         }
@@ -239,7 +301,7 @@ fn rule(random: &mut Random) -> Value {
     rule
 }
 
-fn side(random: &mut Random, is_ipv4: bool, has_ports: bool) -> Value {
+fn side(random: &mut Random, is_ipv4: bool, has_ports: bool, may_name_ports: bool) -> Value {
     let mut side = json!({});
     let nets = if is_ipv4 {
         ["10.0.0.0/29", "10.0.0.2/32", "192.0.2.0/24", "10.0.0.0/30"]
@@ -270,7 +332,12 @@ fn side(random: &mut Random, is_ipv4: bool, has_ports: bool) -> Value {
     }
     for field in ["ports", "notPorts"] {
         if has_ports && random.chance(25) {
-            side[field] = random.pick(&[json!([80]), json!(["79:81", 443]), json!(["1:65535"])]);
+            let named = [json!(["http"]), json!(["dns", 443]), json!(["dns", "http"])];
+            let numbers = [json!([80]), json!(["79:81", 443]), json!(["1:65535"])];
+            side[field] = if random.chance(40) { random.pick(&named) } else { random.pick(&numbers) };
+        } else if may_name_ports && random.chance(8) {
+            // Without a protocol, a name means a port of TCP.
+            side[field] = random.pick(&[json!(["http"]), json!(["dns", "http"])]);
         }
     }
     side
@@ -278,8 +345,11 @@ fn side(random: &mut Random, is_ipv4: bool, has_ports: bool) -> Value {
 
 fn make(kind: &str, metadata: Value, spec: Value) -> Resource {
     let group = if kind == "StaticRoute" { "vrouter.io/v1" } else { "projectcalico.org/v3" };
-    let json = json!({ "apiVersion": group, "kind": kind, "metadata": metadata, "spec": spec });
-    let resource = Resource::from_json(&json).unwrap_or_else(|errors| panic!("{json}: {errors:?}"));
+    checked(&json!({ "apiVersion": group, "kind": kind, "metadata": metadata, "spec": spec }))
+}
+
+fn checked(json: &Value) -> Resource {
+    let resource = Resource::from_json(json).unwrap_or_else(|errors| panic!("{json}: {errors:?}"));
     let problems = resource.validate();
     assert!(problems.is_empty(), "{json}: {problems:?}");
     resource
