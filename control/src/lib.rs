@@ -14,6 +14,7 @@
 //! | `control` | owns the parts and routes events; holds no rules |
 //! | `resources`, `policy`, `node_state` | what this node should be |
 //! | `compile` | the same as the fast path needs it |
+//! | `judge` | verdicts of the same tables where no router runs |
 //! | `attach` | interfaces: sockets, programs, workers |
 //! | `resolve` | packets that wait for a next hop's MAC address |
 //! | `saved_flows` | flows that outlive the process |
@@ -32,6 +33,7 @@ pub mod felix;
 pub mod guard;
 pub mod host;
 pub mod http;
+pub mod judge;
 pub mod node_state;
 pub mod policy;
 pub mod reconcile;
