@@ -25,7 +25,7 @@ use crate::pipeline::{Now, Pipeline};
 use crate::rcu::Reader;
 use crate::stage::{rx, tx};
 use crate::stats::counters::Counters;
-use crate::stats::record::Records;
+use crate::stats::record::{Recorder, Records};
 use crate::table::{InterfaceIndex, Tables, WorkerIndex};
 
 /// How long a worker looks for packets in vain before it sleeps.
@@ -116,7 +116,7 @@ pub struct Worker<Q: Queue> {
     received: Vec<Packet>,
     counters: Arc<Counters>,
     commands: Arc<ArrayQueue<Command<Q>>>,
-    records: Records,
+    records: Recorder,
     punt: Lane,
     inject: Lane,
     /// From each worker to this one, and from this one to each.
@@ -170,7 +170,7 @@ pub fn build<Q: Queue>(parts: Vec<Parts>) -> std::io::Result<Vec<(Worker<Q>, Rem
             received: Vec::with_capacity(BURST),
             counters: remote.counters.clone(),
             commands: remote.commands.clone(),
-            records: remote.records.clone(),
+            records: Recorder::new(remote.records.clone()),
             punt: remote.punt.clone(),
             inject: remote.inject.clone(),
             incoming: (0..count).map(|from| lanes[from][position].clone()).collect(),
@@ -214,9 +214,14 @@ impl<Q: Queue> Worker<Q> {
         if gathered > 0 {
             self.pipeline.run(burst, umem, tables, now, |_, _, _| {});
             let before = counters.handed_off.get();
-            let exits =
-                tx::Exits { worker: self.index, handoff: &self.outgoing, punt: &self.punt, records: &self.records };
-            tx::burst(burst, &mut self.interfaces, umem, tables, &exits, counters);
+            let mut exits = tx::Exits {
+                worker: self.index,
+                handoff: &self.outgoing,
+                punt: &self.punt,
+                records: &mut self.records,
+                generation: tables.generation,
+            };
+            tx::burst(burst, &mut self.interfaces, umem, tables, &mut exits, counters);
             handed_off = counters.handed_off.get() - before;
         }
         let handed_in = tx::handed_in(&self.incoming, &mut self.interfaces, umem, counters);

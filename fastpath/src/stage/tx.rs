@@ -11,7 +11,7 @@ use crate::io::Queue;
 use crate::io::umem::Umem;
 use crate::packet::Packet;
 use crate::stats::counters::Counters;
-use crate::stats::record::{Record, Records};
+use crate::stats::record::{Record, Recorder};
 use crate::table::{InterfaceIndex, Tables, WorkerIndex};
 
 /// Where packets go that do not leave by a queue of this worker.
@@ -21,7 +21,9 @@ pub struct Exits<'a> {
     /// To each worker; the lane to oneself stays empty.
     pub handoff: &'a [Lane],
     pub punt: &'a Lane,
-    pub records: &'a Records,
+    pub records: &'a mut Recorder,
+    /// Of the tables that decided.
+    pub generation: u32,
 }
 
 /// Most packets taken from one other worker in one breath.
@@ -32,7 +34,7 @@ pub fn burst<Q: Queue>(
     interfaces: &mut Interfaces<Q>,
     umem: &mut Umem,
     tables: &Tables,
-    exits: &Exits<'_>,
+    exits: &mut Exits<'_>,
     counters: &Counters,
 ) {
     for mut slot in burst.slots.drain(..) {
@@ -70,17 +72,15 @@ pub fn burst<Q: Queue>(
                     interface.sent_packets.add(1);
                     interface.sent_bytes.add(length);
                     if !slot.log.is_none() {
-                        push(
-                            Record {
-                                key: slot.key,
-                                ingress: slot.ingress,
-                                reason: None,
-                                rule: slot.rule,
-                                log: slot.log,
-                            },
-                            exits,
-                            counters,
-                        );
+                        let record = Record {
+                            key: slot.key,
+                            ingress: slot.ingress,
+                            reason: None,
+                            rule: slot.rule,
+                            log: slot.log,
+                            generation: exits.generation,
+                        };
+                        push(record, exits, counters);
                     }
                 }
                 Err(packet) => {
@@ -100,7 +100,7 @@ fn hand_off(
     egress: InterfaceIndex,
     umem: &mut Umem,
     tables: &Tables,
-    exits: &Exits<'_>,
+    exits: &mut Exits<'_>,
     counters: &Counters,
 ) {
     // What is this worker's own has no queue: it is gone.
@@ -185,7 +185,7 @@ pub fn flush<Q: Queue>(interfaces: &mut Interfaces<Q>, umem: &mut Umem) {
 }
 
 /// The end of a dropped packet.
-fn discard(slot: Slot, umem: &mut Umem, exits: &Exits<'_>, counters: &Counters) {
+fn discard(slot: Slot, umem: &mut Umem, exits: &mut Exits<'_>, counters: &Counters) {
     if let Verdict::Drop(reason) = slot.verdict {
         counters.dropped[reason as usize].add(1);
         counters.interface(slot.ingress).dropped[reason as usize].add(1);
@@ -197,14 +197,14 @@ fn discard(slot: Slot, umem: &mut Umem, exits: &Exits<'_>, counters: &Counters) 
     umem.free(slot.packet);
 }
 
-fn note(slot: &Slot, exits: &Exits<'_>, counters: &Counters) {
-    if let Some(record) = Record::of(slot) {
+fn note(slot: &Slot, exits: &mut Exits<'_>, counters: &Counters) {
+    if let Some(record) = Record::of(slot, exits.generation) {
         push(record, exits, counters);
     }
 }
 
-fn push(record: Record, exits: &Exits<'_>, counters: &Counters) {
-    if exits.records.push(record).is_err() {
+fn push(record: Record, exits: &mut Exits<'_>, counters: &Counters) {
+    if !exits.records.push(record) {
         counters.records_lost.add(1);
     }
 }
