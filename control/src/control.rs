@@ -35,7 +35,8 @@ use crate::reconcile::{self, HostState};
 use crate::resolve::{self, Resolver, Waiting};
 use crate::resources::Resources;
 use crate::saved_flows::save::Saver;
-use crate::show::drops::Drops;
+use crate::show::drops::{Drops, Naming};
+use crate::show::preview::Preview;
 
 /// The private pair: the kernel's end, and ours.
 pub const HOST_LINK: &str = "vrouter";
@@ -393,12 +394,19 @@ impl<D: Datastore> Control<D> {
         *known = problems;
     }
 
+    /// Empties the rings of records.
+    fn collect_drops(&mut self) {
+        let interface = |index| self.attachments.name_of(index).map(str::to_owned);
+        let naming = Naming { rules: &self.names, resources: &self.resources, interface };
+        self.drops.collect(self.attachments.remotes(), &naming, Instant::now());
+    }
+
     async fn tick(&mut self) {
         self.settle_confirmation().await;
         self.attachments.tick();
         self.publisher.reclaim();
         self.policy.tidy();
-        self.drops.collect(self.attachments.remotes(), &self.names, Instant::now());
+        self.collect_drops();
         self.take_punts();
         self.dirty.tables |= self.resolver.expire(Instant::now());
         self.save_some_flows();
@@ -491,9 +499,21 @@ impl<D: Datastore> Control<D> {
             }
             (Some(result), _) => result.map(|answered| answered.value),
             (None, ApiCall::Show { what, filter }) => {
-                self.drops.collect(self.attachments.remotes(), &self.names, Instant::now());
+                self.collect_drops();
                 Ok(crate::show::show(self, what, &filter))
             }
+            (None, ApiCall::Why(request)) => {
+                self.collect_drops();
+                Ok(to_json(&crate::show::why::why(self, &request)))
+            }
+            (None, ApiCall::Preview(request)) => match Preview::new(self, &request) {
+                Ok(preview) => {
+                    // Long work on copies: packets' business does not wait for it.
+                    tokio::task::spawn_blocking(move || reply.send(Ok(to_json(&preview.answer()))));
+                    return;
+                }
+                Err(error) => Err(error),
+            },
             (None, ApiCall::Trace(request)) => crate::trace::trace(self, &request).map(|view| to_json(&view)),
             (None, ApiCall::Version) => Ok(to_json(&crate::show::version(self))),
             (None, call) => Err(ApiError::new(ErrorCode::Internal, format!("nobody answers {call:?}"))),

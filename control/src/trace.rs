@@ -5,19 +5,25 @@
 
 use std::net::IpAddr;
 
+use config::resource::PolicyType;
 use etherparse::{IpNumber, PacketBuilder, PacketBuilderStep};
 use fastpath::burst::{Burst, Fragment, Slot, Verdict};
 use fastpath::flow::{FlowTable, FlowWriter, KeyKind, unmapped_address};
 use fastpath::io::umem::Umem;
 use fastpath::pipeline::{Now, Pipeline, Stage};
 use fastpath::rcu::Publisher;
+use fastpath::table::acl::Outcome;
 use fastpath::table::adjacency::AdjacencyKind;
+use fastpath::table::interface::InterfaceKind;
 use fastpath::table::{InterfaceIndex, Tables};
 
 use crate::compile::RuleNames;
 use crate::control::Control;
 use crate::http::api::{ApiError, ErrorCode};
-use crate::http::views::{TraceRequest, TraceStageView, TraceTransport, TraceView};
+use crate::http::views::{DecisionView, TraceRequest, TraceStageView, TraceTransport, TraceView};
+use crate::policy::decided::Decided;
+use crate::policy::oracle::{self, Oracle};
+use crate::show::why::{self, Asked};
 
 /// The sender's side of the made-up link.
 const SENDER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -62,10 +68,52 @@ pub fn trace<D>(control: &Control<D>, request: &TraceRequest) -> Result<TraceVie
         before = slot.verdict;
     });
     let slot = burst.slots.pop().ok_or_else(|| ApiError::new(ErrorCode::Internal, "the traced packet was lost"))?;
-    let view =
-        TraceView { stages, verdict: describe(slot.verdict), rule: control.names.name(slot.rule).map(str::to_owned) };
+    let was_asked = stages.iter().any(|stage| stage.stage == Stage::Policy.name());
+    let view = TraceView {
+        stages,
+        verdict: describe(slot.verdict),
+        rule: control.names.name(slot.rule).map(str::to_owned),
+        generation: tables.generation,
+        decisions: if was_asked { decisions(control, tables, &slot) } else { Vec::new() },
+    };
     umem.free(slot.packet);
     Ok(view)
+}
+
+/// What the policy of the sender and of the receiver says, as the stage asks them; what almost turned it is beside.
+fn decisions<D>(control: &Control<D>, tables: &Tables, slot: &Slot) -> Vec<DecisionView> {
+    let kind = |index| tables.interface(index).map(|interface| interface.kind);
+    if slot.fragment == Fragment::Later || kind(slot.ingress) == Some(InterfaceKind::Host) {
+        return Vec::new();
+    }
+    let fields = why::fields(&slot.key);
+    let classes = tables.policy.classify(&crate::judge::question(&fields));
+    let naive = Oracle::new(&control.resources);
+    let egress = tables.adjacency(slot.adjacency).map_or(slot.ingress, |adjacency| adjacency.interface);
+    let mut decisions = Vec::new();
+    for (interface, direction) in [(slot.ingress, PolicyType::Egress), (egress, PolicyType::Ingress)] {
+        let Some(endpoint) = tables.interface(interface).and_then(|interface| tables.endpoint_of(interface)) else {
+            continue;
+        };
+        let program = if direction == PolicyType::Egress { endpoint.egress } else { endpoint.ingress };
+        let decision = tables.policy.evaluate(program, &classes);
+        let name = control.names.name(decision.rule).unwrap_or_default().to_owned();
+        let decided = Decided::by(&name, &control.resources);
+        let verdict = oracle::Verdict { allow: decision.outcome == Outcome::Allow, rule: name, log: None };
+        let name = control.attachments.name_of(interface);
+        let asked = Asked {
+            resources: &control.resources,
+            oracle: &naive,
+            endpoint: why::on_interface(&control.resources, &control.settings.node_name, name),
+            direction,
+            fields: &fields,
+        };
+        decisions.push(why::decision(&asked, &verdict, &decided));
+        if !verdict.allow {
+            break;
+        }
+    }
+    decisions
 }
 
 /// The interface that a packet of this sender comes in by.

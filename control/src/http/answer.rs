@@ -65,7 +65,9 @@ pub async fn respond<D: Datastore>(
             Ok(pending) => Ok(read(to_json(&pending_view(&pending, now)))),
             Err(error) => Err(error.into()),
         },
-        ApiCall::Show { .. } | ApiCall::Trace(_) | ApiCall::Version => return None,
+        ApiCall::Show { .. } | ApiCall::Why(_) | ApiCall::Preview(_) | ApiCall::Trace(_) | ApiCall::Version => {
+            return None;
+        }
     })
 }
 

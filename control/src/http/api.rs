@@ -12,6 +12,8 @@
 //! GET    /v1/resources/{Kind}[/{name}]          ?namespace=
 //! GET    /v1/show/{what}                        ?interface= &worker= &address= &limit=
 //! POST   /v1/trace                              TraceRequest
+//! POST   /v1/why                                WhyRequest
+//! POST   /v1/preview                            PreviewRequest
 //! GET    /v1/version
 //! GET    /metrics                               Prometheus text
 //! ```
@@ -23,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 pub use super::code::{Class, ErrorCode};
-use super::views::TraceRequest;
+use super::views::{PreviewRequest, TraceRequest, WhyRequest};
 use crate::datastore::Author;
 
 /// One question to the control loop.
@@ -58,6 +60,10 @@ pub enum ApiCall {
     Show { what: ShowKind, filter: ShowFilter },
     /// Answered with `TraceView`.
     Trace(TraceRequest),
+    /// Answered with `WhyView`.
+    Why(WhyRequest),
+    /// Answered with `PreviewView`.
+    Preview(PreviewRequest),
     /// Answered with `VersionView`.
     Version,
 }

@@ -57,7 +57,7 @@ use api::{
     ApiCall, ApiError, ApiRequest, DeleteCall, ErrorBody, ErrorCode, GetCall, ShowFilter, ShowKind, UndoCall, WriteCall,
 };
 use peer::Peer;
-use views::TraceRequest;
+use views::{PreviewRequest, TraceRequest, WhyRequest};
 
 /// Largest body accepted.
 pub const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
@@ -187,6 +187,8 @@ fn router(control: mpsc::Sender<ApiRequest>) -> Router {
         .route("/v1/resources/{kind}/{name}", get(get_resource))
         .route("/v1/show/{what}", get(show))
         .route("/v1/trace", post(trace))
+        .route("/v1/why", post(why))
+        .route("/v1/preview", post(preview))
         .route("/v1/version", get(version))
         .route("/metrics", get(scrape))
         .fallback(no_such_path)
@@ -345,6 +347,16 @@ async fn show(
 async fn trace(State(desk): State<Desk>, body: RawBody) -> Answer {
     let request: TraceRequest = parse(body)?;
     desk.ask(ApiCall::Trace(request)).await.map(Json)
+}
+
+async fn why(State(desk): State<Desk>, body: RawBody) -> Answer {
+    let request: WhyRequest = parse(body)?;
+    desk.ask(ApiCall::Why(request)).await.map(Json)
+}
+
+async fn preview(State(desk): State<Desk>, body: RawBody) -> Answer {
+    let request: PreviewRequest = parse(body)?;
+    desk.ask(ApiCall::Preview(request)).await.map(Json)
 }
 
 async fn version(State(desk): State<Desk>) -> Answer {

@@ -79,6 +79,8 @@ async fn fake_answer(store: &Embedded, call: ApiCall, caller: &Author) -> Result
         ApiCall::Show { what: ShowKind::Drops, .. } => json!(views().drops),
         ApiCall::Show { filter, .. } => json!([filter]),
         ApiCall::Trace(request) => json!(request),
+        ApiCall::Why(request) => json!(request),
+        ApiCall::Preview(request) => json!(request),
         _ => json!(VersionView { version: "1".to_string(), node: None }),
     };
     Ok(value)

@@ -271,6 +271,144 @@ pub struct TraceView {
     pub verdict: String,
     /// The policy and rule that decided.
     pub rule: Option<String>,
+    /// Of the tables that decided.
+    #[serde(default)]
+    pub generation: u32,
+    /// What policy said, the sender's side first; empty when it was not asked.
+    #[serde(default)]
+    pub decisions: Vec<DecisionView>,
+}
+
+/// One endpoint's policy about one packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecisionView {
+    /// Kind, namespace and name.
+    pub endpoint: Option<String>,
+    /// `ingress` or `egress`.
+    pub direction: String,
+    /// `allow` or `deny`.
+    pub verdict: String,
+    /// As counters name it.
+    pub name: Option<String>,
+    pub tier: Option<String>,
+    /// Kind, namespace and name; none for a default.
+    pub policy: Option<String>,
+    /// As in `ingress[0]`, or the name of the default.
+    pub rule: Option<String>,
+    pub position: Option<usize>,
+    pub nearest: Option<NearView>,
+}
+
+/// The rule that would have decided otherwise and came nearest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NearView {
+    pub rule: String,
+    pub would_allow: bool,
+    /// What the rule wants and what the packet has; empty when another rule was before it.
+    pub differences: Vec<DifferenceView>,
+    pub sentence: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DifferenceView {
+    pub wanted: String,
+    pub found: String,
+}
+
+/// Which of the recent drops are asked about; what is absent does not narrow.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WhyRequest {
+    /// At most so many, the youngest first.
+    pub last: Option<usize>,
+    pub source: Option<IpAddr>,
+    pub destination: Option<IpAddr>,
+    pub source_port: Option<u16>,
+    /// Of the destination.
+    pub port: Option<u16>,
+    pub protocol: Option<u8>,
+    pub interface: Option<String>,
+    pub reason: Option<String>,
+}
+
+/// Recent drops, and how complete the record of them is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WhyView {
+    pub drops: Vec<RecentDropView>,
+    /// Flows that are remembered now.
+    pub remembered: u64,
+    /// Packets that were dropped and of which no record was kept, since the start. Counters have them all.
+    pub not_kept: u64,
+    /// Of the tables in force now.
+    pub generation: u32,
+}
+
+/// Packets of one flow, dropped for one reason.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RecentDropView {
+    pub last_seen_seconds_ago: f64,
+    pub first_seen_seconds_ago: f64,
+    pub packets: u64,
+    /// Where they came in.
+    pub interface: Option<String>,
+    pub protocol: String,
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub source_port: Option<u16>,
+    pub destination_port: Option<u16>,
+    pub icmp_type: Option<u8>,
+    pub icmp_code: Option<u8>,
+    pub reason: String,
+    pub description: String,
+    /// Of the tables that decided.
+    pub generation: u32,
+    /// For reasons that policy has.
+    pub decision: Option<DecisionView>,
+}
+
+/// Which policy would change: these resources put in place, and staged policies made real.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PreviewRequest {
+    pub resources: Vec<serde_json::Value>,
+    pub staged: bool,
+    /// At most so many flows one by one.
+    pub limit: Option<usize>,
+}
+
+/// Open flows that would be decided otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PreviewView {
+    /// Flows with an endpoint of this node.
+    pub judged: u64,
+    pub now_denied: u64,
+    pub now_allowed: u64,
+    /// Staged policies that were taken for real.
+    pub promoted: u64,
+    pub changes: Vec<PreviewChangeView>,
+    /// Changes beyond the limit.
+    pub not_listed: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreviewChangeView {
+    pub protocol: String,
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub source_port: Option<u16>,
+    pub destination_port: Option<u16>,
+    /// Both ways.
+    pub packets: u64,
+    pub bytes: u64,
+    pub before: PreviewVerdictView,
+    pub after: PreviewVerdictView,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreviewVerdictView {
+    /// `allow` or `deny`.
+    pub verdict: String,
+    pub rule: String,
 }
 
 /// What became of one resource of a write.

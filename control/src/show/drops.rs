@@ -15,6 +15,9 @@ use fastpath::worker::Remote;
 use crate::attach::KernelDrops;
 use crate::compile::{Attachment, RuleNames};
 use crate::http::views::DropView;
+use crate::policy::decided::Decided;
+use crate::resources::Resources;
+use crate::show::recorder::{About, Recorder};
 
 /// Kinds of drops remembered one by one; more are still in the sums by reason.
 const MAX_ROWS: usize = 4096;
@@ -27,6 +30,15 @@ type RowKey = (InterfaceIndex, DropReason, Option<Arc<str>>);
 #[derive(Debug, Default)]
 pub struct Drops {
     rows: BTreeMap<RowKey, (u64, Instant)>,
+    /// The drops of the last minutes, flow by flow.
+    pub recorder: Recorder,
+}
+
+/// What is needed to call a record's parts by their names.
+pub struct Naming<'a, F> {
+    pub rules: &'a RuleNames,
+    pub resources: &'a Resources,
+    pub interface: F,
 }
 
 impl Drops {
@@ -34,14 +46,21 @@ impl Drops {
     pub fn collect<'a>(
         &mut self,
         remotes: impl Iterator<Item = &'a Remote<XskQueue>>,
-        names: &RuleNames,
+        naming: &Naming<'_, impl Fn(InterfaceIndex) -> Option<String>>,
         now: Instant,
     ) {
+        let names = naming.rules;
         let mut logged = 0;
         for remote in remotes {
             while let Some(record) = remote.records.pop() {
                 if let Some(reason) = record.reason {
                     self.count(&record, reason, names, now);
+                    self.recorder.note(&record, reason, now, || {
+                        let rule = names.name(record.rule).map(str::to_owned);
+                        let decided = rule.as_deref().map(|rule| Decided::by(rule, naming.resources));
+                        let interface = (naming.interface)(record.ingress);
+                        About { interface, rule, decided: decided.unwrap_or_default() }
+                    });
                 }
                 if !record.log.is_none() {
                     logged += 1;
@@ -51,6 +70,7 @@ impl Drops {
                 }
             }
         }
+        self.recorder.expire(now);
         if logged > MAX_LOG_LINES {
             tracing::info!(target: "policy", suppressed = logged - MAX_LOG_LINES, "log rules matched more packets");
         }

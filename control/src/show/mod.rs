@@ -3,6 +3,9 @@
 //! Looking changes nothing: counters are read, never reset.
 
 pub mod drops;
+pub mod preview;
+pub mod recorder;
+pub mod why;
 
 use std::net::IpAddr;
 use std::time::Duration;

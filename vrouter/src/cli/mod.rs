@@ -11,7 +11,7 @@
 //! - `history.rs`  history, undo, confirm
 //! - `explain.rs` `help.rs`               codes, kinds and fields; the first screen
 //! - `calicoctl.rs`                       the same commands under calicoctl's name
-//! - `show.rs` `trace.rs`                 what the router does with packets
+//! - `show.rs` `trace.rs` `why.rs`        what the router does with packets
 //! - `selector.rs` `policy/`              questions about policy that no daemon has to answer; `lines.rs` carries them
 //! - `run.rs`      flags of the daemon, made from the table of settings
 //! - `render.rs`   tables, and text from elsewhere made harmless to a terminal
@@ -37,6 +37,7 @@ pub mod input;
 mod lines;
 pub mod output;
 mod patch;
+mod policy;
 mod render;
 pub mod run;
 mod selector;
@@ -45,6 +46,7 @@ mod show;
 mod tests;
 mod trace;
 mod validate;
+mod why;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -176,6 +178,16 @@ pub enum Command {
     #[command(after_help = "Example:\n  vrouter trace --from shop/web-1 --src 10.0.0.2 --dst 10.0.0.9 --tcp 5432")]
     Trace(trace::TraceArguments),
 
+    /// Show recent drops: which rule, how often, and the rule that almost matched; nothing has to be switched on before
+    #[command(
+        after_help = "Examples:\n  vrouter why --last 3\n  vrouter why --dst 10.0.0.9 --port 5432\n  vrouter why --flow tcp 10.0.0.2:4000 10.0.0.9:5432"
+    )]
+    Why(why::WhyArguments),
+
+    /// Ask what policy says or would say
+    #[command(after_help = "Example:\n  vrouter policy test policies/")]
+    Policy(policy::PolicyArguments),
+
     /// Read selectors as JSON lines from stdin: canonical text, identity, and whether they match
     #[command(
         after_help = "Example:\n  echo '{\"selector\": \"a == \'b\'\", \"labels\": {\"a\": \"b\"}}' | vrouter selector"
@@ -272,6 +284,12 @@ fn execute(cli: Cli) -> ExitCode {
         Command::Describe(arguments) => describe::describe(&client, format, &arguments),
         Command::Delete(arguments) => delete::delete(&client, format, style, &arguments),
         Command::Show(arguments) => show::show(&client, format, &arguments),
+        Command::Why(arguments) => why::why(&client, format, &arguments),
+        Command::Policy(arguments) => match policy::run(&client, format, &arguments) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::from(1),
+            Err(error) => Err(error),
+        },
         Command::Selector => selector::run(),
         Command::Trace(arguments) => trace::trace(&client, format, &arguments),
         Command::Version(arguments) => version(&client, format, &arguments),

@@ -63,7 +63,7 @@ mod tests {
         );
         check(
             r#"{"selector": "a", "label": {}}"#,
-            json!({ "error": "unknown field `label`, expected `selector` or `labels` at line 1 column 24" }),
+            json!({ "error": "unknown field `label`, expected `selector` or `labels` at line 1 column 25" }),
         );
     }
 }

@@ -130,5 +130,11 @@ fn outline(view: &TraceView) -> String {
     if let Some(rule) = &view.rule {
         text.push_str(&format!("   by {}\n", harmless(rule)));
     }
+    for decision in &view.decisions {
+        text.push_str(&super::why::of_decision(decision, "   "));
+    }
+    if !view.decisions.is_empty() {
+        text.push_str(&format!("   generation {}\n", view.generation));
+    }
     text
 }

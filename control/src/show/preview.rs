@@ -1,0 +1,223 @@
+//! Which of the flows that are open now would be decided otherwise under other policy.
+//!
+//! ```text
+//! resources ──────────────▶ Judge ─▶ verdict ─┐
+//!     └─ with what is asked ▶ Judge ─▶ verdict ─┴─ differs? for every open flow, as for its first packet
+//! ```
+//!
+//! Works on copies, on a thread of its own: the control loop goes on. Nothing is written and no counter moves.
+
+use config::resource::{GlobalNetworkPolicy, Key, Kind, NetworkPolicy, PolicyType, Resource, StagedAction};
+use fastpath::flow::KeyKind;
+
+use super::{protocol_name, why};
+use crate::control::Control;
+use crate::http::answer::read_resources;
+use crate::http::api::{ApiError, ErrorCode};
+use crate::http::views::{PreviewChangeView, PreviewRequest, PreviewVerdictView, PreviewView};
+use crate::judge::Judge;
+use crate::policy::oracle::{Fields, Verdict};
+use crate::resources::Resources;
+
+/// Flows in an answer that did not say how many.
+const USUAL: usize = 100;
+const MOST: usize = 10_000;
+
+/// Everything that an answer is worked out from.
+pub struct Preview {
+    node: String,
+    now: Resources,
+    then: Resources,
+    promoted: u64,
+    flows: Vec<OpenFlow>,
+    most: usize,
+}
+
+struct OpenFlow {
+    fields: Fields,
+    from: Option<String>,
+    to: Option<String>,
+    packets: u64,
+    bytes: u64,
+}
+
+impl Preview {
+    /// Takes copies of what the answer needs.
+    pub fn new<D>(control: &Control<D>, request: &PreviewRequest) -> Result<Self, ApiError> {
+        let mut then = control.resources.clone();
+        for resource in read_resources(&request.resources)? {
+            if let Some(error) = crate::policy::supported::unsupported(&resource).first() {
+                return Err(ApiError::new(ErrorCode::Unenforceable, format!("{}: {error}", resource.key())));
+            }
+            then.put(resource);
+        }
+        let promoted = if request.staged { promote(&mut then) } else { 0 };
+        let name = |index| control.attachments.name_of(index).map(str::to_owned);
+        let whole = control.flows.iter().filter(|flow| flow.key.kind != KeyKind::Fragment);
+        let flows = whole.map(|flow| OpenFlow {
+            fields: why::fields(&flow.key),
+            from: name(flow.ingress),
+            to: name(flow.egress),
+            packets: flow.packets.iter().sum(),
+            bytes: flow.bytes.iter().sum(),
+        });
+        Ok(Self {
+            node: control.settings.node_name.clone(),
+            now: control.resources.clone(),
+            then,
+            promoted,
+            flows: flows.collect(),
+            most: request.limit.unwrap_or(USUAL).min(MOST),
+        })
+    }
+
+    pub fn answer(self) -> PreviewView {
+        let mut view = PreviewView { promoted: self.promoted, ..PreviewView::default() };
+        let (mut now, mut then) = (Judge::new(self.now, false), Judge::new(self.then, false));
+        for flow in &self.flows {
+            let Some(before) = verdict(&mut now, &self.node, flow) else { continue };
+            view.judged += 1;
+            let after = verdict(&mut then, &self.node, flow);
+            // Who has no endpoint any more is not let in or out.
+            let after = after.unwrap_or(Verdict { allow: false, rule: "no endpoint".into(), log: None });
+            if before.allow == after.allow {
+                continue;
+            }
+            let count = if after.allow { &mut view.now_allowed } else { &mut view.now_denied };
+            *count += 1;
+            if view.changes.len() < self.most {
+                view.changes.push(change(flow, before, after));
+            } else {
+                view.not_listed += 1;
+            }
+        }
+        view
+    }
+}
+
+/// Makes policies of staged ones. Returns of how many.
+fn promote(resources: &mut Resources) -> u64 {
+    let mut puts = Vec::new();
+    let mut removals = Vec::new();
+    for staged in resources.staged_network_policies() {
+        let metadata = staged.metadata.clone();
+        match staged.spec.staged_action {
+            StagedAction::Set => {
+                puts.push(Resource::NetworkPolicy(NetworkPolicy { metadata, spec: staged.spec.policy().into() }));
+            }
+            StagedAction::Delete => {
+                let namespace = metadata.namespace.unwrap_or_default();
+                removals.push(Key::namespaced(Kind::NetworkPolicy, namespace, metadata.name));
+            }
+            _ => {}
+        }
+    }
+    for staged in resources.staged_global_network_policies() {
+        let metadata = staged.metadata.clone();
+        match staged.spec.staged_action {
+            StagedAction::Set => {
+                let policy = GlobalNetworkPolicy { metadata, spec: staged.spec.policy().into() };
+                puts.push(Resource::GlobalNetworkPolicy(policy));
+            }
+            StagedAction::Delete => removals.push(Key::cluster(Kind::GlobalNetworkPolicy, metadata.name)),
+            _ => {}
+        }
+    }
+    let count = (puts.len() + removals.len()) as u64;
+    puts.into_iter().for_each(|resource| resources.put(resource));
+    removals.iter().for_each(|key| resources.remove(key));
+    count
+}
+
+/// The verdict on the first packet: of the sender's endpoint, then of the receiver's. None when neither end has one.
+fn verdict(judge: &mut Judge, node: &str, flow: &OpenFlow) -> Option<Verdict> {
+    let ends = [(&flow.from, PolicyType::Egress), (&flow.to, PolicyType::Ingress)];
+    let mut last = None;
+    for (interface, direction) in ends {
+        let Some(endpoint) = interface.as_ref().and_then(|name| judge.on_interface(name, Some(node)).ok()) else {
+            continue;
+        };
+        let Ok(verdict) = judge.verdict(&endpoint, direction, &flow.fields) else { continue };
+        let is_over = !verdict.allow;
+        last = Some(verdict);
+        if is_over {
+            break;
+        }
+    }
+    last
+}
+
+fn change(flow: &OpenFlow, before: Verdict, after: Verdict) -> PreviewChangeView {
+    let fields = &flow.fields;
+    let has_ports = matches!(fields.protocol, 6 | 17 | 132 | 136);
+    let view = |verdict: Verdict| PreviewVerdictView {
+        verdict: if verdict.allow { "allow" } else { "deny" }.into(),
+        rule: verdict.rule,
+    };
+    PreviewChangeView {
+        protocol: protocol_name(fields.protocol),
+        source: fields.source,
+        destination: fields.destination,
+        source_port: has_ports.then_some(fields.source_port),
+        destination_port: has_ports.then_some(fields.destination_port),
+        packets: flow.packets,
+        bytes: flow.bytes,
+        before: view(before),
+        after: view(after),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RESOURCES: &str = "\
+apiVersion: projectcalico.org/v3
+kind: WorkloadEndpoint
+metadata: {name: n-k8s-db-eth0, namespace: shop, labels: {app: db}}
+spec: {node: n, orchestrator: k8s, pod: db, endpoint: eth0, interfaceName: cali2, ipNetworks: [10.0.0.2/32]}
+---
+apiVersion: projectcalico.org/v3
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec: {selector: app == 'db', ingress: [{action: Allow}]}
+---
+apiVersion: projectcalico.org/v3
+kind: StagedNetworkPolicy
+metadata: {name: db, namespace: shop}
+spec: {selector: app == 'db', ingress: [{action: Allow, protocol: TCP, destination: {ports: [443]}}]}
+---
+apiVersion: projectcalico.org/v3
+kind: StagedGlobalNetworkPolicy
+metadata: {name: gone}
+spec: {stagedAction: Delete}
+";
+
+    fn flow(port: u16, to: &str) -> OpenFlow {
+        let address = |text: &str| text.parse().expect("an address");
+        let fields = Fields {
+            source: address("192.0.2.1"),
+            destination: address("10.0.0.2"),
+            protocol: 6,
+            source_port: 4000,
+            destination_port: port,
+            icmp: None,
+        };
+        OpenFlow { fields, from: Some("up0".into()), to: Some(to.into()), packets: 3, bytes: 300 }
+    }
+
+    #[test]
+    fn flows_that_a_staged_policy_would_deny_are_listed() {
+        let now: Resources = config::yaml::parse("case", RESOURCES).expect("legal").into_iter().collect();
+        let mut then = now.clone();
+        let promoted = promote(&mut then);
+        let flows = vec![flow(80, "cali2"), flow(443, "cali2"), flow(81, "cali2"), flow(80, "nobody")];
+        let preview = Preview { node: "n".into(), now, then, promoted, flows, most: 1 };
+        let view = preview.answer();
+        assert_eq!((view.promoted, view.judged, view.now_denied, view.now_allowed, view.not_listed), (2, 3, 2, 0, 1));
+        let change = &view.changes[0];
+        assert_eq!((change.destination_port, change.before.verdict.as_str()), (Some(80), "allow"));
+        assert_eq!(change.before.rule, "NetworkPolicy shop/db ingress[0]");
+        assert_eq!(change.after.rule, "Tier default: end of tier, ingress default deny");
+    }
+}

@@ -1,0 +1,196 @@
+//! A packet as it is described, and the endpoints whose policy it meets.
+
+use std::net::IpAddr;
+
+use config::net::Protocol;
+use config::resource::{Key, PolicyType};
+use control::judge::Judge;
+use control::policy::decided::{Decided, word};
+use control::policy::oracle::{Fields, Verdict};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// One line of `policy eval`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Packet {
+    /// Given back as it is.
+    #[serde(default)]
+    pub id: Value,
+    pub src: Option<IpAddr>,
+    pub dst: Option<IpAddr>,
+    pub proto: Value,
+    #[serde(default)]
+    pub sport: u16,
+    #[serde(default)]
+    pub dport: u16,
+    pub icmp_type: Option<u8>,
+    pub icmp_code: Option<u8>,
+    pub endpoint: Option<String>,
+    pub interface: Option<String>,
+    pub direction: Option<Direction>,
+    /// What the packet was sent to before translation. Policy of workloads does not look at it.
+    #[serde(rename = "preNATDst")]
+    pub pre_nat_dst: Option<IpAddr>,
+    #[serde(rename = "preNATDport")]
+    pub pre_nat_dport: Option<u16>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    Ingress,
+    Egress,
+}
+
+impl From<Direction> for PolicyType {
+    fn from(direction: Direction) -> Self {
+        match direction {
+            Direction::Ingress => PolicyType::Ingress,
+            Direction::Egress => PolicyType::Egress,
+        }
+    }
+}
+
+/// One endpoint's decision.
+pub struct Decision {
+    pub endpoint: Key,
+    pub direction: PolicyType,
+    pub verdict: Verdict,
+}
+
+impl Packet {
+    /// What rules look at.
+    pub fn fields(&self) -> Result<Fields, String> {
+        let source = self.src.ok_or("src: found nothing, expected an address")?;
+        let destination = self.dst.ok_or("dst: found nothing, expected an address")?;
+        if source.is_ipv4() != destination.is_ipv4() {
+            return Err(format!("dst: found {destination}, expected an address of the family of {source}"));
+        }
+        if let Some(before) = self.pre_nat_dst.filter(|before| before.is_ipv4() != source.is_ipv4()) {
+            return Err(format!("preNATDst: found {before}, expected an address of the family of {source}"));
+        }
+        let protocol = protocol(&self.proto)?;
+        // Of the other family's ICMP the type is not looked at, by routers neither.
+        let has_type = protocol == if source.is_ipv4() { 1 } else { 58 };
+        let has_ports = matches!(protocol, 6 | 17 | 132 | 136);
+        let before_nat = self.pre_nat_dport.unwrap_or(0);
+        for (name, port) in [("sport", self.sport), ("dport", self.dport), ("preNATDport", before_nat)] {
+            let is_given = port != 0;
+            if is_given && !has_ports {
+                return Err(format!("{name}: found a port, expected none for protocol {protocol}"));
+            }
+        }
+        for (name, is_given) in [("icmpType", self.icmp_type.is_some()), ("icmpCode", self.icmp_code.is_some())] {
+            if is_given && !has_type {
+                return Err(format!("{name}: found a number, expected none for protocol {protocol}"));
+            }
+        }
+        Ok(Fields {
+            source,
+            destination,
+            protocol,
+            source_port: self.sport,
+            destination_port: self.dport,
+            icmp: has_type.then_some((self.icmp_type.unwrap_or(0), self.icmp_code.unwrap_or(0))),
+        })
+    }
+
+    /// Whose policy is asked, in the order in which a router asks.
+    pub fn places(&self, judge: &Judge, fields: &Fields, node: Option<&str>) -> Result<Vec<(Key, PolicyType)>, String> {
+        let named = match (&self.endpoint, &self.interface) {
+            (Some(_), Some(_)) => return Err("interface: found beside endpoint, expected one of the two".to_string()),
+            (Some(endpoint), None) => judge.endpoint(endpoint)?,
+            (None, Some(interface)) => judge.on_interface(interface, node)?,
+            (None, None) => return self.by_addresses(judge, fields, node),
+        };
+        let is = |address| judge.owner(address).as_ref() == Some(&named);
+        let direction = match (self.direction, is(fields.source), is(fields.destination)) {
+            (Some(direction), ..) => direction.into(),
+            (None, true, false) => PolicyType::Egress,
+            (None, false, true) => PolicyType::Ingress,
+            (None, ..) => return Err("direction: found nothing, expected ingress or egress".to_string()),
+        };
+        Ok(vec![(named, direction)])
+    }
+
+    fn by_addresses(
+        &self,
+        judge: &Judge,
+        fields: &Fields,
+        node: Option<&str>,
+    ) -> Result<Vec<(Key, PolicyType)>, String> {
+        let is_asked =
+            |direction: PolicyType| self.direction.is_none_or(|wanted| PolicyType::from(wanted) == direction);
+        let places: Vec<(Key, PolicyType)> =
+            [(fields.source, PolicyType::Egress), (fields.destination, PolicyType::Ingress)]
+                .into_iter()
+                .filter(|(_, direction)| is_asked(*direction))
+                .filter_map(|(address, direction)| Some((judge.owner(address)?, direction)))
+                .filter(|(endpoint, _)| node.is_none_or(|node| judge.node_of(endpoint) == Some(node)))
+                .collect();
+        match places.is_empty() {
+            false => Ok(places),
+            true => Err(format!(
+                "neither src {} nor dst {} belongs to an endpoint that is asked; say endpoint or interface, and direction",
+                fields.source, fields.destination
+            )),
+        }
+    }
+
+    /// Asks one endpoint after the other, until one denies.
+    pub fn judge(&self, judge: &mut Judge, node: Option<&str>) -> Result<Vec<Decision>, String> {
+        let fields = self.fields()?;
+        let mut decisions = Vec::new();
+        for (endpoint, direction) in self.places(judge, &fields, node)? {
+            let verdict = judge.verdict(&endpoint, direction, &fields)?;
+            let is_over = !verdict.allow;
+            decisions.push(Decision { endpoint, direction, verdict });
+            if is_over {
+                break;
+            }
+        }
+        Ok(decisions)
+    }
+}
+
+fn protocol(value: &Value) -> Result<u8, String> {
+    let expected = "a number from 0 to 255, or one of tcp, udp, icmp, icmpv6, sctp, udplite";
+    let refused = || format!("proto: found {value}, expected {expected}");
+    match value {
+        Value::Number(number) => number.as_u64().and_then(|number| u8::try_from(number).ok()).ok_or_else(refused),
+        Value::String(text) => named_protocol(text).ok_or_else(refused),
+        _ => Err(refused()),
+    }
+}
+
+/// The number of a protocol, by any spelling of its name or as a number.
+pub fn named_protocol(text: &str) -> Option<u8> {
+    let known = ["TCP", "UDP", "ICMP", "ICMPv6", "SCTP", "UDPLite"];
+    let exact = known.iter().find(|name| name.eq_ignore_ascii_case(text)).copied();
+    match exact {
+        Some(name) => Protocol::parse(name).ok().map(|protocol| protocol.number()),
+        None => text.parse().ok(),
+    }
+}
+
+impl Decision {
+    pub fn as_json(&self, judge: &Judge) -> Value {
+        let decided = Decided::by(&self.verdict.rule, judge.resources());
+        let mut json = json!({
+            "verdict": if self.verdict.allow { "allow" } else { "deny" },
+            "tier": decided.tier,
+            "policy": decided.policy,
+            "rule": decided.rule(),
+            "position": decided.position,
+            "default": decided.default.map(|default| default.name()),
+            "name": self.verdict.rule,
+            "direction": word(self.direction),
+            "endpoint": self.endpoint.to_string(),
+        });
+        if let Some(log) = &self.verdict.log {
+            json["log"] = json!(log);
+        }
+        json
+    }
+}
