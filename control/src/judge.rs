@@ -21,10 +21,14 @@ use fastpath::table::interface::InterfaceKind;
 use fastpath::table::{InterfaceIndex, RuleIndex, Tables, WorkerIndex};
 
 use crate::compile::{Attachment, Choices, HostView, PolicyCompiler, RuleNames, compile};
+use crate::felix::FelixSettings;
 use crate::host::{Link, LinkIndex};
 use crate::policy::Calculation;
 use crate::policy::oracle::{Fields, Lists, Oracle, Verdict};
 use crate::resources::Resources;
+
+/// The naive reading, and the lists of rules it has found so far.
+type Naive = (Oracle, HashMap<(Key, PolicyType), Lists>);
 
 /// Resources that can be asked about packets.
 pub struct Judge {
@@ -39,7 +43,7 @@ pub struct Judge {
     /// By interface name: node and endpoint.
     interfaces: HashMap<String, Vec<(String, Key)>>,
     /// The naive reading of the resources, when that is asked in place of the tables.
-    oracle: Option<(Oracle, HashMap<(Key, PolicyType), Lists>)>,
+    oracle: Option<Naive>,
 }
 
 /// What the router of one node would have.
@@ -151,7 +155,9 @@ impl Judge {
 
 impl NodeTables {
     fn of(resources: &Resources, node: &str) -> Result<Self, String> {
-        let mut calculation = Calculation::new(node);
+        // Whether a source is the endpoint's own is not asked here.
+        let felix = FelixSettings { allows_spoofing: true, ..FelixSettings::default() };
+        let mut calculation = Calculation::new(node, felix);
         calculation.update(resources, &resources.keys().cloned().collect());
         let changes = calculation.take_changes();
         let mut names = RuleNames::default();
@@ -178,7 +184,7 @@ impl NodeTables {
             attached: &attached,
             host_link: None,
         };
-        let tables = compile(state, policy, &host, Choices::default(), 1).tables;
+        let tables = compile(state, policy, &host, &Choices::default(), 1).tables;
         Ok(Self { tables, names, interfaces, problems: state.problems.clone() })
     }
 

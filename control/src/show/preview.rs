@@ -103,7 +103,7 @@ fn promote(resources: &mut Resources) -> u64 {
         let metadata = staged.metadata.clone();
         match staged.spec.staged_action {
             StagedAction::Set => {
-                puts.push(Resource::NetworkPolicy(NetworkPolicy { metadata, spec: staged.spec.policy().into() }));
+                puts.push(Resource::NetworkPolicy(NetworkPolicy { metadata, spec: staged.spec.policy() }));
             }
             StagedAction::Delete => {
                 let namespace = metadata.namespace.unwrap_or_default();
@@ -116,7 +116,7 @@ fn promote(resources: &mut Resources) -> u64 {
         let metadata = staged.metadata.clone();
         match staged.spec.staged_action {
             StagedAction::Set => {
-                let policy = GlobalNetworkPolicy { metadata, spec: staged.spec.policy().into() };
+                let policy = GlobalNetworkPolicy { metadata, spec: staged.spec.policy() };
                 puts.push(Resource::GlobalNetworkPolicy(policy));
             }
             StagedAction::Delete => removals.push(Key::cluster(Kind::GlobalNetworkPolicy, metadata.name)),
