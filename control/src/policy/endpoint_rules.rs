@@ -19,6 +19,10 @@ use crate::node_state::{BlockName, Program, ProgramEnd, ResolvedRule, ResolvedSi
 /// The profile that always exists and allows everything both ways.
 pub const DEFAULT_ALLOW: &str = "projectcalico-default-allow";
 
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const SCTP: u8 = 132;
+
 /// The policies that select an endpoint, by tier and in order.
 pub type Selecting = BTreeMap<String, BTreeMap<Rank, Arc<Policy>>>;
 
@@ -130,6 +134,8 @@ fn rule(
         false => (&deny, format!("{name} (cannot be enforced)")),
     };
     let protocol = rule.protocol.map(|protocol| protocol.number());
+    // A name means a port of UDP or SCTP in a rule about those, and else one of TCP (`felix/calc/rule_scanner.go`).
+    let of_names = protocol.filter(|number| [UDP, SCTP].contains(number)).unwrap_or(TCP);
     ResolvedRule {
         name,
         action: rule.action,
@@ -138,14 +144,14 @@ fn rule(
         not_protocol: rule.not_protocol.map(|protocol| protocol.number()),
         icmp: rule.icmp.as_ref().and_then(icmp),
         not_icmp: rule.not_icmp.as_ref().and_then(icmp),
-        source: side(&rule.source, protocol, false, namespace, set),
-        destination: side(&rule.destination, protocol, true, namespace, set),
+        source: side(&rule.source, of_names, false, namespace, set),
+        destination: side(&rule.destination, of_names, true, namespace, set),
     }
 }
 
 fn side(
     side: &EntityRule,
-    protocol: Option<u8>,
+    protocol: u8,
     is_destination: bool,
     namespace: Option<&str>,
     set: &mut impl FnMut(SetSource) -> SetName,

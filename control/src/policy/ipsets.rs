@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
+use config::net::Cidr;
 use config::resource::{EndpointSlice, Key};
 use config::selector::Selector;
 
@@ -24,7 +25,7 @@ pub enum SetSource {
     /// The addresses of whatever is selected.
     Selector(Selector),
     /// Of what is selected, the ports of this name.
-    NamedPort { selector: Selector, protocol: Option<u8>, port: String },
+    NamedPort { selector: Selector, protocol: u8, port: String },
     /// What a Service leads to: its addresses, or its addresses with their ports.
     Service { namespace: String, name: String, with_ports: bool },
 }
@@ -35,7 +36,6 @@ impl SetSource {
         SetName::new(match self {
             SetSource::Selector(selector) => format!("selector {selector}"),
             SetSource::NamedPort { selector, protocol, port } => {
-                let protocol = protocol.map_or("any".to_owned(), |number| number.to_string());
                 format!("port {port} protocol {protocol} of {selector}")
             }
             SetSource::Service { namespace, name, with_ports: true } => format!("service {namespace}/{name}"),
@@ -56,10 +56,7 @@ impl SetSource {
     fn members_of(&self, item: &Item) -> Vec<Member> {
         match self {
             SetSource::NamedPort { protocol, port, .. } => {
-                let named = item
-                    .ports
-                    .iter()
-                    .filter(|(name, number, _)| **name == **port && protocol.is_none_or(|wanted| wanted == *number));
+                let named = item.ports.iter().filter(|(name, number, _)| **name == **port && number == protocol);
                 named.flat_map(|(_, number, port)| item.addresses().map(|a| Member::Port(a, *number, *port))).collect()
             }
             _ => item.nets.iter().map(|net| Member::Net(*net)).collect(),
@@ -252,13 +249,16 @@ impl Sets {
 /// The label of an EndpointSlice that says which Service it belongs to.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// Every address with every port. A port without a number stands for all of them, which a set cannot hold: it brings none.
+/// Every address alone, and every address with every port. A port without a number stands for all of them, which a set
+/// cannot hold: it brings none.
 fn members_of(slice: &EndpointSlice) -> Vec<Member> {
     const TCP: u8 = 6;
     let addresses = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
     let addresses: Vec<IpAddr> = addresses.filter_map(|address| address.parse().ok()).collect();
     let ports = slice.ports.iter().filter_map(|port| Some((port.protocol.map_or(TCP, |p| p.number()), port.port?)));
-    ports.flat_map(|(protocol, port)| addresses.iter().map(move |a| Member::Port(*a, protocol, port))).collect()
+    let with_ports = ports.flat_map(|(protocol, port)| addresses.iter().map(move |a| Member::Port(*a, protocol, port)));
+    let alone = addresses.iter().map(|address| Member::Net(Cidr::host(*address)));
+    with_ports.chain(alone).collect()
 }
 
 /// EndpointSlices by the Service they belong to.
@@ -299,10 +299,6 @@ impl Slices {
     fn members(&self, namespace: &str, service: &str, with_ports: bool) -> BTreeSet<Member> {
         let slices = self.by_service.get(&(namespace.to_owned(), service.to_owned()));
         let all = slices.into_iter().flat_map(BTreeMap::values).flatten();
-        all.map(|member| match member {
-            Member::Port(address, ..) if !with_ports => Member::Net(config::net::Cidr::host(*address)),
-            member => member.clone(),
-        })
-        .collect()
+        all.filter(|member| matches!(member, Member::Port(..)) == with_ports).cloned().collect()
     }
 }
