@@ -372,7 +372,8 @@ impl<D: Datastore> Control<D> {
         let uplinks = self.settings.uplinks.iter().chain(claims.keys());
         let uplinks = uplinks.map(|name| (name.clone(), InterfaceKind::Uplink));
         let host = (HOST_INTERFACE.to_owned(), InterfaceKind::Host);
-        orphans.chain(closed).chain(endpoints).chain(uplinks).chain([host]).collect()
+        // A workload's interface that a host endpoint names stays a workload's.
+        uplinks.chain(orphans).chain(closed).chain(endpoints).chain([host]).collect()
     }
 
     async fn reconcile(&mut self) {
