@@ -25,9 +25,6 @@ use crate::suggest;
 /// Further problems of one document are not looked for.
 const PROBLEMS_MAX: usize = 100;
 
-/// More fields than these are not listed to whoever wrote another.
-const LISTED_MAX: usize = 40;
-
 /// Keys of a resource that say what it is; whoever decodes it has read them already.
 const ROOT_KEYS: [&str; 2] = ["apiVersion", "kind"];
 /// What Kubernetes keeps in the metadata of any object for itself.
@@ -158,10 +155,7 @@ impl<'a> Decoder<'a> {
     fn note_unknown(&self, key: &Key, fields: &'static [&'static str]) {
         let path = Path::Field(&self.path, &key.name).to_string();
         let help = suggest::nearest(&key.name, fields.iter().copied());
-        let expected = match fields.len() {
-            0..=LISTED_MAX => format!("one of {}", fields.join(", ")),
-            count => format!("one of {count} known fields"),
-        };
+        let expected = format!("one of {}", fields.join(", "));
         let error = FieldError {
             path: path.clone(),
             found: "an unknown field".to_string(),

@@ -18,6 +18,9 @@ const LABEL_PART_MAX: usize = 63;
 /// A selector inside a resource.
 const SELECTOR_MAX: usize = 1024;
 
+/// More words than these are not listed to whoever wrote another one.
+const LISTED_MAX: usize = 40;
+
 /// One problem: where, what was found, what was expected, and a hint when there is a good one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct FieldError {
@@ -33,7 +36,13 @@ impl fmt::Display for FieldError {
         if !self.path.is_empty() {
             write!(f, "{}: ", self.path)?;
         }
-        write!(f, "found {}, expected {}", self.found, self.expected)?;
+        write!(f, "found {}, expected ", self.found)?;
+        // One kind has nearly two hundred fields. Nobody reads them all.
+        let listed = self.expected.strip_prefix("one of ").map_or(0, |words| words.split(", ").count());
+        match listed {
+            0..=LISTED_MAX => f.write_str(&self.expected)?,
+            _ => write!(f, "one of {listed} known ones")?,
+        }
         match &self.help {
             Some(help) => write!(f, " ({help})"),
             None => Ok(()),
