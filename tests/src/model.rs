@@ -94,7 +94,10 @@ impl Model {
             return Expected::Error(DropReason::TooBig);
         }
         if !is_known {
-            let is_policed = from.kind != InterfaceKind::Host;
+            // What the host itself sends to its workloads is not policed; what its kernel forwards for others is.
+            let owner = way(plan, packet.source);
+            let is_own = matches!(&owner, Some(Way::Via(name)) if plan.at(name).kind == InterfaceKind::Host);
+            let is_policed = from.kind != InterfaceKind::Host || !is_own;
             if is_policed && from.has_endpoint && !allows(&from.egress, packet) {
                 return Expected::Dropped(DropReason::PolicyEgress);
             }

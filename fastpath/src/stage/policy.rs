@@ -102,8 +102,8 @@ fn judge(slot: &mut Slot, key: Key, from: InterfaceIndex, to: InterfaceIndex, ta
     match (from.kind, to.kind) {
         (InterfaceKind::Uplink, InterfaceKind::Host) => to_host(slot, &key, from, tables),
         (InterfaceKind::Host, InterfaceKind::Uplink) => from_host(slot, &key, to, tables),
-        // Probes from the host to its own workloads are not policed.
-        (InterfaceKind::Host, _) => {}
+        // Probes from the host to its own workloads are not policed. What its kernel forwards for others is.
+        (InterfaceKind::Host, _) if is_hosts(key.source, tables) => {}
         (InterfaceKind::Workload, InterfaceKind::Host) if is_link_upkeep(&key) => {}
         _ => forwarded(slot, &key, from, to, tables),
     }
