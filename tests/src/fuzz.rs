@@ -28,6 +28,7 @@
 pub mod documents;
 pub mod flows;
 pub mod frames;
+mod manifests;
 pub mod mutate;
 pub mod parse;
 pub mod values;

@@ -6,7 +6,8 @@
 //! | `api` | the body of a request | what is accepted means the same when written and read again; a refusal names what is wrong |
 //! | `record` | a record of the store | nothing is read whose checksum is wrong; what is read means the same when written and read again |
 
-use config::resource::{Key, Kind, Resource};
+use config::convert;
+use config::resource::{FieldError, GlobalNetworkPolicy, Key, Kind, Metadata, NetworkPolicy, Resource};
 use config::yaml::{self, What};
 use control::datastore::{Revision, Update, record};
 use control::http::answer::read_resources;
@@ -16,6 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::manifests::DOCUMENTS;
 use super::{Seen, Target};
 
 pub const YAML: Target =
@@ -64,6 +66,8 @@ const TOKENS: &[&str] = &[
     "ä",
     "apiVersion: projectcalico.org/v3\n",
     "apiVersion: vrouter.io/v1\n",
+    "apiVersion: networking.k8s.io/v1\n",
+    "apiVersion: v1\n",
     "kind: ",
     "NetworkPolicy",
     "GlobalNetworkPolicy",
@@ -74,7 +78,19 @@ const TOKENS: &[&str] = &[
     "Profile",
     "Tier",
     "Node",
+    "NetworkSet",
+    "BGPPeer",
+    "BGPFilter",
+    "FelixConfiguration",
+    "ClusterNetworkPolicy",
+    "Service",
+    "EndpointSlice",
     "List",
+    "90s",
+    "1.5h",
+    "[a-z]{2,3}*",
+    "matchExpressions: [{key: a, operator: NotIn, values: [b]}]",
+    "ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}",
     "metadata:\n  name: x\n",
     "namespace: ",
     "labels: {a: b}",
@@ -93,79 +109,6 @@ const TOKENS: &[&str] = &[
     "\"targets\":",
     "\"dryRun\":true",
     "\"value\":null",
-];
-
-/// One document per kind, with most of what it may hold.
-const DOCUMENTS: [&str; 9] = [
-    r#"{"apiVersion": "projectcalico.org/v3", "kind": "Node", "metadata": {"name": "worker-1", "labels": {"zone": "a"}},
-  "spec": {"bgp": {"ipv4Address": "192.0.2.1/24", "asNumber": 64512}, "addresses": [{"address": "192.0.2.1", "type": "InternalIP"}]}}"#,
-    r#"apiVersion: projectcalico.org/v3
-kind: WorkloadEndpoint
-metadata: {name: worker--1-k8s-web-eth0, namespace: default, labels: {app: web}}
-spec:
-  node: worker-1
-  orchestrator: k8s
-  pod: web
-  endpoint: eth0
-  interfaceName: cali1234
-  mac: 02:00:00:00:00:01
-  ipNetworks: [10.0.0.1/32, "fd00::1/128"]
-  profiles: [kns.default]
-  ports:
-    - {name: http, protocol: TCP, port: 8080}
-"#,
-    r#"apiVersion: projectcalico.org/v3
-kind: HostEndpoint
-metadata: {name: worker-1-eth0, labels: {role: node}}
-spec: {node: worker-1, interfaceName: eth0, expectedIPs: [192.0.2.1]}
-"#,
-    r#"apiVersion: projectcalico.org/v3
-kind: IPPool
-metadata: {name: pool}
-spec: {cidr: 10.65.0.0/16, blockSize: 26, natOutgoing: false, nodeSelector: all()}
-"#,
-    r#"apiVersion: projectcalico.org/v3
-kind: GlobalNetworkPolicy
-metadata: {name: allow-dns}
-spec:
-  order: 100.5
-  selector: role == 'client' && !has(quarantine)
-  types: [Ingress, Egress]
-  ingress:
-    - action: Deny
-      protocol: ICMP
-      icmp: {type: 8, code: 0}
-      source: {notNets: [10.0.0.0/8], namespaceSelector: all()}
-  egress:
-    - {action: Allow, protocol: UDP, destination: {ports: [53], nets: [10.0.0.53/32]}}
-"#,
-    r#"apiVersion: projectcalico.org/v3
-kind: NetworkPolicy
-metadata: {name: allow-web, namespace: shop}
-spec:
-  tier: default
-  selector: app in {'web', 'api'}
-  ingress:
-    - action: Allow
-      protocol: TCP
-      source: {selector: app == 'lb'}
-      destination: {ports: [80, "8000:8080", metrics]}
-"#,
-    r#"apiVersion: vrouter.io/v1
-kind: StaticRoute
-metadata: {name: far}
-spec: {node: worker-1, destination: 198.51.100.0/24, nextHop: 192.0.2.2}
-"#,
-    r#"apiVersion: projectcalico.org/v3
-kind: Profile
-metadata: {name: kns.default}
-spec: {labelsToApply: {ns: default}, ingress: [{action: Allow}], egress: [{action: Allow}]}
-"#,
-    r#"apiVersion: projectcalico.org/v3
-kind: Tier
-metadata: {name: security}
-spec: {order: 10, defaultAction: Pass}
-"#,
 ];
 
 fn yaml(input: &[u8]) -> Seen {
@@ -192,6 +135,7 @@ fn yaml(input: &[u8]) -> Seen {
         Ok(resources) => {
             for resource in &resources {
                 assert_eq!(resource.validate(), [], "accepted and invalid");
+                converted(resource);
                 same_again(resource);
                 let json = resource.to_json().to_string();
                 match yaml::parse("again", &json) {
@@ -202,6 +146,35 @@ fn yaml(input: &[u8]) -> Seen {
             Seen::accepted(resources.iter().map(fields).collect::<Vec<_>>())
         }
     }
+}
+
+/// What the policy calculation takes in place of Kubernetes' objects is as valid as they are.
+fn converted(resource: &Resource) {
+    let metadata = Metadata::named("x");
+    let (converted, is_policy) = match resource {
+        Resource::KubernetesNetworkPolicy(policy) => {
+            let converted = convert::network_policy(policy);
+            // A rule holds fewer networks than an ipBlock.
+            let is_too_long = |error: &FieldError| error.path.ends_with(".except");
+            assert!(converted.left_out.iter().all(is_too_long), "{:?} of an accepted object", converted.left_out);
+            (Resource::NetworkPolicy(NetworkPolicy { metadata, ..converted.resource }), true)
+        }
+        Resource::ClusterNetworkPolicy(policy) => {
+            let converted = convert::cluster_network_policy(policy);
+            (Resource::GlobalNetworkPolicy(GlobalNetworkPolicy { metadata, ..converted.resource }), true)
+        }
+        Resource::Namespace(namespace) => (Resource::Profile(convert::namespace_profile(namespace)), false),
+        Resource::ServiceAccount(account) => (Resource::Profile(convert::service_account_profile(account)), false),
+        _ => return,
+    };
+    // A selector that is written out may be longer than one that a person may write, and labels get a prefix.
+    let is_too_long = |error: &FieldError| error.found.ends_with("characters") || error.found.ends_with("entries");
+    let mut namespaced = converted;
+    if is_policy && namespaced.kind().is_namespaced() {
+        namespaced.metadata_mut().namespace = Some("x".to_string());
+    }
+    let problems = namespaced.validate();
+    assert!(!is_policy || problems.iter().all(is_too_long), "{problems:?} in {}", namespaced.to_json());
 }
 
 /// By JSON as the store and the API have it.
@@ -314,7 +287,8 @@ fn object(is_sealed: bool, rest: &[u8]) -> Seen {
     let json = rest.get(16..).unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
     let whole: Value = serde_json::from_slice(json).unwrap_or_default();
-    let (kind, name) = (text(&whole["kind"]), text(&whole["metadata"]["name"]));
+    let (written, name) = (text(&whole["kind"]), text(&whole["metadata"]["name"]));
+    let kind = Kind::of(&text(&whole["apiVersion"]), &written).map_or(written, |kind| kind.name().to_string());
     let namespace = text(&whole["metadata"]["namespace"]);
     let mut bytes = rest.to_vec();
     let sum = rest
