@@ -375,7 +375,7 @@ impl Compiler<'_> {
                 let endpoint = &self.state.endpoints[*position];
                 interface.endpoint = EndpointIndex(endpoints.len() as u32);
                 endpoints.push(Endpoint {
-                    sources: endpoint.addresses.iter().map(range_of).collect(),
+                    sources: endpoint.addresses.iter().chain(&endpoint.spoofed).map(range_of).collect(),
                     egress: policy::endpoint_program(*position, PolicyType::Egress),
                     ingress: policy::endpoint_program(*position, PolicyType::Ingress),
                 });
