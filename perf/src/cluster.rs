@@ -191,7 +191,7 @@ impl Place {
         command.args(["netns", "exec", &self.namespace]).arg(program).args(["run", "--node-name", "router"]);
         command.arg("--datastore").arg(format!("embedded:{}", self.folder.join("store").display()));
         command.arg("--api-socket").arg(self.socket()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = command.spawn().map_err(system("start vrouter"))?;
+        let child = lab::spawn(&mut command)?;
         let daemon = Daemon(child);
         let start = Instant::now();
         while !self.request("GET", "/v1/show/status", "").is_ok_and(|text| text.contains("\"is_ready\":true")) {

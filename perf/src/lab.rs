@@ -17,7 +17,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::Once;
 use std::thread::{self, JoinHandle};
 
@@ -342,6 +342,16 @@ pub fn namespace(purpose: &str) -> Result<String, LabError> {
     ip(&format!("netns add {name}"))?;
     ip(&format!("-n {name} link set lo up"))?;
     Ok(name)
+}
+
+/// Starts a child that hears the signals which this process has blocked for its own watcher.
+pub fn spawn(command: &mut Command) -> Result<Child, LabError> {
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+    let blocked = |source: nix::errno::Errno| system("change the signal mask")(source.into());
+    signals.thread_unblock().map_err(blocked)?;
+    let child = command.spawn().map_err(system("start a program"));
+    signals.thread_block().map_err(blocked)?;
+    child
 }
 
 /// What is left of it goes with the next process.
