@@ -11,6 +11,8 @@
 //! | `plain.rs` | everybody reaches everybody: ping, TCP, UDP, traceroute, path MTU, fragments |
 //! | `rule_match.rs` | what a rule says about the packet, field by field |
 //! | `rule_peers.rs` | what a rule says about the peer: labels, namespaces, service accounts |
+//! | `rule_sets.rs` | what a rule means by a name: network sets, port names, staged policies |
+//! | `kubernetes.rs` | Kubernetes' policies, by the recipes that its users know |
 //! | `rule_order.rs` | which rule decides: actions, order, tiers, profiles, directions |
 //! | `policy.rs` | a policy changes while connections are open |
 //! | `kill.rs` | the router is killed under load |
@@ -32,6 +34,7 @@ mod host;
 mod input;
 mod iperf;
 mod kill;
+mod kubernetes;
 mod link;
 mod many;
 mod plain;
@@ -39,6 +42,7 @@ mod policy;
 mod rule_match;
 mod rule_order;
 mod rule_peers;
+mod rule_sets;
 mod upgrade;
 mod workers;
 
