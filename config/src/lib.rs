@@ -11,6 +11,7 @@
 //! How the kinds refer to each other:
 //!
 //!     Tier ◀─spec.tier─ NetworkPolicy, GlobalNetworkPolicy ─selector─▶ WorkloadEndpoint, HostEndpoint
+//!     their rules ─selector─▶ endpoints, NetworkSet, GlobalNetworkSet; ─services─▶ Service ◀─label─ EndpointSlice
 //!     Node ◀─spec.node─ WorkloadEndpoint, HostEndpoint ─spec.profiles─▶ Profile
 //!     IPPool ─nodeSelector─▶ Node; WorkloadEndpoint.ipNetworks come from an IPPool; StaticRoute ─spec.node─▶ Node
 

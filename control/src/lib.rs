@@ -14,6 +14,7 @@
 //! | `control` | owns the parts and routes events; holds no rules |
 //! | `resources`, `policy`, `node_state` | what this node should be |
 //! | `compile` | the same as the fast path needs it |
+//! | `felix`, `guard` | settings of the whole node; which interface has which host endpoint |
 //! | `judge` | verdicts of the same tables where no router runs |
 //! | `attach` | interfaces: sockets, programs, workers |
 //! | `resolve` | packets that wait for a next hop's MAC address |

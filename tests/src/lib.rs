@@ -20,7 +20,7 @@
 //! | `talk.rs` | two machines talk over sockets of real stacks |
 //!
 //! The kinds are in `tests/`: `pipeline` (the fast path in memory), `sim` (control under simulated time), `scenario`
-//! (network namespaces), `fuzz` (the saved corpus) and `tidy` (house rules). docs/TESTING.md says how to add to them.
+//! (network namespaces), `fuzz` (the saved corpus), `conformance` (Calico's own cases) and `tidy` (house rules). docs/TESTING.md says how to add to them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

@@ -1,8 +1,9 @@
 //! Resources: what was asked of the router, one file per kind.
 //!
 //! Each kind has the same parts: a struct of `metadata` and `spec`, its defaults (`apply_defaults`),
-//! and its rules (`validate`). Decoding reads every field of Calico's v3 form with its type and
-//! refuses fields it does not know; what only makes sense together is for `validate`.
+//! and its rules (`validate`). Decoding reads every field of the kind's form with its type and refuses fields
+//! it does not know, but for Kubernetes' own kinds, which have more than is of use here; what only makes
+//! sense together is for `validate`.
 //!
 //!     JSON or YAML ──decode──▶ Resource ──apply_defaults──▶ Resource ──validate──▶ problems
 //!
