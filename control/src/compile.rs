@@ -127,12 +127,13 @@ pub fn compile(state: &NodeState, policy: Acl, host: &HostView<'_>, choices: &Ch
     compiler.static_routes();
     compiler.own_addresses();
     let (mut interfaces, endpoints) = compiler.interfaces();
+    let claims = guard::claims(state, host.links, host.addresses, host.attached);
     let mut host_endpoints = Vec::new();
-    for (name, position) in guard::claims(state, host.links, host.addresses, host.attached) {
-        let Some(attachment) = host.attached.get(&name) else { continue };
+    for (name, position) in &claims {
+        let Some(attachment) = host.attached.get(name) else { continue };
         let Some(Some(interface)) = interfaces.get_mut(attachment.index.index()) else { continue };
         interface.host_endpoint = HostEndpointIndex(host_endpoints.len() as u16);
-        host_endpoints.push(policy::host_lists(state, position));
+        host_endpoints.push(policy::host_lists(state, *position));
     }
 
     let mut ipv4 = Vec::new();
@@ -144,7 +145,7 @@ pub fn compile(state: &NodeState, policy: Acl, host: &HostView<'_>, choices: &Ch
         }
     }
     let prefixes = compiler.our_prefixes();
-    let desired = compiler.desired();
+    let desired = compiler.desired(claims.keys());
     let Compiler { adjacencies, routes, .. } = compiler;
     let tables = Tables {
         generation,
@@ -431,7 +432,7 @@ impl Compiler<'_> {
     }
 
     /// The host's own way to endpoints leads through the private pair; next hops on uplinks stay resolved.
-    fn desired(&self) -> HostState {
+    fn desired<'n>(&self, guarded: impl Iterator<Item = &'n String>) -> HostState {
         let mut desired = HostState { managed: self.managed.clone(), ..HostState::default() };
         for attachment in self.host.attached.values().filter(|a| a.kind == InterfaceKind::Workload) {
             if let Some(link) = self.link_of(attachment) {
@@ -440,8 +441,7 @@ impl Compiler<'_> {
         }
         let Some(host_link) = self.host.host_link else { return desired };
         // What passes between the host and a guarded uplink has the uplink's MTU.
-        let guarded = guard::claims(self.state, self.host.links, self.host.addresses, self.host.attached);
-        let links = guarded.keys().filter_map(|name| self.host.attached.get(name)).filter_map(|a| self.link_of(a));
+        let links = guarded.filter_map(|name| self.host.attached.get(name)).filter_map(|a| self.link_of(a));
         if let Some(mtu) = links.map(|link| link.mtu).max() {
             let ours = self.host.attached.values().find(|a| a.kind == InterfaceKind::Host).map(|a| a.link);
             let pair = [Some(host_link), ours].into_iter().flatten().filter_map(|link| self.host.links.get(&link));

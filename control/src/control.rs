@@ -20,7 +20,7 @@ use fastpath::worker::Clock;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use crate::attach::{Attachments, Guards};
+use crate::attach::{AttachError, Attachments, Guards};
 use crate::compile::{self, Choices, Compiled, HostView, PolicyCompiler, RouteRow, RuleNames};
 use crate::datastore::{Datastore, Revision, SyncEvent, undo};
 use crate::event::Event;
@@ -28,9 +28,9 @@ use crate::felix::FelixSettings;
 use crate::guard;
 use crate::host::{Host, HostEvent, InterfaceAddress, Link, LinkIndex, Neighbour, Route};
 use crate::http::answer::{self, Answered};
-use crate::http::api::{ApiCall, ApiError, ApiProblem, ApiRequest, ErrorCode, WriteCall};
+use crate::http::api::{ApiCall, ApiError, ApiRequest, ErrorCode};
 use crate::node_state::NodeState;
-use crate::policy::{self, Calculation};
+use crate::policy::Calculation;
 use crate::reconcile::{self, HostState};
 use crate::resolve::{self, Resolver, Waiting};
 use crate::resources::Resources;
@@ -265,14 +265,11 @@ impl<D: Datastore> Control<D> {
             self.acl = self.policy.update(self.calculation.state(), &changes, &mut self.names);
         }
         if std::mem::take(&mut self.dirty.tables) {
+            let errors = self.attach();
             if !self.is_ready() {
-                // What fails here is tried again, and told, in a moment.
-                let claims = self.claims();
-                let guards = self.guards(&claims, &self.state().felix.clone());
-                self.attachments.sync(&self.wanted(&claims), guards, &self.kernel.links, &mut Vec::new());
                 self.restore_flows().await;
             }
-            self.publish();
+            self.publish(errors);
         }
         if std::mem::take(&mut self.dirty.reconcile) {
             self.reconcile().await;
@@ -302,21 +299,25 @@ impl<D: Datastore> Control<D> {
         Ok(())
     }
 
-    /// Attaches what should be attached, compiles, and makes the result the one that every worker uses.
-    fn publish(&mut self) {
+    /// Attaches what should be attached. Returns what could not be.
+    fn attach(&mut self) -> Vec<AttachError> {
         let mut errors = Vec::new();
         self.retried = Instant::now();
-        let felix = self.state().felix.clone();
         let claims = self.claims();
-        let guards = self.guards(&claims, &felix);
+        let guards = self.guards(&claims);
         self.attachments.sync(&self.wanted(&claims), guards, &self.kernel.links, &mut errors);
+        errors
+    }
+
+    /// Compiles, and makes the result the one that every worker uses. `errors` are those of attaching.
+    fn publish(&mut self, mut errors: Vec<AttachError>) {
         self.generation += 1;
         let choices = Choices {
             policy_change: match self.settings.policy_change {
                 PolicyChange::Preserve => table::PolicyChange::Preserve,
                 PolicyChange::Reevaluate => table::PolicyChange::Reevaluate,
             },
-            felix,
+            felix: self.state().felix.clone(),
         };
         let host_link = self.kernel.links.values().find(|link| link.name == HOST_LINK).map(|link| link.index);
         let view = HostView {
@@ -352,9 +353,9 @@ impl<D: Datastore> Control<D> {
         guard::claims_among(self.state(), &self.kernel.links, &self.kernel.addresses, uplinks)
     }
 
-    fn guards(&self, claims: &BTreeMap<String, usize>, felix: &FelixSettings) -> Guards {
+    fn guards(&self, claims: &BTreeMap<String, usize>) -> Guards {
         let openings = Openings {
-            ports: guard::port_filters(felix),
+            ports: guard::port_filters(&self.state().felix),
             own_addresses: guard::own_addresses(&self.kernel.addresses),
             private_pair: self.kernel.links.values().find(|link| link.name == HOST_LINK).map(|link| link.index.0),
         };
@@ -484,14 +485,7 @@ impl<D: Datastore> Control<D> {
 
     async fn answer(&mut self, request: ApiRequest) {
         let ApiRequest { call, caller, reply } = request;
-        let refused = match &call {
-            ApiCall::Apply(call) | ApiCall::Create(call) | ApiCall::Replace(call) => refuse_unsupported(call).err(),
-            _ => None,
-        };
-        let answered = match refused {
-            Some(error) => Some(Err(error)),
-            None => answer::respond(&self.store, &call, &caller, SystemTime::now()).await,
-        };
+        let answered = answer::respond(&self.store, &call, &caller, SystemTime::now()).await;
         let result = match (answered, call) {
             // Success means in force, so it is said after the tables have been published.
             (Some(Ok(Answered { value, wait_for: Some(revision) })), _) => {
@@ -553,25 +547,6 @@ impl<D: Datastore> Control<D> {
         self.unanswered = waiting;
         for (_, reply, value) in done {
             let _ = reply.send(Ok(value));
-        }
-    }
-}
-
-fn refuse_unsupported(call: &WriteCall) -> Result<(), ApiError> {
-    let resources = answer::read_resources(&call.resources)?;
-    let mut problems = Vec::new();
-    for resource in &resources {
-        for error in policy::supported::unsupported(resource) {
-            let message = error.to_string();
-            let object = resource.key().to_string();
-            problems.push(ApiProblem { code: ErrorCode::Unenforceable, object, field: error.path, message });
-        }
-    }
-    match problems.first() {
-        None => Ok(()),
-        Some(first) => {
-            let message = format!("{}: {}", first.object, first.message);
-            Err(ApiError { code: ErrorCode::Unenforceable, message, problems })
         }
     }
 }

@@ -85,7 +85,7 @@ pub struct BlockName(Arc<str>);
 
 impl BlockName {
     pub fn new(owner: impl fmt::Display, direction: PolicyType) -> Self {
-        Self(format!("{owner} {}", if direction == PolicyType::Ingress { "ingress" } else { "egress" }).into())
+        Self(format!("{owner} {}", direction.word()).into())
     }
 }
 
@@ -166,6 +166,12 @@ pub struct Program {
 }
 
 impl Program {
+    /// Denies everything.
+    pub fn closed() -> Self {
+        let end = ProgramEnd::Deny("no program: default deny".to_owned());
+        Self { tiers: Vec::new(), profiles: Vec::new(), end }
+    }
+
     /// Every block, as often as it is named.
     pub fn blocks(&self) -> impl Iterator<Item = &BlockName> {
         self.tiers.iter().flat_map(|tier| &tier.blocks).chain(&self.profiles)

@@ -115,27 +115,16 @@ fn convert(rule: &ClusterPolicyRule, direction: PolicyType) -> Result<Vec<Rule>,
         let (protocol, port) = ports(protocol).map_err(|why| why.under(&format!("protocols[{position}]")))?;
         by_protocol.add(protocol, port);
     }
-    let by_protocol = by_protocol.rules();
     let action = match rule.action {
         ClusterPolicyAction::Accept => Action::Allow,
         ClusterPolicyAction::Deny => Action::Deny,
         ClusterPolicyAction::Pass => Action::Pass,
     };
-    let mut rules = Vec::new();
+    let mut all = Vec::new();
     for (position, peer) in peers.iter().enumerate() {
-        for side in sides(peer, direction).map_err(|why| why.under(&format!("{field}[{position}]")))? {
-            for (protocol, ports) in &by_protocol {
-                let mut rule = Rule { protocol: *protocol, ..Rule::any(action) };
-                match direction {
-                    PolicyType::Ingress => rule.source = side.clone(),
-                    PolicyType::Egress => rule.destination = side.clone(),
-                }
-                rule.destination.ports.clone_from(ports);
-                rules.push(rule);
-            }
-        }
+        all.extend(sides(peer, direction).map_err(|why| why.under(&format!("{field}[{position}]")))?);
     }
-    Ok(rules)
+    Ok(by_protocol.rules_with(all, action, direction))
 }
 
 /// The peer; networks of both families are two, because a rule has one.

@@ -22,7 +22,10 @@ mod selector;
 
 pub use cluster_network_policy::{ADMIN_TIER, BASELINE_TIER, cluster_network_policy};
 pub use network_policy::{KUBERNETES_POLICY_ORDER, network_policy, staged_network_policy};
-pub use profile::{namespace_profile, service_account_profile};
+pub use profile::{
+    ProfileSource, namespace_profile, namespace_profile_name, service_account_profile, service_account_profile_name,
+    source_of_profile,
+};
 
 use crate::resource::{FieldError, Metadata};
 

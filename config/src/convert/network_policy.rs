@@ -91,20 +91,7 @@ fn rules(
     if peers.is_empty() {
         sides.push(EntityRule::default());
     }
-    let by_protocol = by_protocol.rules();
-    let mut rules = Vec::with_capacity(sides.len() * by_protocol.len());
-    for side in sides {
-        for (protocol, ports) in &by_protocol {
-            let mut rule = Rule { protocol: *protocol, ..Rule::any(Action::Allow) };
-            match direction {
-                PolicyType::Ingress => rule.source = side.clone(),
-                PolicyType::Egress => rule.destination = side.clone(),
-            }
-            rule.destination.ports.clone_from(ports);
-            rules.push(rule);
-        }
-    }
-    Ok(rules)
+    Ok(by_protocol.rules_with(sides, Action::Allow, direction))
 }
 
 /// The port or range; none is all ports.

@@ -1,6 +1,7 @@
 //! Ports of one rule, gathered by protocol: a rule has one protocol, so several make several rules.
 
 use crate::net::{Port, PortRange, Protocol};
+use crate::resource::{Action, EntityRule, PolicyType, Rule};
 
 /// What a rule may hold.
 const PORTS_MAX: usize = 50;
@@ -31,8 +32,26 @@ impl ByProtocol {
         }
     }
 
+    /// The rules of each side, which is the source or the destination by the direction.
+    pub(super) fn rules_with(self, sides: Vec<EntityRule>, action: Action, direction: PolicyType) -> Vec<Rule> {
+        let by_protocol = self.rules();
+        let mut rules = Vec::with_capacity(sides.len() * by_protocol.len());
+        for side in sides {
+            for (protocol, ports) in &by_protocol {
+                let mut rule = Rule { protocol: *protocol, ..Rule::any(action) };
+                match direction {
+                    PolicyType::Ingress => rule.source = side.clone(),
+                    PolicyType::Egress => rule.destination = side.clone(),
+                }
+                rule.destination.ports.clone_from(ports);
+                rules.push(rule);
+            }
+        }
+        rules
+    }
+
     /// One entry for each rule.
-    pub(super) fn rules(self) -> Vec<(Option<Protocol>, Vec<Port>)> {
+    fn rules(self) -> Vec<(Option<Protocol>, Vec<Port>)> {
         if self.0.is_empty() {
             return vec![(None, Vec::new())];
         }

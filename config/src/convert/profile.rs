@@ -10,6 +10,35 @@ use crate::resource::{
 /// The label with the name of what the others come from.
 const NAME_LABEL: &str = "projectcalico.org/name";
 
+const OF_NAMESPACE: &str = "kns.";
+const OF_ACCOUNT: &str = "ksa.";
+
+/// What the profile of a namespace is called.
+pub fn namespace_profile_name(namespace: &str) -> String {
+    format!("{OF_NAMESPACE}{namespace}")
+}
+
+/// What the profile of a service account is called.
+pub fn service_account_profile_name(namespace: &str, name: &str) -> String {
+    format!("{OF_ACCOUNT}{namespace}.{name}")
+}
+
+/// What a profile's name says it stands for. No namespace has a dot, so that the parts of an account's are told apart.
+pub fn source_of_profile(name: &str) -> Option<ProfileSource<'_>> {
+    if let Some(namespace) = name.strip_prefix(OF_NAMESPACE) {
+        return Some(ProfileSource::Namespace(namespace));
+    }
+    let (namespace, name) = name.strip_prefix(OF_ACCOUNT)?.split_once('.')?;
+    Some(ProfileSource::ServiceAccount { namespace, name })
+}
+
+/// The object of Kubernetes that a profile is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProfileSource<'a> {
+    Namespace(&'a str),
+    ServiceAccount { namespace: &'a str, name: &'a str },
+}
+
 /// `kns.<name>`: everything is let through that no policy decides.
 pub fn namespace_profile(namespace: &Namespace) -> Profile {
     let metadata = &namespace.metadata;
@@ -18,7 +47,7 @@ pub fn namespace_profile(namespace: &Namespace) -> Profile {
         egress: vec![Rule::any(Action::Allow)],
         labels_to_apply: inherited(INHERITED_FROM_NAMESPACE, metadata),
     };
-    Profile { metadata: Metadata::named(format!("kns.{}", metadata.name)), spec }
+    Profile { metadata: Metadata::named(namespace_profile_name(&metadata.name)), spec }
 }
 
 /// `ksa.<namespace>.<name>`: labels only.
@@ -27,7 +56,7 @@ pub fn service_account_profile(account: &ServiceAccount) -> Profile {
     let namespace = metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
     let labels_to_apply = inherited(INHERITED_FROM_ACCOUNT, metadata);
     let spec = ProfileSpec { labels_to_apply, ..ProfileSpec::default() };
-    Profile { metadata: Metadata::named(format!("ksa.{namespace}.{}", metadata.name)), spec }
+    Profile { metadata: Metadata::named(service_account_profile_name(namespace, &metadata.name)), spec }
 }
 
 fn inherited(prefix: &str, metadata: &Metadata) -> BTreeMap<String, String> {

@@ -374,6 +374,16 @@ impl fmt::Display for Action {
     }
 }
 
+impl PolicyType {
+    /// As rules and answers name it.
+    pub fn word(self) -> &'static str {
+        match self {
+            PolicyType::Ingress => "ingress",
+            PolicyType::Egress => "egress",
+        }
+    }
+}
+
 impl fmt::Display for PolicyType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)

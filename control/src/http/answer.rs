@@ -15,11 +15,13 @@ use super::api::{ApiCall, ApiError, ApiProblem, DeleteCall, ErrorCode, GetCall, 
 use super::views::{
     ChangeView, GetReply, HistoryView, PendingView, TransactionView, UndoReply, WriteOutcome, WriteReply, WriteView,
 };
+use crate::control::{chain, to_json};
 use crate::datastore::transaction::{self, ChangeOutcome, MAX_CONFIRM};
 use crate::datastore::undo::{self, Undo};
 use crate::datastore::{
     Author, Committed, Datastore, Note, Outcome, Pending, Revision, StoreError, Transaction, Write,
 };
+use crate::policy::supported;
 
 /// What to do with each resource of a `WriteCall`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +81,7 @@ pub async fn write<D: Datastore>(
     caller: &Author,
     now: SystemTime,
 ) -> Result<WriteReply, ApiError> {
-    let resources = read_resources(&call.resources)?;
+    let resources = read_enforceable(&call.resources)?;
     let verb = match mode {
         WriteMode::Apply => "apply",
         WriteMode::Create => "create",
@@ -223,6 +225,25 @@ async fn missing<D: Datastore>(store: &D, key: Key) -> ApiError {
     ApiError::new(ErrorCode::ObjectNotFound, message)
 }
 
+/// JSON to valid resources that can be enforced, or everything that is wrong with them.
+pub fn read_enforceable(documents: &[Value]) -> Result<Vec<Resource>, ApiError> {
+    let resources = read_resources(documents)?;
+    let mut problems = Vec::new();
+    for resource in &resources {
+        for error in supported::unsupported(resource) {
+            let (object, message) = (resource.key().to_string(), error.to_string());
+            problems.push(ApiProblem { code: ErrorCode::Unenforceable, object, field: error.path, message });
+        }
+    }
+    match problems.first() {
+        None => Ok(resources),
+        Some(first) => {
+            let message = format!("{}: {}", first.object, first.message);
+            Err(ApiError { code: ErrorCode::Unenforceable, message, problems })
+        }
+    }
+}
+
 /// JSON to valid resources, or everything that is wrong with them.
 pub fn read_resources(documents: &[Value]) -> Result<Vec<Resource>, ApiError> {
     let mut resources = Vec::with_capacity(documents.len());
@@ -356,21 +377,4 @@ impl From<StoreError> for ApiError {
         };
         ApiError::new(code, chain(&error))
     }
-}
-
-/// The error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
-
-fn to_json(value: &impl serde::Serialize) -> Value {
-    // Views have string keys and plain values only; null stands for a fault of ours.
-    serde_json::to_value(value).unwrap_or(Value::Null)
 }

@@ -1,7 +1,10 @@
 //! Policies of every kind in one shape, and which endpoints they select.
 
 use config::convert;
-use config::resource::{GlobalNetworkPolicy, Key, NetworkPolicy, PolicyType, Resource, Rule};
+use config::resource::{
+    GlobalNetworkPolicy, INHERITED_FROM_ACCOUNT, INHERITED_FROM_NAMESPACE, Key, NetworkPolicy, PolicyType, Resource,
+    Rule,
+};
 use config::selector::Selector;
 
 use super::labels::{Labels, NAMESPACE, SERVICE_ACCOUNT};
@@ -54,7 +57,7 @@ impl Policy {
 
     fn of_namespace(key: Key, policy: &NetworkPolicy) -> Policy {
         let spec = &policy.spec;
-        let accounts = spec.service_account_selector.as_ref().map(|accounts| accounts.prefix_labels("pcsa."));
+        let accounts = spec.service_account_selector.as_ref().map(of_accounts);
         Policy {
             rank: Rank::new(spec.order, &key),
             blocks: blocks(&key),
@@ -71,7 +74,7 @@ impl Policy {
 
     fn of_cluster(key: Key, policy: &GlobalNetworkPolicy) -> Policy {
         let spec = &policy.spec;
-        let accounts = spec.service_account_selector.as_ref().map(|accounts| accounts.prefix_labels("pcsa."));
+        let accounts = spec.service_account_selector.as_ref().map(of_accounts);
         let namespaces = spec.namespace_selector.as_ref().filter(|s| !s.is_blank()).map(in_namespaces);
         Policy {
             rank: Rank::new(spec.order, &key),
@@ -123,8 +126,13 @@ pub fn in_namespaces(selector: &Selector) -> Selector {
     } else if selector.is_global() {
         parsed(&format!("!has({NAMESPACE})"))
     } else {
-        selector.prefix_labels("pcns.")
+        selector.prefix_labels(INHERITED_FROM_NAMESPACE)
     }
+}
+
+/// Endpoints whose service account a selector over its labels selects.
+pub fn of_accounts(selector: &Selector) -> Selector {
+    selector.prefix_labels(INHERITED_FROM_ACCOUNT)
 }
 
 /// Endpoints with one of these service accounts.

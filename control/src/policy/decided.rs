@@ -4,8 +4,9 @@
 //! the way back: to the policy, its tier, the direction and the position. A name that is none of the known forms keeps
 //! its text and has nothing else.
 
-use config::resource::PolicyType;
+use config::resource::{Key, Kind, PolicyType};
 
+use super::active::Policy;
 use crate::resources::Resources;
 
 /// Who decided.
@@ -78,16 +79,9 @@ impl Decided {
     pub fn rule(&self) -> Option<String> {
         match (self.default, self.direction, self.position) {
             (Some(default), ..) => Some(default.name().to_owned()),
-            (None, Some(direction), Some(position)) => Some(format!("{}[{position}]", word(direction))),
+            (None, Some(direction), Some(position)) => Some(format!("{}[{position}]", direction.word())),
             _ => None,
         }
-    }
-}
-
-pub fn word(direction: PolicyType) -> &'static str {
-    match direction {
-        PolicyType::Ingress => "ingress",
-        PolicyType::Egress => "egress",
     }
 }
 
@@ -102,23 +96,12 @@ fn direction_of(word: &str) -> Option<PolicyType> {
 /// The tier of a policy by the text of its key; profiles have none.
 fn tier_of(owner: &str, resources: &Resources) -> Option<String> {
     let (kind, name) = owner.split_once(' ')?;
-    let named = |namespace: &Option<String>, own: &str| match namespace {
-        Some(namespace) => name.strip_prefix(namespace.as_str()).and_then(|rest| rest.strip_prefix('/')) == Some(own),
-        None => name == own,
+    let kind = Kind::from_name(kind)?;
+    let key = match kind.is_namespaced() {
+        true => name.split_once('/').map(|(namespace, name)| Key::namespaced(kind, namespace, name))?,
+        false => Key::cluster(kind, name),
     };
-    match kind {
-        "NetworkPolicy" => {
-            let found = resources.network_policies().find(|p| named(&p.metadata.namespace, &p.metadata.name))?;
-            Some(found.spec.tier.clone())
-        }
-        "GlobalNetworkPolicy" => {
-            let found = resources.global_network_policies().find(|p| named(&None, &p.metadata.name))?;
-            Some(found.spec.tier.clone())
-        }
-        "Profile" => None,
-        // Kubernetes' own policies have one place.
-        _ => Some(config::resource::DEFAULT_TIER.to_owned()),
-    }
+    Policy::of(resources.get(&key)?).map(|policy| policy.tier)
 }
 
 #[cfg(test)]
@@ -127,7 +110,11 @@ mod tests {
 
     fn check(name: &str, tier: Option<&str>, policy: Option<&str>, rule: Option<&str>) {
         let yaml = "apiVersion: projectcalico.org/v3\nkind: NetworkPolicy\nmetadata: {name: db, namespace: shop}\n\
-                    spec: {tier: first}\n";
+                    spec: {tier: first}\n---\n\
+                    apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: db, namespace: shop}\n\
+                    spec: {podSelector: {}}\n---\n\
+                    apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: admin}\n\
+                    spec: {tier: Admin, priority: 1, subject: {namespaces: {}}}\n";
         let resources: Resources = config::yaml::parse("case", yaml).expect("legal").into_iter().collect();
         let found = Decided::by(name, &resources);
         let found = (found.tier.as_deref(), found.policy.as_deref(), found.rule());
@@ -140,6 +127,10 @@ mod tests {
         check("NetworkPolicy shop/db ingress[0]", Some("first"), db, Some("ingress[0]"));
         check("NetworkPolicy shop/db egress[12] (cannot be enforced)", Some("first"), db, Some("egress[12]"));
         check("GlobalNetworkPolicy gone ingress[3]", None, Some("GlobalNetworkPolicy gone"), Some("ingress[3]"));
+        let kubernetes = Some("KubernetesNetworkPolicy shop/db");
+        check("KubernetesNetworkPolicy shop/db ingress[1]", Some("default"), kubernetes, Some("ingress[1]"));
+        let admin = Some("ClusterNetworkPolicy admin");
+        check("ClusterNetworkPolicy admin ingress[0]", Some("kube-admin"), admin, Some("ingress[0]"));
         check("Profile kns.shop egress[0]", None, Some("Profile kns.shop"), Some("egress[0]"));
         let missing = "Profile p0 (does not exist)";
         check("Profile p0 (does not exist) ingress[0]", None, Some(missing), Some("ingress[0]"));

@@ -69,7 +69,7 @@ pub fn program(
             continue;
         }
         let passes = passes || matches!(list, List::Early(_));
-        let end = (!passes).then(|| format!("Tier {name}: end of tier, {} default deny", word(direction)));
+        let end = (!passes).then(|| format!("Tier {name}: end of tier, {} default deny", direction.word()));
         program.tiers.push(TierProgram { blocks, end });
     }
     if list == List::Normal {
@@ -209,7 +209,7 @@ fn positive(side: &EntityRule, namespace: Option<&str>) -> Option<Selector> {
     let selector = present(&side.selector);
     let accounts = side.service_accounts.as_ref();
     let by_name = accounts.filter(|a| !a.names.is_empty()).map(|a| active::with_accounts(&a.names));
-    let by_label = accounts.and_then(|a| present(&a.selector)).map(|selector| selector.prefix_labels("pcsa."));
+    let by_label = accounts.and_then(|a| present(&a.selector)).map(|selector| active::of_accounts(&selector));
     let namespaces = match (present(&side.namespace_selector), namespace) {
         (Some(namespaces), _) => Some(active::in_namespaces(&namespaces)),
         // In a namespace's policy a selector means endpoints of that namespace.
@@ -235,17 +235,10 @@ fn icmp(fields: &IcmpFields) -> Option<(u8, Option<u8>)> {
     fields.icmp_type.map(|kind| (kind, fields.code))
 }
 
-fn word(direction: PolicyType) -> &'static str {
-    match direction {
-        PolicyType::Ingress => "ingress",
-        PolicyType::Egress => "egress",
-    }
-}
-
 fn no_match_name(profiles: &[String], direction: PolicyType) -> String {
     match profiles {
-        [] => format!("no policy and no profile: {} default deny", word(direction)),
-        _ => format!("no rule of profiles {} matched: {} default deny", profiles.join(", "), word(direction)),
+        [] => format!("no policy and no profile: {} default deny", direction.word()),
+        _ => format!("no rule of profiles {} matched: {} default deny", profiles.join(", "), direction.word()),
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use config::convert::namespace_profile_name;
 use config::net::Cidr;
 use config::resource::{Key, Resource};
 use config::selector::Selector;
@@ -54,7 +55,7 @@ impl Item {
                 labels: labels::of_network_set(&set.metadata, profiles),
                 nets: set.spec.nets.iter().map(Cidr::masked).collect(),
                 ports: Box::default(),
-                profiles: set.metadata.namespace.iter().map(|n| format!("{}{n}", labels::NAMESPACE_PROFILE)).collect(),
+                profiles: set.metadata.namespace.as_deref().map(namespace_profile_name).into_iter().collect(),
             },
             Resource::GlobalNetworkSet(set) => Item {
                 labels: labels::of_network_set(&set.metadata, profiles),

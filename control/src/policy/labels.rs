@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use config::convert::namespace_profile_name;
 use config::resource::{HostEndpoint, Metadata, WorkloadEndpoint};
 use config::selector;
 
 /// Labels that every workload endpoint has, set by whoever creates it or, failing that, by us.
-pub const NAMESPACE: &str = "projectcalico.org/namespace";
+pub use config::resource::NAMESPACE_LABEL as NAMESPACE;
 pub const ORCHESTRATOR: &str = "projectcalico.org/orchestrator";
 pub const SERVICE_ACCOUNT: &str = "projectcalico.org/serviceaccount";
 
@@ -68,14 +69,11 @@ pub fn of_host(endpoint: &HostEndpoint, profiles: &ProfileLabels) -> Labels {
 /// A network set of a namespace carries the namespace's labels, as that namespace's profile gives them.
 pub fn of_network_set(metadata: &Metadata, profiles: &ProfileLabels) -> Labels {
     let namespace = metadata.namespace.as_deref();
-    let profile: Vec<String> = namespace.iter().map(|namespace| format!("{NAMESPACE_PROFILE}{namespace}")).collect();
+    let profile: Vec<String> = namespace.into_iter().map(namespace_profile_name).collect();
     let inherited = inherited(&profile, profiles);
     let own = pairs(metadata).filter(|(name, _)| *name != NAMESPACE);
     inherited.chain(own).chain(namespace.map(|namespace| (NAMESPACE, namespace))).collect()
 }
-
-/// Profiles of namespaces are called so.
-pub const NAMESPACE_PROFILE: &str = "kns.";
 
 fn pairs(metadata: &Metadata) -> impl Iterator<Item = (&str, &str)> {
     metadata.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()))

@@ -46,7 +46,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use config::convert;
+use config::convert::{self, ProfileSource};
 use config::resource::{Key, Kind, PolicyType, Resource, Rule};
 
 use crate::felix::FelixSettings;
@@ -436,8 +436,8 @@ impl Calculation {
     /// Endpoints, routes and what else is small. True when something is not as it was.
     fn rest(&mut self, resources: &Resources) -> bool {
         let program = |local: &Local, position: usize| local.programs.get(position).cloned().flatten();
-        let open =
-            || Arc::new(Program { tiers: vec![], profiles: vec![], end: crate::node_state::ProgramEnd::Undecided });
+        // Endpoints have their programs; one that had none would have to let nothing through.
+        let closed = || Arc::new(Program::closed());
         let (mut endpoints, mut host_endpoints) = (Vec::new(), Vec::new());
         for (key, local) in &self.local {
             match resources.get(key) {
@@ -447,15 +447,15 @@ impl Calculation {
                     mac: endpoint.spec.mac,
                     addresses: endpoint.spec.ip_networks.clone(),
                     spoofed: endpoint.spec.allow_spoofed_source_prefixes.clone(),
-                    ingress: program(local, 0).unwrap_or_else(open),
-                    egress: program(local, 1).unwrap_or_else(open),
+                    ingress: program(local, 0).unwrap_or_else(closed),
+                    egress: program(local, 1).unwrap_or_else(closed),
                 }),
                 Some(Resource::HostEndpoint(endpoint)) => host_endpoints.push(HostEndpointState {
                     key: key.clone(),
                     interface: endpoint.spec.interface_name.clone(),
                     expected_addresses: endpoint.spec.expected_ips.clone(),
-                    ingress: program(local, 0).unwrap_or_else(open),
-                    egress: program(local, 1).unwrap_or_else(open),
+                    ingress: program(local, 0).unwrap_or_else(closed),
+                    egress: program(local, 1).unwrap_or_else(closed),
                     forward_ingress: program(local, 2),
                     forward_egress: program(local, 3),
                     untracked_ingress: program(local, 4),
@@ -492,8 +492,11 @@ fn is_item(kind: Kind) -> bool {
 fn profile_name(key: &Key) -> Option<String> {
     match key.kind {
         Kind::Profile => Some(key.name.clone()),
-        Kind::Namespace => Some(format!("kns.{}", key.name)),
-        Kind::ServiceAccount => Some(format!("ksa.{}.{}", key.namespace.as_deref().unwrap_or_default(), key.name)),
+        Kind::Namespace => Some(convert::namespace_profile_name(&key.name)),
+        Kind::ServiceAccount => {
+            let namespace = key.namespace.as_deref().unwrap_or_default();
+            Some(convert::service_account_profile_name(namespace, &key.name))
+        }
         _ => None,
     }
 }
@@ -508,18 +511,15 @@ fn profile(resources: &Resources, name: &str) -> Option<(Profile, BTreeMap<Strin
     Some((Profile { ingress: spec.ingress, egress: spec.egress }, spec.labels_to_apply))
 }
 
-/// `kns.NAMESPACE` and `ksa.NAMESPACE.ACCOUNT`. Neither part of the latter has a dot that could be mistaken: a namespace has none.
+/// The profile of a namespace or a service account.
 fn converted_profile(resources: &Resources, name: &str) -> Option<config::resource::Profile> {
-    if let Some(namespace) = name.strip_prefix("kns.") {
-        match resources.get(&Key::cluster(Kind::Namespace, namespace))? {
-            Resource::Namespace(namespace) => Some(convert::namespace_profile(namespace)),
-            _ => None,
-        }
-    } else {
-        let (namespace, account) = name.strip_prefix("ksa.")?.split_once('.')?;
-        match resources.get(&Key::namespaced(Kind::ServiceAccount, namespace, account))? {
-            Resource::ServiceAccount(account) => Some(convert::service_account_profile(account)),
-            _ => None,
-        }
+    let key = match convert::source_of_profile(name)? {
+        ProfileSource::Namespace(namespace) => Key::cluster(Kind::Namespace, namespace),
+        ProfileSource::ServiceAccount { namespace, name } => Key::namespaced(Kind::ServiceAccount, namespace, name),
+    };
+    match resources.get(&key)? {
+        Resource::Namespace(namespace) => Some(convert::namespace_profile(namespace)),
+        Resource::ServiceAccount(account) => Some(convert::service_account_profile(account)),
+        _ => None,
     }
 }

@@ -17,7 +17,7 @@ use crate::compile::{Attachment, RuleNames};
 use crate::http::views::DropView;
 use crate::policy::decided::Decided;
 use crate::resources::Resources;
-use crate::show::recorder::{About, Recorder};
+use crate::show::recent::{About, RecentDrops};
 
 /// Kinds of drops remembered one by one; more are still in the sums by reason.
 const MAX_ROWS: usize = 4096;
@@ -31,7 +31,7 @@ type RowKey = (InterfaceIndex, DropReason, Option<Arc<str>>);
 pub struct Drops {
     rows: BTreeMap<RowKey, (u64, Instant)>,
     /// The drops of the last minutes, flow by flow.
-    pub recorder: Recorder,
+    pub recent: RecentDrops,
 }
 
 /// What is needed to call a record's parts by their names.
@@ -55,7 +55,7 @@ impl Drops {
             while let Some(record) = remote.records.pop() {
                 if let Some(reason) = record.reason {
                     self.count(&record, reason, names, now);
-                    self.recorder.note(&record, reason, now, || {
+                    self.recent.note(&record, reason, now, || {
                         let rule = names.name(record.rule).map(str::to_owned);
                         let decided = rule.as_deref().map(|rule| Decided::by(rule, naming.resources));
                         let interface = (naming.interface)(record.ingress);
@@ -70,7 +70,7 @@ impl Drops {
                 }
             }
         }
-        self.recorder.expire(now);
+        self.recent.expire(now);
         if logged > MAX_LOG_LINES {
             tracing::info!(target: "policy", suppressed = logged - MAX_LOG_LINES, "log rules matched more packets");
         }

@@ -4,13 +4,15 @@
 
 pub mod drops;
 pub mod preview;
-pub mod recorder;
+pub mod recent;
 pub mod why;
 
 use std::net::IpAddr;
 use std::time::Duration;
 
+use config::resource::Kind;
 use fastpath::flow::{self, unmapped_address};
+use fastpath::header::protocol;
 use fastpath::stats::counters::{Counter, Counters};
 use fastpath::table::InterfaceIndex;
 use fastpath::table::interface::InterfaceKind;
@@ -27,6 +29,10 @@ use crate::http::views::{
 };
 
 const DEFAULT_LIMIT: usize = 10_000;
+
+/// The kinds of policy that are enforced.
+const ENFORCED: [Kind; 4] =
+    [Kind::NetworkPolicy, Kind::GlobalNetworkPolicy, Kind::KubernetesNetworkPolicy, Kind::ClusterNetworkPolicy];
 
 pub fn show<D>(control: &Control<D>, what: ShowKind, filter: &ShowFilter) -> Value {
     let limit = filter.limit.unwrap_or(DEFAULT_LIMIT);
@@ -191,7 +197,7 @@ fn flows<D>(control: &Control<D>) -> impl Iterator<Item = FlowView> {
     let now = u64::from(control.clock.now().seconds());
     control.flows.iter().filter(|flow| flow.key.kind != flow::KeyKind::Fragment).map(move |view| {
         let key = view.key;
-        let has_ports = matches!(key.protocol, 6 | 17 | 132 | 136);
+        let has_ports = protocol::has_ports(key.protocol);
         let is_echo = matches!(key.kind, flow::KeyKind::EchoRequest | flow::KeyKind::EchoReply);
         let name = |index: InterfaceIndex| control.attachments.name_of(index).map(str::to_owned);
         FlowView {
@@ -302,8 +308,7 @@ fn status<D>(control: &Control<D>) -> StatusView {
         workers: control.attachments.workers() as u64,
         interfaces: control.attachments.view().len() as u64,
         endpoints: control.state().endpoints.len() as u64,
-        policies: (control.resources.network_policies().count() + control.resources.global_network_policies().count())
-            as u64,
+        policies: ENFORCED.iter().map(|kind| control.resources.of_kind(*kind).count() as u64).sum(),
         routes: control.routes.len() as u64,
         flows: sum(control, |counters| counters.flows.get()),
         packets_in: balances.iter().map(|balance| balance.0).sum(),

@@ -9,11 +9,12 @@
 
 use config::resource::{GlobalNetworkPolicy, Key, Kind, NetworkPolicy, PolicyType, Resource, StagedAction};
 use fastpath::flow::KeyKind;
+use fastpath::header::protocol;
 
 use super::{protocol_name, why};
 use crate::control::Control;
-use crate::http::answer::read_resources;
-use crate::http::api::{ApiError, ErrorCode};
+use crate::http::answer::read_enforceable;
+use crate::http::api::ApiError;
 use crate::http::views::{PreviewChangeView, PreviewRequest, PreviewVerdictView, PreviewView};
 use crate::judge::Judge;
 use crate::policy::oracle::{Fields, Verdict};
@@ -27,8 +28,10 @@ const MOST: usize = 10_000;
 pub struct Preview {
     node: String,
     now: Resources,
-    then: Resources,
-    promoted: u64,
+    /// What would be written.
+    given: Vec<Resource>,
+    /// Whether staged policies would be promoted besides.
+    is_staged: bool,
     flows: Vec<OpenFlow>,
     most: usize,
 }
@@ -44,14 +47,7 @@ struct OpenFlow {
 impl Preview {
     /// Takes copies of what the answer needs.
     pub fn new<D>(control: &Control<D>, request: &PreviewRequest) -> Result<Self, ApiError> {
-        let mut then = control.resources.clone();
-        for resource in read_resources(&request.resources)? {
-            if let Some(error) = crate::policy::supported::unsupported(&resource).first() {
-                return Err(ApiError::new(ErrorCode::Unenforceable, format!("{}: {error}", resource.key())));
-            }
-            then.put(resource);
-        }
-        let promoted = if request.staged { promote(&mut then) } else { 0 };
+        let given = read_enforceable(&request.resources)?;
         let name = |index| control.attachments.name_of(index).map(str::to_owned);
         let whole = control.flows.iter().filter(|flow| flow.key.kind != KeyKind::Fragment);
         let flows = whole.map(|flow| OpenFlow {
@@ -64,16 +60,19 @@ impl Preview {
         Ok(Self {
             node: control.settings.node_name.clone(),
             now: control.resources.clone(),
-            then,
-            promoted,
+            given,
+            is_staged: request.staged,
             flows: flows.collect(),
             most: request.limit.unwrap_or(USUAL).min(MOST),
         })
     }
 
     pub fn answer(self) -> PreviewView {
-        let mut view = PreviewView { promoted: self.promoted, ..PreviewView::default() };
-        let (mut now, mut then) = (Judge::new(self.now, false), Judge::new(self.then, false));
+        let mut then = self.now.clone();
+        self.given.into_iter().for_each(|resource| then.put(resource));
+        let promoted = if self.is_staged { promote(&mut then) } else { 0 };
+        let mut view = PreviewView { promoted, ..PreviewView::default() };
+        let (mut now, mut then) = (Judge::new(self.now, false), Judge::new(then, false));
         for flow in &self.flows {
             let Some(before) = verdict(&mut now, &self.node, flow) else { continue };
             view.judged += 1;
@@ -149,7 +148,7 @@ fn verdict(judge: &mut Judge, node: &str, flow: &OpenFlow) -> Option<Verdict> {
 
 fn change(flow: &OpenFlow, before: Verdict, after: Verdict) -> PreviewChangeView {
     let fields = &flow.fields;
-    let has_ports = matches!(fields.protocol, 6 | 17 | 132 | 136);
+    let has_ports = protocol::has_ports(fields.protocol);
     let view = |verdict: Verdict| PreviewVerdictView {
         verdict: if verdict.allow { "allow" } else { "deny" }.into(),
         rule: verdict.rule,
@@ -209,10 +208,8 @@ spec: {stagedAction: Delete}
     #[test]
     fn flows_that_a_staged_policy_would_deny_are_listed() {
         let now: Resources = config::yaml::parse("case", RESOURCES).expect("legal").into_iter().collect();
-        let mut then = now.clone();
-        let promoted = promote(&mut then);
         let flows = vec![flow(80, "cali2"), flow(443, "cali2"), flow(81, "cali2"), flow(80, "nobody")];
-        let preview = Preview { node: "n".into(), now, then, promoted, flows, most: 1 };
+        let preview = Preview { node: "n".into(), now, given: Vec::new(), is_staged: true, flows, most: 1 };
         let view = preview.answer();
         assert_eq!((view.promoted, view.judged, view.now_denied, view.now_allowed, view.not_listed), (2, 3, 2, 0, 1));
         let change = &view.changes[0];

@@ -55,7 +55,7 @@ pub struct Seen {
 }
 
 #[derive(Debug, Default)]
-pub struct Recorder {
+pub struct RecentDrops {
     /// By when it was seen last; numbers only grow.
     entries: BTreeMap<u64, Seen>,
     places: HashMap<(Key, Kind), u64>,
@@ -66,7 +66,7 @@ pub struct Recorder {
     pub forgotten: u64,
 }
 
-impl Recorder {
+impl RecentDrops {
     /// Takes a drop in. `name` is asked once for each kind and generation.
     pub fn note(&mut self, record: &Record, reason: DropReason, now: Instant, name: impl FnOnce() -> About) {
         let kind = Kind { interface: record.ingress, reason, rule: record.rule };
@@ -144,45 +144,45 @@ mod tests {
         }
     }
 
-    fn note(recorder: &mut Recorder, record: &Record, now: Instant) {
-        recorder.note(record, DropReason::PolicyIngress, now, About::default);
+    fn note(recent: &mut RecentDrops, record: &Record, now: Instant) {
+        recent.note(record, DropReason::PolicyIngress, now, About::default);
     }
 
     #[test]
     fn repeats_are_counted_and_the_youngest_is_told_first() {
-        let (mut recorder, start) = (Recorder::default(), Instant::now());
+        let (mut recent, start) = (RecentDrops::default(), Instant::now());
         for (second, port) in [(0, 80), (1, 443), (2, 80)] {
-            note(&mut recorder, &record(port, 1), start + Duration::from_secs(second));
+            note(&mut recent, &record(port, 1), start + Duration::from_secs(second));
         }
-        let found = recorder.find(9, |_| true);
+        let found = recent.find(9, |_| true);
         let found: Vec<_> = found.iter().map(|seen| (seen.key.destination_port, seen.packets)).collect();
         assert_eq!(found, [(80, 2), (443, 1)]);
-        assert_eq!(recorder.find(9, |seen| seen.key.destination_port == 80)[0].first, start);
-        recorder.expire(start + KEPT_FOR + Duration::from_millis(1500));
-        assert_eq!(recorder.find(9, |_| true).len(), 1, "what was seen last at 2 s is still there");
-        recorder.expire(start + KEPT_FOR + Duration::from_secs(3));
-        assert!(recorder.find(9, |_| true).is_empty() && recorder.is_empty());
+        assert_eq!(recent.find(9, |seen| seen.key.destination_port == 80)[0].first, start);
+        recent.expire(start + KEPT_FOR + Duration::from_millis(1500));
+        assert_eq!(recent.find(9, |_| true).len(), 1, "what was seen last at 2 s is still there");
+        recent.expire(start + KEPT_FOR + Duration::from_secs(3));
+        assert!(recent.find(9, |_| true).is_empty() && recent.is_empty());
     }
 
     #[test]
     fn a_flood_of_flows_does_not_push_out_another_kind() {
-        let (mut recorder, now) = (Recorder::default(), Instant::now());
-        note(&mut recorder, &record(80, 2), now);
+        let (mut recent, now) = (RecentDrops::default(), Instant::now());
+        note(&mut recent, &record(80, 2), now);
         for port in 0..=u16::MAX {
-            note(&mut recorder, &record(port, 1), now);
+            note(&mut recent, &record(port, 1), now);
         }
-        assert_eq!(recorder.len(), KEPT);
-        assert_eq!(recorder.forgotten, 1, "one packet is known only by its kind");
-        let found = recorder.find(usize::MAX, |seen| seen.kind.rule == RuleIndex(2));
+        assert_eq!(recent.len(), KEPT);
+        assert_eq!(recent.forgotten, 1, "one packet is known only by its kind");
+        let found = recent.find(usize::MAX, |seen| seen.kind.rule == RuleIndex(2));
         assert_eq!(found.len(), 1);
     }
 
     #[test]
     fn kinds_are_bounded() {
-        let (mut recorder, now) = (Recorder::default(), Instant::now());
+        let (mut recent, now) = (RecentDrops::default(), Instant::now());
         for rule in 0..2 * KINDS as u32 {
-            note(&mut recorder, &record(80, rule), now);
+            note(&mut recent, &record(80, rule), now);
         }
-        assert_eq!(recorder.kinds.len(), KINDS);
+        assert_eq!(recent.kinds.len(), KINDS);
     }
 }

@@ -8,12 +8,13 @@ use std::time::Instant;
 use config::resource::{PolicyType, Resource, WorkloadEndpoint};
 use fastpath::burst::DropReason;
 use fastpath::flow::{Key, KeyKind, unmapped_address};
+use fastpath::header::protocol;
 
 use super::protocol_name;
-use super::recorder::Seen;
+use super::recent::Seen;
 use crate::control::Control;
 use crate::http::views::{DecisionView, DifferenceView, NearView, RecentDropView, WhyRequest, WhyView};
-use crate::policy::decided::{Decided, word};
+use crate::policy::decided::Decided;
 use crate::policy::oracle::{Difference, Fields, Lists, Near, Oracle, Verdict};
 use crate::resources::Resources;
 
@@ -23,15 +24,15 @@ const MOST: usize = 1000;
 
 pub fn why<D>(control: &Control<D>, request: &WhyRequest) -> WhyView {
     let most = request.last.unwrap_or(USUAL).min(MOST);
-    let found = control.drops.recorder.find(most, |seen| is_wanted(request, seen));
+    let found = control.drops.recent.find(most, |seen| is_wanted(request, seen));
     let oracle = Oracle::new(&control.resources);
     let node = control.settings.node_name.as_str();
     let now = Instant::now();
     let lost: u64 = control.attachments.remotes().map(|remote| remote.counters.records_lost.get()).sum();
     WhyView {
         drops: found.into_iter().map(|seen| view(seen, &oracle, &control.resources, node, now)).collect(),
-        remembered: control.drops.recorder.len() as u64,
-        not_kept: lost + control.drops.recorder.forgotten,
+        remembered: control.drops.recent.len() as u64,
+        not_kept: lost + control.drops.recent.forgotten,
         generation: control.generation,
     }
 }
@@ -50,7 +51,7 @@ fn is_wanted(request: &WhyRequest, seen: &Seen) -> bool {
 
 /// Source and destination, of packets that have ports.
 fn ports(key: &Key) -> (Option<u16>, Option<u16>) {
-    let has_ports = key.kind == KeyKind::Ports && matches!(key.protocol, 6 | 17 | 132 | 136);
+    let has_ports = key.kind == KeyKind::Ports && protocol::has_ports(key.protocol);
     (has_ports.then_some(key.source_port), has_ports.then_some(key.destination_port))
 }
 
@@ -118,7 +119,7 @@ pub fn decision(asked: &Asked<'_>, verdict: &Verdict, decided: &Decided) -> Deci
     });
     DecisionView {
         endpoint: asked.endpoint.map(|endpoint| Resource::WorkloadEndpoint(endpoint.clone()).key().to_string()),
-        direction: word(asked.direction).into(),
+        direction: asked.direction.word().into(),
         verdict: if verdict.allow { "allow" } else { "deny" }.into(),
         name: Some(verdict.rule.clone()).filter(|name| !name.is_empty()),
         tier: decided.tier.clone(),

@@ -31,6 +31,11 @@ pub mod protocol {
     pub const DESTINATION_OPTIONS: u8 = 60;
     pub const SCTP: u8 = 132;
     pub const UDPLITE: u8 = 136;
+
+    /// Protocols whose header begins with two ports.
+    pub const fn has_ports(number: u8) -> bool {
+        matches!(number, TCP | UDP | SCTP | UDPLITE)
+    }
 }
 
 /// Reads a big-endian 16-bit field at a constant position of a header.

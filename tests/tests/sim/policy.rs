@@ -8,10 +8,10 @@
 use std::collections::BTreeSet;
 
 use config::resource::{PolicyType, WorkloadEndpoint};
+use control::judge::question;
 use control::policy::oracle::{self, Fields, Lists, Oracle, Verdict};
 use control::resources::Resources;
-use fastpath::flow::mapped_address;
-use fastpath::table::acl::{Outcome, Question};
+use fastpath::table::acl::Outcome;
 use fastpath::table::{RuleIndex, Tables};
 use tests::node::{NODE, Node};
 use tests::plan::{Attachment, Plan};
@@ -55,16 +55,7 @@ pub fn evaluate(
         PolicyType::Ingress => endpoint.ingress,
         PolicyType::Egress => endpoint.egress,
     };
-    let question = Question {
-        source: mapped_address(fields.source),
-        destination: mapped_address(fields.destination),
-        is_ipv4: fields.source.is_ipv4(),
-        protocol: fields.protocol,
-        source_port: fields.source_port,
-        destination_port: fields.destination_port,
-        icmp: fields.icmp,
-    };
-    let decision = tables.policy.evaluate(program, &tables.policy.classify(&question));
+    let decision = tables.policy.evaluate(program, &tables.policy.classify(&question(fields)));
     let name = |index: RuleIndex| node.names.name(index).map(str::to_owned);
     let rule = name(decision.rule).expect("every decision has a name");
     Some(Verdict { allow: decision.outcome == Outcome::Allow, rule, log: name(decision.log) })

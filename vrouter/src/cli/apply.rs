@@ -5,13 +5,13 @@
 
 use clap::{Args, ValueEnum};
 use config::resource::Resource;
-use control::http::api::{ErrorCode, WriteCall};
-use control::http::views::{GetReply, PendingView, WriteOutcome, WriteReply, WriteView};
+use control::http::api::WriteCall;
+use control::http::views::{PendingView, WriteOutcome, WriteReply, WriteView};
 
 use super::error::CliError;
 use super::input::{self, Input};
 use super::{Format, Style, get, render};
-use crate::client::{Client, ClientError};
+use crate::client::Client;
 
 /// Unchanged objects named before the rest is only counted.
 const MAX_UNCHANGED_SHOWN: usize = 20;
@@ -91,7 +91,7 @@ pub fn create(client: &Client, format: Format, style: Style, arguments: &CreateA
     if arguments.skip_exists && write.how.dry_run != Some(DryRun::Client) {
         let mut missing = Vec::new();
         for resource in resources {
-            if !exists(client, &resource)? {
+            if get::stored(client, &resource.key())?.is_none() {
                 missing.push(resource);
             }
         }
@@ -103,14 +103,6 @@ pub fn create(client: &Client, format: Format, style: Style, arguments: &CreateA
 fn resources(arguments: &WriteArguments) -> Result<Vec<Resource>, CliError> {
     let input = &arguments.input;
     input::read_in(&input.files, input.walk, arguments.namespace.as_deref())
-}
-
-fn exists(client: &Client, resource: &Resource) -> Result<bool, CliError> {
-    match client.get::<GetReply>(&get::path(&resource.key())) {
-        Ok(_) => Ok(true),
-        Err(ClientError::Refused(refusal)) if refusal.code == ErrorCode::ObjectNotFound => Ok(false),
-        Err(error) => Err(error.into()),
-    }
 }
 
 fn send(
@@ -213,17 +205,13 @@ pub fn unchanged(results: &[WriteView], all: bool) -> String {
             WriteOutcome::Unchanged => "unchanged",
             WriteOutcome::Deleted => "deleted",
         };
-        text.push_str(&format!("  {outcome:<9}  {}\n", render::harmless(&object(view))));
+        text.push_str(&format!(
+            "  {outcome:<9}  {}\n",
+            render::harmless(&render::object(&view.kind, view.namespace.as_deref(), &view.name))
+        ));
     }
     if shown.len() > limit {
         text.push_str(&format!("  ... and {} more unchanged\n", shown.len() - limit));
     }
     text
-}
-
-fn object(view: &WriteView) -> String {
-    match &view.namespace {
-        Some(namespace) => format!("{} {namespace}/{}", view.kind, view.name),
-        None => format!("{} {}", view.kind, view.name),
-    }
 }

@@ -5,8 +5,6 @@
 
 use clap::Args;
 use config::resource::{Key, Resource};
-use control::http::api::ErrorCode;
-use control::http::views::GetReply;
 use serde::Serialize;
 use serde_json::Value;
 use similar::TextDiff;
@@ -16,7 +14,7 @@ use super::error::CliError;
 use super::get;
 use super::input::{self, Input};
 use super::render;
-use crate::client::{Client, ClientError};
+use crate::client::Client;
 
 /// Lines around a change.
 const CONTEXT: usize = 3;
@@ -72,11 +70,7 @@ pub fn diff(client: &Client, format: Format, arguments: &DiffArguments) -> Resul
 
 fn compare(client: &Client, resource: &Resource) -> Result<Compared, CliError> {
     let key = resource.key();
-    let stored = match client.get::<GetReply>(&get::path(&key)) {
-        Ok(reply) => reply.items.into_iter().next().map(comparable),
-        Err(ClientError::Refused(refusal)) if refusal.code == ErrorCode::ObjectNotFound => None,
-        Err(error) => return Err(error.into()),
-    };
+    let stored = get::stored(client, &key)?.map(comparable);
     let given = comparable(resource.to_json());
     let difference = match &stored {
         None => Difference::Missing,

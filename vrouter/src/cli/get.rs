@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use config::resource::{DEFAULT_NAMESPACE, Key, Resource};
+use control::http::api::ErrorCode;
 use control::http::views::GetReply;
 use serde_json::{Value, json};
 
@@ -14,7 +15,7 @@ use super::error::CliError;
 use super::input::{self, Walk};
 use super::output::Output;
 use super::{columns, render};
-use crate::client::{Client, encode};
+use crate::client::{Client, ClientError, encode};
 
 /// What the store adds to a resource; `--export` leaves it out.
 const STORE_FIELDS: [&str; 3] = ["uid", "resourceVersion", "creationTimestamp"];
@@ -80,6 +81,15 @@ pub fn get(client: &Client, output: &Output, arguments: &GetArguments) -> Result
 pub fn path(key: &Key) -> String {
     let query = key.namespace.as_deref().map(|namespace| format!("?namespace={}", encode(namespace)));
     format!("/v1/resources/{}/{}{}", key.kind, encode(&key.name), query.unwrap_or_default())
+}
+
+/// The object as the daemon has it; none when there is none.
+pub fn stored(client: &Client, key: &Key) -> Result<Option<Value>, CliError> {
+    match client.get::<GetReply>(&path(key)) {
+        Ok(reply) => Ok(reply.items.into_iter().next()),
+        Err(ClientError::Refused(refusal)) if refusal.code == ErrorCode::ObjectNotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn fetch(client: &Client, arguments: &GetArguments) -> Result<Vec<Value>, CliError> {

@@ -121,10 +121,7 @@ fn objects(changes: &[ChangeView], limit: usize) -> String {
 }
 
 fn object(change: &ChangeView) -> String {
-    match &change.namespace {
-        Some(namespace) => format!("{} {namespace}/{}", change.kind, change.name),
-        None => format!("{} {}", change.kind, change.name),
-    }
+    render::object(&change.kind, change.namespace.as_deref(), &change.name)
 }
 
 fn one(transaction: &TransactionView) -> Result<String, CliError> {

@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -74,6 +75,22 @@ fn cell_text(cell: &str) -> String {
     match cell.is_empty() {
         true => NOTHING.to_string(),
         false => harmless(cell),
+    }
+}
+
+/// How an object is called: `Kind namespace/name`, like a key.
+pub fn object(kind: &str, namespace: Option<&str>, name: &str) -> String {
+    match namespace {
+        Some(namespace) => format!("{kind} {namespace}/{name}"),
+        None => format!("{kind} {name}"),
+    }
+}
+
+/// One end of a flow.
+pub fn end(address: IpAddr, port: Option<u16>) -> String {
+    match port {
+        Some(port) => SocketAddr::new(address, port).to_string(),
+        None => address.to_string(),
     }
 }
 

@@ -73,11 +73,10 @@ fn verdict(file: &str, examined: Examined) -> Verdict {
 }
 
 fn text(verdict: &Verdict) -> String {
-    let name = match (&verdict.kind, &verdict.namespace, &verdict.name) {
-        (Some(kind), Some(namespace), Some(name)) => format!("{kind} {namespace}/{name}"),
-        (Some(kind), None, Some(name)) => format!("{kind} {name}"),
-        (Some(kind), ..) => format!("{kind} without a name"),
-        _ => "not a resource".to_string(),
+    let name = match (&verdict.kind, &verdict.name) {
+        (Some(kind), Some(name)) => render::object(kind, verdict.namespace.as_deref(), name),
+        (Some(kind), None) => format!("{kind} without a name"),
+        (None, _) => "not a resource".to_string(),
     };
     let word = if verdict.valid { "valid" } else { "INVALID" };
     let mut text = format!("{word:<7}  {}:{}  {}\n", harmless(&verdict.file), verdict.line, harmless(&name));

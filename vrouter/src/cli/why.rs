@@ -8,7 +8,7 @@ use control::http::views::{DecisionView, RecentDropView, WhyRequest, WhyView};
 
 use super::Format;
 use super::error::CliError;
-use super::policy::packet::named_protocol;
+use super::policy::packet::{PROTOCOL, named_protocol};
 use super::render::{self, harmless};
 use crate::client::Client;
 
@@ -47,8 +47,7 @@ pub struct WhyArguments {
 }
 
 fn protocol(text: &str) -> Result<u8, String> {
-    let expected = "a number from 0 to 255, or one of tcp, udp, icmp, icmpv6, sctp, udplite";
-    named_protocol(text).ok_or_else(|| format!("found {text:?}, expected {expected}"))
+    named_protocol(text).ok_or_else(|| format!("found {text:?}, expected {PROTOCOL}"))
 }
 
 /// An address, or an address and a port: `10.0.0.1:80`, `[fd00::1]:80`.
@@ -105,11 +104,8 @@ fn outline(view: &WhyView) -> String {
 }
 
 fn of_drop(drop: &RecentDropView, generation: u32) -> String {
-    let end = |address: IpAddr, port: Option<u16>| match port {
-        Some(port) => SocketAddr::new(address, port).to_string(),
-        None => address.to_string(),
-    };
-    let (source, destination) = (end(drop.source, drop.source_port), end(drop.destination, drop.destination_port));
+    let (source, destination) =
+        (render::end(drop.source, drop.source_port), render::end(drop.destination, drop.destination_port));
     let kind = match (drop.icmp_type, drop.icmp_code) {
         (Some(kind), Some(code)) => format!(" type {kind} code {code}"),
         _ => String::new(),

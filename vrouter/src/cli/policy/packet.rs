@@ -5,10 +5,13 @@ use std::net::IpAddr;
 use config::net::Protocol;
 use config::resource::{Key, PolicyType};
 use control::judge::Judge;
-use control::policy::decided::{Decided, word};
+use control::policy::decided::Decided;
 use control::policy::oracle::{Fields, Verdict};
 use serde::Deserialize;
 use serde_json::{Value, json};
+
+/// What is expected of a protocol.
+pub const PROTOCOL: &str = "a number from 0 to 255, or one of tcp, udp, icmp, icmpv6, sctp, udplite";
 
 /// One line of `policy eval`.
 #[derive(Debug, Default, Deserialize)]
@@ -73,7 +76,7 @@ impl Packet {
         let protocol = protocol(&self.proto)?;
         // Of the other family's ICMP the type is not looked at, by routers neither.
         let has_type = protocol == if source.is_ipv4() { 1 } else { 58 };
-        let has_ports = matches!(protocol, 6 | 17 | 132 | 136);
+        let has_ports = fastpath::header::protocol::has_ports(protocol);
         let before_nat = self.pre_nat_dport.unwrap_or(0);
         for (name, port) in [("sport", self.sport), ("dport", self.dport), ("preNATDport", before_nat)] {
             let is_given = port != 0;
@@ -155,8 +158,7 @@ impl Packet {
 }
 
 fn protocol(value: &Value) -> Result<u8, String> {
-    let expected = "a number from 0 to 255, or one of tcp, udp, icmp, icmpv6, sctp, udplite";
-    let refused = || format!("proto: found {value}, expected {expected}");
+    let refused = || format!("proto: found {value}, expected {PROTOCOL}");
     match value {
         Value::Number(number) => number.as_u64().and_then(|number| u8::try_from(number).ok()).ok_or_else(refused),
         Value::String(text) => named_protocol(text).ok_or_else(refused),
@@ -185,7 +187,7 @@ impl Decision {
             "position": decided.position,
             "default": decided.default.map(|default| default.name()),
             "name": self.verdict.rule,
-            "direction": word(self.direction),
+            "direction": self.direction.word(),
             "endpoint": self.endpoint.to_string(),
         });
         if let Some(log) = &self.verdict.log {

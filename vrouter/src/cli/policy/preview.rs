@@ -1,7 +1,5 @@
 //! policy preview: which open flows would be decided otherwise; the daemon works it out, nothing is written.
 
-use std::net::{IpAddr, SocketAddr};
-
 use control::http::views::{PreviewRequest, PreviewView};
 
 use super::PreviewArguments;
@@ -28,15 +26,11 @@ pub fn preview(client: &Client, format: Format, arguments: &PreviewArguments) ->
 fn outline(view: &PreviewView) -> String {
     let mut table =
         Table::new(["PROTOCOL", "SOURCE", "DESTINATION", "PACKETS", "NOW", "THEN", "RULE-NOW", "RULE-THEN"]);
-    let end = |address: IpAddr, port: Option<u16>| match port {
-        Some(port) => SocketAddr::new(address, port).to_string(),
-        None => address.to_string(),
-    };
     for change in &view.changes {
         table.row([
             change.protocol.clone(),
-            end(change.source, change.source_port),
-            end(change.destination, change.destination_port),
+            render::end(change.source, change.source_port),
+            render::end(change.destination, change.destination_port),
             change.packets.to_string(),
             change.before.verdict.clone(),
             change.after.verdict.clone(),
