@@ -262,6 +262,8 @@ impl<D: Datastore> Control<D> {
             self.note("resources", self.state().problems.clone());
             let changes = self.calculation.take_changes();
             self.dirty.tables |= !changes.is_empty();
+            // The fewer old snapshots are still read, the less has to be copied.
+            self.publisher.reclaim();
             self.acl = self.policy.update(self.calculation.state(), &changes, &mut self.names);
         }
         if std::mem::take(&mut self.dirty.tables) {

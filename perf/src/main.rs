@@ -15,7 +15,6 @@ const USAGE: &str = "usage: perf [all|smoke|memory|veth|tcp|latency|cluster]... 
   veth           packets per second between two namespaces, beside kernel forwarding
   tcp            iperf3 between two namespaces, beside kernel forwarding
   latency        UDP ping-pong between two namespaces, beside kernel forwarding
-
   cluster        the daemon with 100,000 endpoints and 2,000 policies: start, memory, changes
 
   --commit TEXT      written into every line (default: git)

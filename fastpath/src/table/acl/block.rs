@@ -3,8 +3,8 @@
 //! A rule is an AND of conditions on the fields of a packet. For every field that a rule constrains the block keeps rows of
 //! bits, one bit per rule; a packet's value in the field leads to one row, and the rules that match are the AND of the rows:
 //!
-//!     l4, ports, nets    value ─steps─▶ row    fixed when the block is made            (this file, steps.rs)
-//!     sets, named ports  class ─map───▶ row    rows are added as classes appear        (classes.rs)
+//!     l4, ports, nets    value ─steps─▶ row    the block's own                         (this file, steps.rs)
+//!     sets, named ports  class ───────▶ row    beside those of all other blocks        (class_field.rs, class_rows.rs)
 //!
 //! A port matches by number OR by name. That is no AND, so such a rule stands there twice, once for each, with the same
 //! answer.
@@ -13,12 +13,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::Classes;
-use super::classes::{ClassField, Known};
-use super::members::Class;
+use super::class_field::ClassField;
+use super::class_rows::{BothRows, Row};
 use super::rows::{Collector, Layout, Rows, Scan, set};
 use super::spec::{Action, AddressRange, IcmpMatch, L4Match, RuleSpec, SideMatch};
-use super::steps::{PortSteps, Run, Steps, holding};
+use super::steps::{Run, Steps, holding};
+use super::{Classes, EndClasses, is_port_set};
 use crate::flow::{MAPPED_PREFIX, mapped};
 use crate::table::RuleIndex;
 
@@ -44,35 +44,31 @@ struct SideFields {
     named: Option<ClassField>,
 }
 
-/// What is known of a block's rows; with control, beside the block.
-pub(super) type BlockKnown = [Known; 4];
-
 impl Block {
-    /// `relevant` are the classes that there are and that contain a set the rules ask about.
-    pub(super) fn build(rules: &[RuleSpec], relevant: &[(Class, &[u32])]) -> (Self, BlockKnown) {
+    pub(super) fn build(rules: &[RuleSpec]) -> Self {
         let rules: Vec<RuleSpec> = rules.iter().flat_map(by_number_or_name).collect();
         let layout = Layout::of(rules.len());
-        let mut known = BlockKnown::default();
-        let [sets_a, named_a, sets_b, named_b] = &mut known;
-        let source = SideFields::build(&rules, |rule| &rule.source, layout, relevant, sets_a, named_a);
-        let destination = SideFields::build(&rules, |rule| &rule.destination, layout, relevant, sets_b, named_b);
-        let block = Self {
+        Self {
             rules: rules.iter().map(|rule| (rule.action, rule.index)).collect(),
             layout,
             l4: L4Field::build(&rules, layout),
-            source,
-            destination,
-        };
-        (block, known)
+            source: SideFields::build(&rules, |rule| &rule.source, layout),
+            destination: SideFields::build(&rules, |rule| &rule.destination, layout),
+        }
     }
 
-    /// Makes room for a class before any member has it. False when there is none: the block has to be built anew.
-    pub(super) fn learn(&self, class: Class, sets: &[u32], known: &mut BlockKnown) -> bool {
-        let fields = [&self.source.sets, &self.source.named, &self.destination.sets, &self.destination.named];
-        fields
-            .into_iter()
-            .zip(known)
-            .all(|(field, known)| field.as_ref().is_none_or(|field| field.learn(class, sets, self.layout, known)))
+    /// The rows of a class of addresses, or of ports: of these sets, sorted.
+    pub(super) fn rows_of(&self, sets: &[u32]) -> BothRows {
+        [&self.source, &self.destination].map(|fields| {
+            let field = if sets.first().is_some_and(|set| is_port_set(*set)) { &fields.named } else { &fields.sets };
+            let field = field.as_ref()?;
+            if self.layout.is_narrow() {
+                let mut row = [0];
+                return field.write_row(sets, self.layout, &mut row).then_some(Row::Narrow(row[0]));
+            }
+            let mut row = self.layout.row(true);
+            field.write_row(sets, self.layout, &mut row).then(|| Row::Wide(row.into()))
+        })
     }
 
     /// True when the block asks about ports of addresses.
@@ -80,45 +76,36 @@ impl Block {
         self.source.named.is_some() || self.destination.named.is_some()
     }
 
-    /// The first matching rule that decides; `Log` rules before it are noted.
+    /// Of a narrow block the rules that hold for addresses outside of all sets, as source and as destination; of a wide one all.
+    pub(super) fn otherwise(&self) -> [u64; 2] {
+        [&self.source, &self.destination].map(|fields| match &fields.sets {
+            Some(field) if self.layout.is_narrow() => field.otherwise()[0],
+            _ => u64::MAX,
+        })
+    }
+
+    /// The first matching rule that decides; `Log` rules before it are noted. `matching` are the rules of a narrow block that
+    /// hold for the sets of both addresses.
     #[inline]
     pub(super) fn first_decision(
         &self,
-        packet: &Classes,
+        position: usize,
+        matching: u64,
+        packet: &Classes<'_>,
         scan: Scan,
         log: &mut RuleIndex,
     ) -> Option<(Action, RuleIndex)> {
-        let mut rows: [&[u64]; ROWS_MAX] = [&[]; ROWS_MAX];
-        let mut count = 0;
-        let mut add = |row| {
-            rows[count] = row;
-            count += 1;
-        };
         let question = &packet.question;
-        let sides = [
-            (&self.source, question.source, question.source_port, packet.source),
-            (&self.destination, question.destination, question.destination_port, packet.destination),
-        ];
-        if let Some(field) = &self.l4 {
-            add(field.row(question.is_ipv4, question.protocol, question.icmp));
-        }
-        for (fields, address, port, class) in sides {
-            if let Some(field) = &fields.sets {
-                add(field.row(class.address));
+        let l4 = self.l4.as_ref().map(|field| field.row(question.is_ipv4, question.protocol, question.icmp));
+        let ends = [(&self.source, &packet.source), (&self.destination, &packet.destination)];
+        if self.layout.is_narrow() {
+            let mut matching = matching & l4.map_or(u64::MAX, |row| row[0]);
+            for (fields, end) in ends {
+                if matching == 0 {
+                    return None;
+                }
+                matching &= fields.narrow_row(position, end);
             }
-            if let Some(field) = &fields.nets {
-                add(field.row(address));
-            }
-            if let Some(field) = &fields.ports {
-                add(field.row(port));
-            }
-            if let Some(field) = &fields.named {
-                add(field.row(class.port));
-            }
-        }
-        let rows = &rows[..count];
-        if self.rules.len() <= 64 {
-            let mut matching = rows.iter().fold(u64::MAX, |matching, row| matching & row[0]);
             while matching != 0 {
                 let bit = matching.trailing_zeros() as usize;
                 matching &= matching - 1;
@@ -129,8 +116,31 @@ impl Block {
             }
             return None;
         }
+        let mut rows: [&[u64]; ROWS_MAX] = [&[]; ROWS_MAX];
+        let mut count = 0;
+        let mut add = |row| {
+            rows[count] = row;
+            count += 1;
+        };
+        if let Some(row) = l4 {
+            add(row);
+        }
+        for (fields, end) in ends {
+            if let Some(field) = &fields.sets {
+                add(end.rows.wide(position).unwrap_or(field.otherwise()));
+            }
+            if let Some(field) = &fields.nets {
+                add(field.row(end.address));
+            }
+            if let Some(field) = &fields.ports {
+                add(field.row(end.port));
+            }
+            if let Some(field) = &fields.named {
+                add(end.port_rows.wide(position).unwrap_or(field.otherwise()));
+            }
+        }
         let mut from = 0;
-        while let Some(bit) = scan(rows, self.layout, from) {
+        while let Some(bit) = scan(&rows[..count], self.layout, from) {
             match self.rules.get(bit)? {
                 (Action::Log, rule) => note(log, *rule),
                 decision => return Some(*decision),
@@ -176,21 +186,30 @@ fn by_number_or_name(rule: &RuleSpec) -> Vec<RuleSpec> {
 }
 
 impl SideFields {
-    fn build(
-        rules: &[RuleSpec],
-        side: fn(&RuleSpec) -> &SideMatch,
-        layout: Layout,
-        relevant: &[(Class, &[u32])],
-        sets: &mut Known,
-        named: &mut Known,
-    ) -> Self {
+    fn build(rules: &[RuleSpec], side: fn(&RuleSpec) -> &SideMatch, layout: Layout) -> Self {
         let sides: Vec<&SideMatch> = rules.iter().map(side).collect();
         Self {
             nets: NetField::build(&sides, layout),
             ports: PortField::build(&sides, layout),
-            sets: ClassField::of_sets(&sides, layout, relevant, sets),
-            named: ClassField::of_named_ports(&sides, layout, relevant, named),
+            sets: ClassField::of_sets(&sides, layout),
+            named: ClassField::of_named_ports(&sides, layout),
         }
+    }
+
+    /// The rules of a narrow block that hold for this end; those for the sets of its address have been looked at.
+    #[inline]
+    fn narrow_row(&self, position: usize, end: &EndClasses<'_>) -> u64 {
+        let mut row = u64::MAX;
+        if let Some(field) = &self.ports {
+            row &= field.row(end.port)[0];
+        }
+        if let Some(field) = &self.nets {
+            row &= field.row(end.address)[0];
+        }
+        if let Some(field) = &self.named {
+            row &= end.port_rows.narrow(position).unwrap_or(field.otherwise()[0]);
+        }
+        row
     }
 }
 
@@ -244,7 +263,7 @@ fn within_ipv4(&(first, last): &AddressRange) -> Option<Run<u32>> {
 /// Ports by number.
 #[derive(Debug)]
 struct PortField {
-    steps: PortSteps,
+    steps: Steps<u16>,
     rows: Rows,
 }
 
@@ -262,7 +281,7 @@ impl PortField {
             })
             .collect();
         let mut rows = Collector::new(layout);
-        let steps = PortSteps::new(Steps::build(&runs, layout, &mut rows));
+        let steps = Steps::build(&runs, layout, &mut rows);
         Some(Self { steps, rows: rows.finish() })
     }
 
@@ -272,11 +291,14 @@ impl PortField {
     }
 }
 
+/// Protocols of a family.
+const FAMILY: u16 = 256;
+
 /// Family, protocol, ICMP type and code.
 #[derive(Debug)]
 struct L4Field {
-    /// By family and protocol; for ICMP only where no rule looks at types.
-    protocols: Box<[u16; 512]>,
+    /// IPv6 protocols, then those of IPv4; for ICMP only where no rule looks at types.
+    protocols: Steps<u16>,
     /// ICMPv6 and ICMP, by type and code.
     icmp: [Option<Steps<u16>>; 2],
     rows: Rows,
@@ -301,18 +323,12 @@ impl L4Field {
             rows.position(&row)
         };
         let mentioned: BTreeSet<u8> = masks.keys().flat_map(|l4| [l4.protocol, l4.not_protocol]).flatten().collect();
-        // A protocol that no rule mentions behaves like any other such protocol.
-        let unmentioned = (0..=255).rev().find(|number| !mentioned.contains(number));
-        let mut protocols = Box::new([0u16; 512]);
-        for is_ipv4 in [false, true] {
-            let family = usize::from(is_ipv4) << 8;
-            if let Some(number) = unmentioned {
-                protocols[family..family + 256].fill(position_of(is_ipv4, number, None) as u16);
-            }
-            for number in &mentioned {
-                protocols[family | usize::from(*number)] = position_of(is_ipv4, *number, None) as u16;
-            }
-        }
+        // A protocol that no rule mentions behaves like its neighbours.
+        let around = mentioned.iter().flat_map(|number| [u16::from(*number), u16::from(*number) + 1]);
+        let around: BTreeSet<u16> = around.chain([0]).filter(|number| *number < FAMILY).collect();
+        let starts: Vec<u16> = around.iter().copied().chain(around.iter().map(|number| FAMILY + number)).collect();
+        let protocols = starts.iter().map(|at| position_of(*at >= FAMILY, *at as u8, None)).collect();
+        let protocols = Steps::new(starts, protocols);
         let types: BTreeSet<IcmpMatch> = masks.keys().flat_map(|l4| [l4.icmp, l4.not_icmp]).flatten().collect();
         let icmp = [(false, crate::header::protocol::ICMPV6), (true, crate::header::protocol::ICMP)].map(
             |(is_ipv4, number)| {
@@ -330,11 +346,10 @@ impl L4Field {
 
     #[inline]
     fn row(&self, is_ipv4: bool, number: u8, icmp: Option<(u8, u8)>) -> &[u64] {
-        let family = usize::from(is_ipv4);
-        if let (Some((kind, code)), Some(steps)) = (icmp, &self.icmp[family]) {
+        if let (Some((kind, code)), Some(steps)) = (icmp, &self.icmp[usize::from(is_ipv4)]) {
             return self.rows.row(steps.find(u16::from(kind) << 8 | u16::from(code)));
         }
-        self.rows.row(u32::from(self.protocols[family << 8 | usize::from(number)]))
+        self.rows.row(self.protocols.find(FAMILY * u16::from(is_ipv4) + u16::from(number)))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Control's side of the policy: takes changes, and makes of them the next thing to publish.
 //!
 //! ```text
-//! change_set, change_port_set ──▶ member → sets it is in ──▶ class ─┬─ new class: every block that asks about it learns it
+//! change_set, change_port_set ──▶ member → sets it is in ──▶ class ─┬─ new class: its rows, from those of a class like it
 //!                                                                   └─ store the class in the member's slot
 //! put_block, remove_block ──────▶ rules ──▶ Block
 //! set_programs                                             commit ──▶ Acl: publish it, and use it from then on
@@ -10,29 +10,34 @@
 //! A member that moves between sets while blocks and programs stay as they are is one store into the table that workers
 //! read, right away. When blocks or programs change in the same commit, the members whose published meaning changes go
 //! into a copy of the table, so that no packet sees the one change without the other. Members of sets that no published
-//! block asks about mean nothing yet, and are stored right away as well: a new policy's large sets cost no copy.
+//! block asks about mean nothing yet, and are stored right away as well: a new policy's large sets cost no copy. Nothing is
+//! stored into a table that is still read together with blocks from before the published ones.
 //!
 //! Invariants: between two commits the last committed `Acl` is the published one, or will be before the next commit. Numbers
-//! of classes are not reused; when dead ones prevail, everything is made anew.
+//! of classes are not reused; when dead ones prevail, all are numbered anew.
 //! Left out: what sets and policies are called. `control::compile` keeps the names.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Weak};
 
-use super::block::{Block, BlockKnown};
+use ahash::{HashMap, HashSet};
+
+use super::block::Block;
+use super::class_rows::{BothRows, ClassRows, ClassTable};
+use super::classes::ClassNames;
 use super::members::{Class, Member, Members, Prefixes};
 use super::spec::{AddressRange, PortMember, ProgramSpec, RuleSpec};
-use super::{Acl, address_set, port_set};
+use super::{Acl, Blocks, Head, address_set, port_set};
 
 /// More members than this are not stored one by one beside readers when they could be published at once.
 const STORES_MAX: usize = 64;
-/// Classes that no member has, and those on the way to another, are tolerated up to this many.
-const DEAD_CLASSES_MIN: usize = 4096;
 
 /// The policy of a node, as it is being changed.
 #[derive(Default)]
 pub struct Editor {
     classes: ClassNames,
+    /// Per class, if it is in use, its rows for the blocks there are.
+    rows: Vec<Option<Arc<ClassRows>>>,
     /// Every member that was ever in a set, and its classes.
     members: BTreeMap<Member, MemberClasses>,
     /// Prefixes longer than one address, and the sets they are in.
@@ -43,6 +48,8 @@ pub struct Editor {
     asking: HashMap<u32, HashSet<usize>>,
     /// What was committed last.
     current: Acl,
+    /// What was committed before, with other blocks and the same table of members; gone when no worker reads it.
+    older: Vec<Weak<Blocks>>,
     /// Sets that the blocks of `current` ask about.
     published_sets: HashSet<u32>,
     changed: Changed,
@@ -57,11 +64,16 @@ struct MemberClasses {
     effective: Class,
 }
 
+/// The class of a member becomes another.
+struct Move {
+    member: Member,
+    from: Class,
+    to: Class,
+}
+
 struct BlockRecord {
-    rules: Vec<RuleSpec>,
     sets: BTreeSet<u32>,
-    block: Arc<Block>,
-    known: BlockKnown,
+    head: Head,
 }
 
 /// What a commit has to look at.
@@ -146,50 +158,70 @@ impl Editor {
             }
         }
         let moves = self.moves(moving, &prefixes);
-
-        // First the blocks there are, also those that are about to be replaced: workers still read them.
-        let mut crowded = BTreeSet::new();
-        let mut new_classes: BTreeSet<Class> = moves.iter().map(|(_, class)| *class).collect();
+        let mut new_classes: Vec<(Class, Class)> = moves.iter().map(|step| (step.to, step.from)).collect();
         if has_new_prefixes {
-            new_classes.extend(prefixes.classes());
+            new_classes.extend(prefixes.classes().iter().map(|class| (*class, Class::NONE)));
             prefixes.classes().iter().for_each(|class| self.classes.hold(*class));
             if !is_renumbered {
                 old_prefixes.classes().iter().for_each(|class| self.classes.release(*class));
             }
         }
-        for class in new_classes {
-            self.teach(class, &mut crowded);
-        }
-        let is_structural = changed.programs || !changed.blocks.is_empty() || !crowded.is_empty() || is_renumbered;
-        crowded.retain(|position| !changed.blocks.contains_key(position));
-        let is_crowded = is_structural && !crowded.is_empty();
-        for position in crowded {
-            let rules = self.blocks[position].as_mut().map(|record| std::mem::take(&mut record.rules));
-            self.replace_block(position, rules);
-        }
-        for (position, rules) in changed.blocks {
-            self.replace_block(position, rules);
-        }
 
-        let is_meant = is_crowded || changed.sets.iter().any(|set| self.published_sets.contains(set));
+        // First for the blocks there are, also those that are about to be replaced: workers still read them.
+        let mut is_crowded = false;
+        for (class, like) in new_classes {
+            let Some(rows) = self.make_rows(class, like) else { continue };
+            is_crowded |= !is_renumbered && !self.current.blocks.classes.set(class, &rows);
+        }
+        let is_structural = changed.programs || !changed.blocks.is_empty() || is_crowded || is_renumbered;
+        let is_meant = changed.sets.iter().any(|set| self.published_sets.contains(set));
+        self.replace_blocks(changed.blocks);
+
         let has_room = self.members.len() <= self.current.members.room();
-        if is_renumbered || !has_room || moves.len() > self.members.len() / 2 {
+        self.older.retain(|blocks| blocks.strong_count() > 0);
+        let is_shared = !self.older.is_empty() && !moves.is_empty();
+        let has_new_members = if is_renumbered || !has_room || moves.len() > self.members.len() / 2 {
             self.members.retain(|_, classes| classes.own != Class::NONE);
             let table = Members::with_room(self.members.len() * 2, prefixes);
             self.members.iter().for_each(|(member, classes)| table.set(*member, classes.effective));
             self.current.members = Arc::new(table);
-        } else if has_new_prefixes || (is_meant && (is_structural || moves.len() > STORES_MAX)) {
+            true
+        } else if has_new_prefixes
+            || is_crowded
+            || is_shared
+            || (is_meant && (is_structural || moves.len() > STORES_MAX))
+        {
             let copy = self.current.members.copy(prefixes);
-            moves.iter().for_each(|(member, class)| copy.set(*member, *class));
+            moves.iter().for_each(|step| copy.set(step.member, step.to));
             self.current.members = Arc::new(copy);
+            true
         } else {
-            moves.iter().for_each(|(member, class)| self.current.members.set(*member, *class));
+            moves.iter().for_each(|step| self.current.members.set(step.member, step.to));
+            false
+        };
+        if has_new_members {
+            self.older.clear();
         }
         if is_structural {
-            self.current.blocks = self.blocks.iter().map(|record| Some(record.as_ref()?.block.clone())).collect();
-            self.current.programs = self.programs.clone();
-            self.current.asks_for_named_ports =
-                self.blocks.iter().flatten().any(|record| record.block.asks_for_named_ports());
+            for class in (1..).map(Class).take(self.rows.len().saturating_sub(1)) {
+                if !self.classes.is_held(class) {
+                    self.rows[class.0 as usize] = None;
+                }
+            }
+            let blocks = Arc::new(Blocks {
+                classes: ClassTable::new(&self.rows),
+                heads: self.blocks.iter().map(|record| Some(record.as_ref()?.head.clone())).collect(),
+                programs: self.programs.clone(),
+                asks_for_named_ports: self
+                    .blocks
+                    .iter()
+                    .flatten()
+                    .any(|record| record.head.block.asks_for_named_ports()),
+            });
+            let old = std::mem::replace(&mut self.current.blocks, blocks);
+            if !has_new_members {
+                self.older.push(Arc::downgrade(&old));
+            }
             self.published_sets = self.asking.keys().copied().collect();
         }
         self.current.clone()
@@ -197,77 +229,110 @@ impl Editor {
 
     /// How many classes there are, used or not.
     pub fn known_classes(&self) -> usize {
-        self.classes.sets.len()
+        self.classes.len()
     }
 
     /// The members whose class is another one now.
-    fn moves(&mut self, members: HashSet<Member>, prefixes: &Prefixes) -> Vec<(Member, Class)> {
+    fn moves(&mut self, members: HashSet<Member>, prefixes: &Prefixes) -> Vec<Move> {
         let mut moves = Vec::with_capacity(members.len());
         for member in members {
             let Some(classes) = self.members.get_mut(&member) else { continue };
             let around = if member.is_address() { prefixes.class(member.address) } else { Class::NONE };
-            let effective = self.classes.union(classes.own, around);
-            if effective != classes.effective {
-                self.classes.hold(effective);
-                self.classes.release(classes.effective);
-                classes.effective = effective;
-                moves.push((member, effective));
+            let (from, to) = (classes.effective, self.classes.union(classes.own, around));
+            if to != from {
+                self.classes.hold(to);
+                self.classes.release(from);
+                classes.effective = to;
+                moves.push(Move { member, from, to });
             }
         }
         moves
     }
 
-    /// Numbers only the classes that are in use, anew, and makes every block for them.
+    /// Numbers only the classes that are in use, anew. Their rows stay what they are.
     fn renumber(&mut self) {
         let old = std::mem::take(&mut self.classes);
+        let mut old_rows = std::mem::take(&mut self.rows);
         self.members.retain(|_, classes| classes.own != Class::NONE);
         for classes in self.members.values_mut() {
             classes.own = self.classes.intern(old.sets(classes.own).to_vec());
+            let number = classes.effective.0 as usize;
             classes.effective = self.classes.intern(old.sets(classes.effective).to_vec());
             self.classes.hold(classes.effective);
-        }
-        for position in 0..self.blocks.len() {
-            if let Some(rules) = self.blocks[position].as_mut().map(|record| std::mem::take(&mut record.rules)) {
-                self.replace_block(position, Some(rules));
+            if let Some(rows) = old_rows.get_mut(number).and_then(Option::take) {
+                *slot_of(&mut self.rows, classes.effective.0 as usize) = Some(rows);
             }
         }
     }
 
-    /// Tells every block that asks about a set of the class. Blocks without room are noted.
-    fn teach(&mut self, class: Class, crowded: &mut BTreeSet<usize>) {
-        let sets = self.classes.sets(class);
-        let asking: BTreeSet<usize> = sets.iter().filter_map(|set| self.asking.get(set)).flatten().copied().collect();
-        for position in asking {
-            let Some(record) = &mut self.blocks[position] else { continue };
-            if !record.block.learn(class, &sets, &mut record.known) {
-                crowded.insert(position);
-            }
+    /// The rows of a class, made if need be from those of one that differs from it in few sets. None for the class in no set.
+    fn make_rows(&mut self, class: Class, like: Class) -> Option<Arc<ClassRows>> {
+        if class == Class::NONE {
+            return None;
         }
+        let slot = slot_of(&mut self.rows, class.0 as usize);
+        if slot.is_none() {
+            let base = self.rows.get(like.0 as usize).and_then(Option::clone);
+            let like = if base.is_some() { like } else { Class::NONE };
+            let base = base.unwrap_or_default();
+            let sets = self.classes.sets(class);
+            let differing = self.classes.difference(class, like);
+            let asking: BTreeSet<usize> =
+                differing.iter().filter_map(|set| self.asking.get(set)).flatten().copied().collect();
+            let changes = self.rows_of(&sets, asking);
+            let rows = if changes.is_empty() { base } else { Arc::new(base.with(&changes)) };
+            self.rows[class.0 as usize] = Some(rows);
+        }
+        self.rows[class.0 as usize].clone()
     }
 
-    fn replace_block(&mut self, position: usize, rules: Option<Vec<RuleSpec>>) {
-        if self.blocks.len() <= position {
-            self.blocks.resize_with(position + 1, || None);
-        }
-        if let Some(old) = self.blocks[position].take() {
-            for set in old.sets {
-                if let Some(asking) = self.asking.get_mut(&set) {
+    /// The rows of these blocks for a class of these sets.
+    fn rows_of(&self, sets: &[u32], blocks: impl IntoIterator<Item = usize>) -> Vec<(usize, BothRows)> {
+        let rows = |position: usize| match self.blocks.get(position) {
+            Some(Some(record)) => record.head.block.rows_of(sets),
+            _ => BothRows::default(),
+        };
+        blocks.into_iter().map(|position| (position, rows(position))).collect()
+    }
+
+    /// Puts and removes blocks, and gives every class its rows for them.
+    fn replace_blocks(&mut self, changes: BTreeMap<usize, Option<Vec<RuleSpec>>>) {
+        // Per class, the blocks that ask about one of its sets, or did.
+        let mut affected: HashMap<Class, Vec<usize>> = HashMap::default();
+        for (position, rules) in changes {
+            let slot = slot_of(&mut self.blocks, position);
+            let mut sets = slot.take().map(|old| old.sets).unwrap_or_default();
+            for set in &sets {
+                if let Some(asking) = self.asking.get_mut(set) {
                     asking.remove(&position);
                     if asking.is_empty() {
-                        self.asking.remove(&set);
+                        self.asking.remove(set);
                     }
                 }
             }
+            if let Some(rules) = rules {
+                let block = Block::build(&rules);
+                let asks = sets_of(&rules);
+                for set in &asks {
+                    self.asking.entry(*set).or_default().insert(position);
+                }
+                sets.extend(&asks);
+                *slot = Some(BlockRecord {
+                    sets: asks,
+                    head: Head { otherwise: block.otherwise(), block: Arc::new(block) },
+                });
+            }
+            let in_use = |class: &Class| self.rows.get(class.0 as usize).is_some_and(Option::is_some);
+            for class in self.classes.containing(&sets).into_iter().filter(in_use) {
+                affected.entry(class).or_default().push(position);
+            }
         }
-        let Some(rules) = rules else { return };
-        let sets = sets_of(&rules);
-        let relevant = self.classes.containing(&sets);
-        let relevant: Vec<(Class, &[u32])> = relevant.iter().map(|(class, sets)| (*class, &**sets)).collect();
-        let (block, known) = Block::build(&rules, &relevant);
-        for set in &sets {
-            self.asking.entry(*set).or_default().insert(position);
+        for (class, blocks) in affected {
+            let changes = self.rows_of(&self.classes.sets(class), blocks);
+            if let Some(rows) = &mut self.rows[class.0 as usize] {
+                *rows = Arc::new(rows.with(&changes));
+            }
         }
-        self.blocks[position] = Some(BlockRecord { rules, sets, block: Arc::new(block), known });
     }
 
     /// Prefixes as steps along all addresses.
@@ -317,100 +382,10 @@ fn sets_of(rules: &[RuleSpec]) -> BTreeSet<u32> {
     addresses.chain(ports).collect()
 }
 
-/// Which sets a class stands for, and the other way round.
-struct ClassNames {
-    sets: Vec<Arc<[u32]>>,
-    numbers: HashMap<Arc<[u32]>, Class>,
-    containing: HashMap<u32, BTreeSet<Class>>,
-    /// How many members have the class.
-    holders: Vec<u32>,
-    dead: usize,
-    /// How a class changes when one set is added or removed: found once, used for every member that does the same.
-    steps: HashMap<(Class, u32, bool), Class>,
-}
-
-impl Default for ClassNames {
-    fn default() -> Self {
-        let none: Arc<[u32]> = Arc::new([]);
-        Self {
-            sets: vec![none.clone()],
-            numbers: HashMap::from([(none, Class::NONE)]),
-            containing: HashMap::new(),
-            holders: vec![0],
-            dead: 0,
-            steps: HashMap::new(),
-        }
+/// A position of a list that grows as needed.
+fn slot_of<T>(list: &mut Vec<Option<T>>, position: usize) -> &mut Option<T> {
+    if list.len() <= position {
+        list.resize_with(position + 1, || None);
     }
-}
-
-impl ClassNames {
-    fn sets(&self, class: Class) -> Arc<[u32]> {
-        self.sets[class.0 as usize].clone()
-    }
-
-    fn hold(&mut self, class: Class) {
-        let holders = &mut self.holders[class.0 as usize];
-        *holders += 1;
-        self.dead -= usize::from(*holders == 1 && class != Class::NONE);
-    }
-
-    fn release(&mut self, class: Class) {
-        let holders = &mut self.holders[class.0 as usize];
-        *holders = holders.saturating_sub(1);
-        self.dead += usize::from(*holders == 0 && class != Class::NONE);
-    }
-
-    fn is_mostly_dead(&self) -> bool {
-        self.dead > DEAD_CLASSES_MIN && self.dead > self.sets.len() / 2
-    }
-
-    /// The class of these sets, sorted.
-    fn intern(&mut self, sets: Vec<u32>) -> Class {
-        if let Some(class) = self.numbers.get(sets.as_slice()) {
-            return *class;
-        }
-        let class = Class(self.sets.len() as u32);
-        let sets: Arc<[u32]> = sets.into();
-        for set in sets.iter() {
-            self.containing.entry(*set).or_default().insert(class);
-        }
-        self.sets.push(sets.clone());
-        self.holders.push(0);
-        self.dead += 1;
-        self.numbers.insert(sets, class);
-        class
-    }
-
-    fn step(&mut self, class: Class, set: u32, is_added: bool) -> Class {
-        if let Some(next) = self.steps.get(&(class, set, is_added)) {
-            return *next;
-        }
-        let mut sets: BTreeSet<u32> = self.sets(class).iter().copied().collect();
-        if is_added {
-            sets.insert(set)
-        } else {
-            sets.remove(&set)
-        };
-        let next = self.intern(sets.into_iter().collect());
-        self.steps.insert((class, set, is_added), next);
-        next
-    }
-
-    fn union(&mut self, left: Class, right: Class) -> Class {
-        if left == Class::NONE || left == right {
-            return right;
-        }
-        if right == Class::NONE {
-            return left;
-        }
-        let sets: BTreeSet<u32> = self.sets(left).iter().chain(self.sets(right).iter()).copied().collect();
-        self.intern(sets.into_iter().collect())
-    }
-
-    /// The classes that contain one of the sets.
-    fn containing(&self, sets: &BTreeSet<u32>) -> Vec<(Class, Arc<[u32]>)> {
-        let classes: BTreeSet<Class> =
-            sets.iter().filter_map(|set| self.containing.get(set)).flatten().copied().collect();
-        classes.into_iter().map(|class| (class, self.sets(class))).collect()
-    }
+    &mut list[position]
 }

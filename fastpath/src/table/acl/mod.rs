@@ -16,17 +16,20 @@
 //! | `spec.rs` | what is compiled: rules, blocks, programs |
 //! | `members.rs` | address → class, and address, protocol and port → class |
 //! | `block.rs` | rules → rows; rows → the rule that decides |
-//! | `steps.rs` `classes.rs` | value → row, for fields with an order and for sets |
+//! | `steps.rs` | value → row, for fields with an order |
+//! | `class_field.rs` `class_rows.rs` | class → row, for sets: what a block wants of a class; of one class, the rows of all blocks |
 //! | `rows.rs` | rows, and the scan for the first common bit |
-//! | `editor.rs` | control's side: what changes, and what has to be made anew because of it |
+//! | `editor.rs` `classes.rs` | control's side: what changes, and what has to be made anew because of it; which sets a class is |
 //!
 //! Invariants: the AND is exact, because every condition is one on a single field; rule order is bit order; blocks are
 //! shared by all programs that name them. What was published changes in one way only: a member moves to another class,
-//! by one store, after every block knows that class.
+//! by one store, after the class has its rows. A class without rows, which is not to be, denies.
 //! See: Lakshman, Stiliadis, "High-Speed Policy-Based Packet Forwarding Using Efficient Multi-Dimensional Range
 //! Matching", 1998; the verdict rules are those of Calico.
 
 mod block;
+mod class_field;
+mod class_rows;
 mod classes;
 mod editor;
 mod members;
@@ -44,6 +47,7 @@ pub use spec::{
 
 use super::{ProgramIndex, RuleIndex};
 use block::Block;
+use class_rows::{ClassRows, ClassTable, SideRows};
 use members::{Class, Members};
 use rows::Scan;
 
@@ -81,27 +85,46 @@ pub struct Decision {
 
 /// A packet's fields and the classes of its ends, found once and used for every program it has to pass.
 #[derive(Clone, Copy, Debug)]
-pub struct Classes {
+pub struct Classes<'a> {
     question: Question,
-    source: EndClasses,
-    destination: EndClasses,
+    source: EndClasses<'a>,
+    destination: EndClasses<'a>,
+    /// False when a class has no rows: nothing can be said about the packet.
+    is_known: bool,
 }
 
-/// Of one end: what sets its address is in, and what named ports and services its port.
+/// Of one end: the rows of the sets its address is in, and of the named ports and services its port is.
 #[derive(Clone, Copy, Debug)]
-struct EndClasses {
-    address: Class,
-    port: Class,
+struct EndClasses<'a> {
+    address: u128,
+    port: u16,
+    rows: &'a SideRows,
+    port_rows: &'a SideRows,
 }
 
 /// The compiled policy of a node. Copying it is cheap: its parts are shared.
 #[derive(Clone, Debug, Default)]
 pub struct Acl {
     members: Arc<Members>,
+    blocks: Arc<Blocks>,
+}
+
+/// All blocks, the programs made of them, and the rows of every class for them.
+#[derive(Debug, Default)]
+struct Blocks {
+    classes: ClassTable,
     /// Gaps are blocks that no program names.
-    blocks: Arc<[Option<Arc<Block>>]>,
+    heads: Box<[Option<Head>]>,
     programs: Arc<[ProgramSpec]>,
     asks_for_named_ports: bool,
+}
+
+/// A block, and what is looked at before it.
+#[derive(Clone, Debug)]
+struct Head {
+    /// See [`Block::otherwise`].
+    otherwise: [u64; 2],
+    block: Arc<Block>,
 }
 
 /// The number of a set of addresses among all sets.
@@ -112,6 +135,10 @@ fn address_set(position: usize) -> u32 {
 /// The number of a set of ports among all sets.
 fn port_set(position: usize) -> u32 {
     position as u32 * 2 + 1
+}
+
+fn is_port_set(set: u32) -> bool {
+    set % 2 == 1
 }
 
 impl Acl {
@@ -133,36 +160,42 @@ impl Acl {
 
     /// Looks a packet's ends up.
     #[inline]
-    pub fn classify(&self, question: &Question) -> Classes {
-        let end = |address, port| EndClasses {
-            address: self.members.class_of_address(address),
-            port: match self.asks_for_named_ports {
+    pub fn classify(&self, question: &Question) -> Classes<'_> {
+        let table = &self.blocks.classes;
+        let mut is_known = true;
+        let mut rows = |class| {
+            let known = table.get(class);
+            is_known &= known.is_some();
+            known.unwrap_or(table.nothing())
+        };
+        let mut end = |address, port, side: fn(&ClassRows) -> &SideRows| {
+            let port_class = match self.blocks.asks_for_named_ports {
                 true => self.members.class_of_port(address, question.protocol, port),
                 false => Class::NONE,
-            },
+            };
+            let address_class = self.members.class_of_address(address);
+            EndClasses { address, port, rows: side(rows(address_class)), port_rows: side(rows(port_class)) }
         };
-        Classes {
-            question: *question,
-            source: end(question.source, question.source_port),
-            destination: end(question.destination, question.destination_port),
-        }
+        let source = end(question.source, question.source_port, ClassRows::source);
+        let destination = end(question.destination, question.destination_port, ClassRows::destination);
+        Classes { question: *question, source, destination, is_known }
     }
 
-    /// What a program says to a packet. An unknown program denies.
+    /// What a program says to a packet that was classified by this same policy. An unknown program denies.
     #[inline]
-    pub fn evaluate(&self, program: ProgramIndex, packet: &Classes) -> Decision {
+    pub fn evaluate(&self, program: ProgramIndex, packet: &Classes<'_>) -> Decision {
         self.evaluate_by(program, packet, rows::scan)
     }
 
     /// The same by the plain scan, word by word: the vector instructions' twin.
-    pub fn evaluate_plainly(&self, program: ProgramIndex, packet: &Classes) -> Decision {
+    pub fn evaluate_plainly(&self, program: ProgramIndex, packet: &Classes<'_>) -> Decision {
         self.evaluate_by(program, packet, rows::scan_plain)
     }
 
     #[inline]
-    fn evaluate_by(&self, program: ProgramIndex, packet: &Classes, scan: Scan) -> Decision {
+    fn evaluate_by(&self, program: ProgramIndex, packet: &Classes<'_>, scan: Scan) -> Decision {
         let mut log = RuleIndex::NONE;
-        let Some(program) = self.programs.get(program.index()) else {
+        let Some(program) = self.blocks.programs.get(program.index()).filter(|_| packet.is_known) else {
             return Decision { outcome: Outcome::Deny, rule: RuleIndex::NONE, log };
         };
         for tier in &program.tiers {
@@ -186,12 +219,20 @@ impl Acl {
     fn first_decision(
         &self,
         blocks: &[usize],
-        packet: &Classes,
+        packet: &Classes<'_>,
         scan: Scan,
         log: &mut RuleIndex,
     ) -> Option<(Action, RuleIndex)> {
-        blocks.iter().find_map(|block| match &self.blocks[*block] {
-            Some(block) => block.first_decision(packet, scan, log),
+        blocks.iter().find_map(|position| match &self.blocks.heads[*position] {
+            Some(Head { otherwise: [as_source, as_destination], block }) => {
+                let source = packet.source.rows.narrow(*position).unwrap_or(*as_source);
+                let matching = source & packet.destination.rows.narrow(*position).unwrap_or(*as_destination);
+                // Most blocks are done with here, without a look at anything of theirs.
+                if matching == 0 {
+                    return None;
+                }
+                block.first_decision(*position, matching, packet, scan, log)
+            }
             None => {
                 debug_assert!(false, "a program names a block that is not there");
                 Some((Action::Deny, RuleIndex::NONE))

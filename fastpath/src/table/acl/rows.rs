@@ -33,6 +33,12 @@ impl Layout {
         }
     }
 
+    /// True when a row is one word.
+    #[inline(always)]
+    pub(super) fn is_narrow(self) -> bool {
+        self.words <= 1
+    }
+
     pub(super) fn stride(self) -> usize {
         self.words + self.summary
     }
@@ -146,16 +152,15 @@ pub(super) fn scan(rows: &[&[u64]], layout: Layout, from: usize) -> Option<usize
                 *bits &= word;
             }
         }
-        for (word, bits) in bits.iter().enumerate() {
-            let first = word * 64;
-            let kept = match keep_from.saturating_sub(first) {
-                0 => *bits,
-                skipped @ 1..64 => *bits & (u64::MAX << skipped),
-                _ => 0,
-            };
-            if kept != 0 {
-                return Some(chunk * CHUNK * 64 + first + kept.trailing_zeros() as usize);
-            }
+        if keep_from > 0 {
+            bits[..keep_from / 64].fill(0);
+            bits[keep_from / 64] &= u64::MAX << (keep_from % 64);
+        }
+        // Which words are not empty, without a branch for each.
+        let occupied = (0..).zip(bits).fold(0u32, |occupied, (word, bits)| occupied | u32::from(bits != 0) << word);
+        if occupied != 0 {
+            let word = occupied.trailing_zeros() as usize;
+            return Some((chunk * CHUNK + word) * 64 + bits[word].trailing_zeros() as usize);
         }
         chunk += 1;
         keep_from = 0;

@@ -3,6 +3,8 @@
 //!     values  0 ─────── 80 ── 81 ───── 443 ─ 444 ─────▶
 //!     rows    row 0     row 1 row 0    row 2 row 0
 //!
+//! Where there are many, buckets of equal width say between which starts to look.
+//!
 //! Invariants: starts are sorted and distinct, the first is the lowest value; neighbours differ.
 
 use super::rows::{Collector, Layout, clear, set};
@@ -12,6 +14,10 @@ pub(super) trait Value: Copy + Ord {
     const LOWEST: Self;
     fn next(self) -> Option<Self>;
     fn previous(self) -> Option<Self>;
+    /// Bits that are needed to write the distance from `base`, which is not above it.
+    fn width_from(self, base: Self) -> u32;
+    /// The distance from `base`, without its low bits.
+    fn bucket(self, base: Self, shift: u32) -> usize;
 }
 
 macro_rules! value {
@@ -23,6 +29,13 @@ macro_rules! value {
             }
             fn previous(self) -> Option<Self> {
                 self.checked_sub(1)
+            }
+            fn width_from(self, base: Self) -> u32 {
+                <$integer>::BITS - self.abs_diff(base).leading_zeros()
+            }
+            #[inline(always)]
+            fn bucket(self, base: Self, shift: u32) -> usize {
+                usize::try_from(self.wrapping_sub(base) >> shift).unwrap_or(usize::MAX)
             }
         })+
     };
@@ -71,7 +84,15 @@ fn joined<T: Value>(runs: &[Run<T>]) -> Vec<Run<T>> {
 pub(super) struct Steps<T> {
     starts: Box<[T]>,
     rows: Box<[u32]>,
+    /// The second start: where the buckets begin.
+    base: T,
+    shift: u32,
+    /// Per bucket, the last step that starts at or before its first value; one more than there are, or none at all.
+    buckets: Box<[u32]>,
 }
+
+/// So few starts are searched without buckets.
+const FEW: usize = 8;
 
 impl<T: Value> Steps<T> {
     /// `holding` gives for every rule, in order, the runs of values for which it holds; none stands for all values.
@@ -108,54 +129,44 @@ impl<T: Value> Steps<T> {
                 None => break,
             }
         }
-        Self { starts: starts.into(), rows: positions.into() }
+        Self::new(starts, positions)
     }
 
     /// Steps whose rows are found already. The first start is the lowest value.
     pub(super) fn new(starts: Vec<T>, rows: Vec<u32>) -> Self {
-        Self { starts: starts.into(), rows: rows.into() }
+        let mut steps =
+            Self { starts: starts.into(), rows: rows.into(), base: T::LOWEST, shift: 0, buckets: Box::default() };
+        if let [_, base, .., last] = *steps.starts
+            && steps.starts.len() > FEW
+        {
+            let most = steps.starts.len().next_power_of_two().ilog2() + 1;
+            (steps.base, steps.shift) = (base, last.width_from(base).saturating_sub(most));
+            let count = last.bucket(base, steps.shift) + 1;
+            // Every bucket begins after the last start that lies in one before it.
+            let mut buckets = vec![0; count + 1];
+            for (position, start) in (0..).zip(&steps.starts).skip(1) {
+                buckets[start.bucket(base, steps.shift) + 1] = position;
+            }
+            for bucket in 1..buckets.len() {
+                buckets[bucket] = buckets[bucket].max(buckets[bucket - 1]);
+            }
+            steps.buckets = buckets.into();
+        }
+        steps
     }
 
     #[inline]
     pub(super) fn find(&self, value: T) -> u32 {
-        self.rows[self.starts.partition_point(|start| *start <= value) - 1]
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.starts.len()
-    }
-
-    pub(super) fn starts(&self) -> &[T] {
-        &self.starts
-    }
-}
-
-/// Port → position of a row: the high byte says between which steps to look.
-#[derive(Debug)]
-pub(super) struct PortSteps {
-    steps: Steps<u16>,
-    /// Per high byte, the last step that begins at or before its first port.
-    by_high_byte: Box<[u16; 257]>,
-}
-
-impl PortSteps {
-    pub(super) fn new(steps: Steps<u16>) -> Self {
-        let mut by_high_byte = Box::new([0; 257]);
-        for (byte, entry) in by_high_byte.iter_mut().enumerate() {
-            let port = (byte << 8).min(usize::from(u16::MAX)) as u16;
-            *entry = (steps.starts().partition_point(|start| *start <= port) - 1) as u16;
+        if self.buckets.is_empty() {
+            return self.rows[self.starts.partition_point(|start| *start <= value) - 1];
         }
-        // Steps of the last byte end with the last step.
-        by_high_byte[256] = (steps.len() - 1) as u16;
-        Self { steps, by_high_byte }
-    }
-
-    #[inline]
-    pub(super) fn find(&self, port: u16) -> u32 {
-        let byte = usize::from(port >> 8);
-        let (low, high) = (usize::from(self.by_high_byte[byte]), usize::from(self.by_high_byte[byte + 1]));
-        let within = self.steps.starts[low + 1..=high].partition_point(|start| *start <= port);
-        self.steps.rows[low + within]
+        if value < self.base {
+            return self.rows[0];
+        }
+        let bucket = value.bucket(self.base, self.shift).min(self.buckets.len() - 2);
+        let (low, high) = (self.buckets[bucket] as usize, self.buckets[bucket + 1] as usize);
+        let within = self.starts[low + 1..=high].partition_point(|start| *start <= value);
+        self.rows[low + within]
     }
 }
 
@@ -188,15 +199,30 @@ mod tests {
                 rules.into_iter().map(|runs| runs.map(|runs| holding(Some(&runs), &[], u16::MAX))).collect();
             let layout = Layout::of(rules.len());
             let mut rows = Collector::new(layout);
-            let ports = PortSteps::new(Steps::build(&rules, layout, &mut rows));
+            let steps = Steps::build(&rules, layout, &mut rows);
             let rows = rows.finish();
             for value in values.into_iter().chain([0, 255, 256, u16::MAX]) {
-                let row = rows.row(ports.find(value));
-                prop_assert_eq!(ports.find(value), ports.steps.find(value));
+                let row = rows.row(steps.find(value));
                 for (rule, runs) in rules.iter().enumerate() {
                     let is_set = row[rule / 64] >> (rule % 64) & 1 == 1;
                     prop_assert_eq!(is_set, runs.as_ref().is_none_or(|runs| is_in(runs, value)));
                 }
+            }
+        }
+
+        /// Starts near each other, far apart, and in heaps; values at, beside and between them.
+        #[test]
+        fn buckets_equal_the_search(
+            starts in prop::collection::btree_set(prop_oneof![any::<u128>(), 0u128..300, (0u32..128).prop_map(|bit| 1 << bit)], 1..60),
+            values in prop::collection::vec(any::<u128>(), 20),
+        ) {
+            let mut starts: Vec<u128> = [0].into_iter().chain(starts).collect();
+            starts.dedup();
+            let steps = Steps::new(starts.clone(), (0..starts.len() as u32).collect());
+            let near = starts.iter().flat_map(|start| [start.saturating_sub(1), *start, start.saturating_add(1)]);
+            for value in near.chain(values).chain([u128::MAX]) {
+                let expected = starts.iter().rposition(|start| *start <= value);
+                prop_assert_eq!(Some(steps.find(value) as usize), expected);
             }
         }
     }
