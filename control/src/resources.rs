@@ -1,6 +1,7 @@
 //! All resources as the datastore has them now: the input of every calculation.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use config::resource::{
     BgpConfiguration, BgpFilter, BgpPeer, BlockAffinity, ClusterNetworkPolicy, EndpointSlice, FelixConfiguration,
@@ -11,9 +12,9 @@ use config::resource::{
 
 use crate::datastore::{SyncEvent, Update};
 
-/// Resources by key, in key order.
+/// Resources by key, in key order; shared with the store, so that a copy costs little.
 #[derive(Debug, Default, Clone)]
-pub struct Resources(BTreeMap<Key, Resource>);
+pub struct Resources(BTreeMap<Key, Arc<Resource>>);
 
 macro_rules! of_kind {
     ($($name:ident: $kind:ident,)+) => {
@@ -60,19 +61,20 @@ impl Resources {
     /// All of one kind, in key order.
     pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&Key, &Resource)> {
         let first = Key { kind, namespace: None, name: String::new() };
-        self.0.range(first..).take_while(move |(key, _)| key.kind == kind)
+        self.0.range(first..).take_while(move |(key, _)| key.kind == kind).map(|(key, resource)| (key, &**resource))
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &Key> {
         self.0.keys()
     }
 
-    pub fn put(&mut self, resource: Resource) {
+    pub fn put(&mut self, resource: impl Into<Arc<Resource>>) {
+        let resource = resource.into();
         self.0.insert(resource.key(), resource);
     }
 
     pub fn get(&self, key: &Key) -> Option<&Resource> {
-        self.0.get(key)
+        self.0.get(key).map(|resource| &**resource)
     }
 
     pub fn remove(&mut self, key: &Key) {

@@ -374,9 +374,9 @@ impl Mirror {
                     if bytes.len() > MAX_OBJECT_BYTES {
                         return Err(StoreError::TooLarge { key, bytes: bytes.len(), limit: MAX_OBJECT_BYTES });
                     }
-                    let stored = Stored { resource, revision };
+                    let stored = Stored { resource: resource.clone(), revision };
                     batch.puts.push((stored, key.clone(), bytes));
-                    Some(result.resource.clone())
+                    Some(resource)
                 }
             };
             let update = Update { revision, key, value };

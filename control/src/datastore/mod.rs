@@ -57,10 +57,10 @@ impl fmt::Display for Revision {
     }
 }
 
-/// An object as the store has it. `resource` carries `revision` as its resourceVersion.
+/// An object as the store has it. `resource` carries `revision` as its resourceVersion, and is shared with whoever follows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stored {
-    pub resource: Resource,
+    pub resource: Arc<Resource>,
     pub revision: Revision,
 }
 
@@ -69,7 +69,7 @@ pub struct Stored {
 pub struct Update {
     pub revision: Revision,
     pub key: Key,
-    pub value: Option<Resource>,
+    pub value: Option<Arc<Resource>>,
 }
 
 /// What a commit did. `revision` is the store's after it; unchanged when nothing changed.

@@ -11,6 +11,8 @@
 //!
 //! Left out: compression, encryption.
 
+use std::sync::Arc;
+
 use config::resource::{Key, Kind, Resource};
 use serde_json::{Value, json};
 
@@ -55,12 +57,12 @@ pub fn decode_object((kind, namespace, name): (&str, &str, &str), bytes: &[u8]) 
         return Err(format!("{} is stored under another's key", object()));
     }
     let revision = Revision(revision);
-    Ok((key, Stored { resource, revision }))
+    Ok((key, Stored { resource: Arc::new(resource), revision }))
 }
 
 pub fn encode_update(update: &Update, index: u32) -> Vec<u8> {
     let (kind, namespace, name) = table_key(&update.key);
-    let value = update.value.as_ref().map(Resource::to_json);
+    let value = update.value.as_ref().map(|resource| resource.to_json());
     let json = json!({ "kind": kind, "namespace": namespace, "name": name, "value": value });
     let json = json.to_string();
     let sum = update_checksum(update.revision.0, index, json.as_bytes());
@@ -90,7 +92,7 @@ pub fn decode_update((revision, index): (u64, u32), bytes: &[u8]) -> Result<Upda
     if value.as_ref().is_some_and(|resource| resource.key() != key) {
         return Err(format!("{} holds another object than {key}", change()));
     }
-    Ok(Update { revision: Revision(revision), key, value })
+    Ok(Update { revision: Revision(revision), key, value: value.map(Arc::new) })
 }
 
 fn parse(json: &Value) -> Result<Resource, String> {

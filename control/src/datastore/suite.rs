@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use config::resource::{Key, Kind, Resource};
@@ -32,7 +33,7 @@ pub(super) fn key(name: &str) -> Key {
 }
 
 /// Objects as a follower has them after `events`.
-pub(super) fn replay(objects: &mut BTreeMap<Key, Resource>, updates: Vec<Update>) {
+pub(super) fn replay(objects: &mut BTreeMap<Key, Arc<Resource>>, updates: Vec<Update>) {
     for update in updates {
         match update.value {
             Some(resource) => objects.insert(update.key, resource),
@@ -41,7 +42,7 @@ pub(super) fn replay(objects: &mut BTreeMap<Key, Resource>, updates: Vec<Update>
     }
 }
 
-pub(super) async fn contents(store: &impl Datastore) -> BTreeMap<Key, Resource> {
+pub(super) async fn contents(store: &impl Datastore) -> BTreeMap<Key, Arc<Resource>> {
     let (objects, _) = store.list(None).await.unwrap();
     let pair = |stored: Stored| (stored.resource.key(), stored.resource);
     objects.into_iter().map(pair).collect()
@@ -107,7 +108,7 @@ async fn an_update_compares_and_keeps_identity(store: impl Datastore) {
     assert!(matches!(missing, Err(StoreError::NotFound(_))));
 
     let first = put(&store, "a", 1).await;
-    let read = store.get(&key("a")).await.unwrap().resource;
+    let read = Resource::clone(&store.get(&key("a")).await.unwrap().resource);
     let second = put(&store, "a", 2).await;
     let stale = store.commit(update(read.clone(), None), now()).await;
     assert!(matches!(

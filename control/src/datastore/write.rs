@@ -14,6 +14,7 @@
 
 use std::fs;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use config::resource::{Key, Resource};
@@ -63,7 +64,7 @@ pub struct WriteResult {
     pub key: Key,
     pub outcome: Outcome,
     /// The object after the write; after a delete, as it was last.
-    pub resource: Resource,
+    pub resource: Arc<Resource>,
 }
 
 /// The result of `write` on an object that is now `current`, if the commit becomes `next`.
@@ -110,7 +111,7 @@ fn created(
     metadata.uid = Some(uid);
     metadata.creation_timestamp = Some(rfc3339(now));
     metadata.resource_version = Some(next.to_string());
-    Ok(WriteResult { key, outcome: Outcome::Created, resource })
+    Ok(WriteResult { key, outcome: Outcome::Created, resource: Arc::new(resource) })
 }
 
 fn updated(
@@ -137,11 +138,11 @@ fn updated(
     metadata.uid = kept.uid.clone();
     metadata.creation_timestamp = kept.creation_timestamp.clone();
     metadata.resource_version = kept.resource_version.clone();
-    if resource == current.resource {
-        return Ok(WriteResult { key, outcome: Outcome::Unchanged, resource });
+    if resource == *current.resource {
+        return Ok(WriteResult { key, outcome: Outcome::Unchanged, resource: current.resource.clone() });
     }
     resource.metadata_mut().resource_version = Some(next.to_string());
-    Ok(WriteResult { key, outcome: Outcome::Updated, resource })
+    Ok(WriteResult { key, outcome: Outcome::Updated, resource: Arc::new(resource) })
 }
 
 fn check_revision(key: &Key, expected: Option<Revision>, current: &Stored) -> Result<(), StoreError> {

@@ -205,7 +205,7 @@ pub async fn get<D: Datastore>(store: &D, call: &GetCall) -> Result<GetReply, Ap
         _ => true,
     };
     let resources = objects.into_iter().map(|stored| stored.resource);
-    let items = resources.filter(is_wanted).map(|resource| resource.to_json()).collect();
+    let items = resources.filter(|resource| is_wanted(resource)).map(|resource| resource.to_json()).collect();
     Ok(GetReply { revision: revision.0, items })
 }
 

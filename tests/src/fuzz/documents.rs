@@ -6,6 +6,8 @@
 //! | `api` | the body of a request | what is accepted means the same when written and read again; a refusal names what is wrong |
 //! | `record` | a record of the store | nothing is read whose checksum is wrong; what is read means the same when written and read again |
 
+use std::sync::Arc;
+
 use config::convert;
 use config::resource::{FieldError, GlobalNetworkPolicy, Key, Kind, Metadata, NetworkPolicy, Resource};
 use config::yaml::{self, What};
@@ -334,7 +336,7 @@ fn change(is_sealed: bool, rest: &[u8]) -> Seen {
             }
             let again = record::decode_update((revision, index), &record::encode_update(&update, index));
             assert_eq!(again, Ok(update.clone()));
-            Seen::accepted((update.key.kind.name(), update.value.as_ref().map(fields)))
+            Seen::accepted((update.key.kind.name(), update.value.as_deref().map(fields)))
         }
     }
 }
@@ -356,7 +358,7 @@ fn record_seeds() -> Vec<Vec<u8>> {
         let resource = Resource::from_json(&json).expect("accepted before");
         let key = resource.key();
         seeds.push([&[2][..], &record::encode_object(&key, Revision(7), &resource)].concat());
-        let update = Update { revision: Revision(7), key, value: Some(resource) };
+        let update = Update { revision: Revision(7), key, value: Some(Arc::new(resource)) };
         seeds.push([&[3][..], &record::encode_update(&update, 1)].concat());
     }
     let key = Key { kind: Kind::Tier, namespace: None, name: "gone".to_string() };

@@ -8,6 +8,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use config::resource::{Key, PolicyType, Resource};
 use control::datastore::{Revision, Stored, SyncEvent, Update};
@@ -29,7 +30,7 @@ fn objects(random: &mut Random) -> BTreeMap<Key, Resource> {
 }
 
 fn put(resource: &Resource) -> Update {
-    Update { revision: Revision(0), key: resource.key(), value: Some(resource.clone()) }
+    Update { revision: Revision(0), key: resource.key(), value: Some(Arc::new(resource.clone())) }
 }
 
 fn delete(key: &Key) -> Update {
@@ -37,7 +38,8 @@ fn delete(key: &Key) -> Update {
 }
 
 fn snapshot(objects: &BTreeMap<Key, Resource>) -> SyncEvent {
-    let stored = objects.values().map(|resource| Stored { resource: resource.clone(), revision: Revision(0) });
+    let stored =
+        objects.values().map(|resource| Stored { resource: Arc::new(resource.clone()), revision: Revision(0) });
     SyncEvent::Snapshot(stored.collect())
 }
 

@@ -42,6 +42,10 @@ const META_OBJECTS: &str = "objects";
 /// Counts up when a file of this layout could not be read by an older program.
 const FORMAT: u64 = 1;
 
+/// Pages that redb keeps in memory. Reads are answered by the mirror, so these serve opening and committing only; its
+/// default would keep the whole file a second time.
+const CACHE_BYTES: usize = 16 * 1024 * 1024;
+
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
 
@@ -137,7 +141,7 @@ fn fill_draft(draft: &Path, path: &Path) -> Result<(), StoreError> {
         .open(draft)
         .map_err(io_error("create", path))?;
     let fill = || -> Result<(), redb::Error> {
-        let database = Builder::new().create_file(file)?;
+        let database = Builder::new().set_cache_size(CACHE_BYTES).create_file(file)?;
         let transaction = database.begin_write()?;
         transaction.open_table(OBJECTS)?;
         transaction.open_table(HISTORY)?;
@@ -167,7 +171,7 @@ pub(super) fn open(path: &Path) -> Result<(Database, Mirror), StoreError> {
 
     // redb asserts on some damage instead of reporting it. Nothing of ours outlives the unwinding.
     let opened = catch_unwind(AssertUnwindSafe(|| {
-        let mut database = Builder::new().create_file(file)?;
+        let mut database = Builder::new().set_cache_size(CACHE_BYTES).create_file(file)?;
         let is_clean = database.check_integrity()?;
         let mirror = read(&database)?;
         Ok((database, is_clean, mirror))

@@ -5,6 +5,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
+use config::resource::Resource;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -187,7 +188,7 @@ fn a_cut_file_is_refused() {
 }
 
 /// What is in the store, unless it is refused.
-fn accepted(place: &Place) -> Option<(BTreeMap<Key, config::resource::Resource>, Revision)> {
+fn accepted(place: &Place) -> Option<(BTreeMap<Key, Arc<Resource>>, Revision)> {
     let store = place.open().ok()?;
     runtime().block_on(async {
         let revision = store.list(None).await.unwrap().1;
@@ -394,7 +395,7 @@ proptest! {
             prop_assert_eq!(found.len(), model.len());
             for (name, content) in model {
                 let text = format!("profile-{name}");
-                let mut resource = found[&key(&text)].clone();
+                let mut resource = Resource::clone(&found[&key(&text)]);
                 let metadata = resource.metadata_mut();
                 metadata.uid = None;
                 metadata.creation_timestamp = None;
