@@ -34,8 +34,40 @@ const SCTP: u8 = 132;
 /// Between two tries of one attempt.
 const AGAIN: Duration = Duration::from_millis(150);
 
-/// Somebody with an address in each family.
-pub type Participant = (&'static str, [&'static str; 2]);
+/// Who is there: workloads, with addresses from 10.65.0.2 and fd65::2 on, and `far` (192.0.2.2, 2001:db8::2) behind the uplink.
+pub struct Cast {
+    lab: String,
+    addresses: Vec<(&'static str, [IpAddr; 2])>,
+}
+
+impl Cast {
+    /// Workloads as `NAMESPACE/NAME`; the label `app` is the name, or what stands after a blank.
+    pub fn of(workloads: &[&'static str]) -> Cast {
+        let mut lab = "endpoints:\n".to_owned();
+        let mut addresses = Vec::new();
+        for (number, workload) in (2..).zip(workloads) {
+            let (path, app) = workload.split_once(' ').unwrap_or((workload, ""));
+            let (namespace, name) = path.split_once('/').unwrap();
+            let app = if app.is_empty() { name } else { app };
+            let (ipv4, ipv6) = (format!("10.65.0.{number}"), format!("fd65::{number}"));
+            lab.push_str(&format!(
+                "  - {{ name: {name}, namespace: {namespace}, addresses: [{ipv4}, \"{ipv6}\"], labels: {{ app: {app} }} }}\n"
+            ));
+            addresses.push((name, [ipv4.parse().unwrap(), ipv6.parse().unwrap()]));
+        }
+        lab.push_str(
+            "hosts:\n  - { name: far, addresses: [192.0.2.2/24, \"2001:db8::2/64\"], uplink: up0, \
+             nodeAddresses: [192.0.2.1/24, \"2001:db8::1/64\"] }\n",
+        );
+        addresses.push(("far", ["192.0.2.2".parse().unwrap(), "2001:db8::2".parse().unwrap()]));
+        Cast { lab, addresses }
+    }
+
+    /// Builds the lab they are in; `None` without root.
+    pub fn up(&self, name: &str) -> Option<Topology> {
+        Topology::up(name, &self.lab)
+    }
+}
 
 /// Participants that listen.
 pub struct Reach {
@@ -71,16 +103,15 @@ enum Way {
 
 impl Reach {
     /// Lets everybody listen on these ports, and to these protocols.
-    pub fn new(topology: &Topology, participants: &[Participant], ports: &[u16], protocols: &[u8]) -> Reach {
+    pub fn new(topology: &Topology, cast: &Cast, ports: &[u16], protocols: &[u8]) -> Reach {
         let mut reach = Reach {
             addresses: BTreeMap::new(),
             machines: BTreeMap::new(),
             heard: BTreeMap::new(),
             mark: AtomicU64::new(1),
         };
-        for (name, addresses) in participants {
+        for (name, addresses) in cast.addresses.iter().copied() {
             let machine = topology.at(name);
-            let addresses = addresses.map(|address| address.parse::<IpAddr>().unwrap());
             for (address, port) in addresses.iter().flat_map(|address| ports.iter().map(move |port| (*address, *port)))
             {
                 let listener = machine.within(|| TcpListener::bind((address, port))).unwrap();

@@ -6,26 +6,9 @@
 //! ```
 
 use tests::daemon::Daemon;
-use tests::reach::{Participant, Reach};
-use tests::topology::Topology;
+use tests::reach::{Cast, Reach};
 
-const LAB: &str = r#"
-endpoints:
-  - { name: web, namespace: shop, addresses: [10.65.0.2, "fd65::2"], labels: { app: web } }
-  - { name: db, namespace: shop, addresses: [10.65.0.3, "fd65::3"], labels: { app: db } }
-  - { name: monitor, namespace: ops, addresses: [10.65.0.4, "fd65::4"], labels: { app: monitor } }
-hosts:
-  - name: far
-    addresses: [192.0.2.2/24, "2001:db8::2/64"]
-    uplink: up0
-    nodeAddresses: [192.0.2.1/24, "2001:db8::1/64"]
-"#;
-const PARTICIPANTS: [Participant; 4] = [
-    ("web", ["10.65.0.2", "fd65::2"]),
-    ("db", ["10.65.0.3", "fd65::3"]),
-    ("monitor", ["10.65.0.4", "fd65::4"]),
-    ("far", ["192.0.2.2", "2001:db8::2"]),
-];
+const WORKLOADS: &[&str] = &["shop/web", "shop/db", "ops/monitor"];
 const NAMESPACES: &str = "
 { apiVersion: v1, kind: Namespace, metadata: { name: shop, labels: { team: red } } }
 ---
@@ -117,9 +100,10 @@ const RECIPES: [Recipe; 10] = [
 
 #[test]
 fn recipes() {
-    let Some(topology) = Topology::up("recipes", LAB) else { return };
+    let cast = Cast::of(WORKLOADS);
+    let Some(topology) = cast.up("recipes") else { return };
     let daemon = Daemon::start(&topology, &["--policy-change", "reevaluate"]);
-    let reach = Reach::new(&topology, &PARTICIPANTS, &[80, 8080, 9000], &[]);
+    let reach = Reach::new(&topology, &cast, &[80, 8080, 9000], &[]);
     daemon.apply(NAMESPACES);
     for (namespace, name) in [("shop", "web"), ("shop", "db"), ("ops", "monitor")] {
         daemon.edit_endpoint(namespace, name, |endpoint| {

@@ -12,6 +12,7 @@
 //! | `rule_match.rs` | what a rule says about the packet, field by field |
 //! | `rule_peers.rs` | what a rule says about the peer: labels, namespaces, service accounts |
 //! | `rule_sets.rs` | what a rule means by a name: network sets, port names, staged policies |
+//! | `rule_services.rs` | what a rule means by a Service: backends that come and go |
 //! | `kubernetes.rs` | Kubernetes' policies, by the recipes that its users know |
 //! | `rule_order.rs` | which rule decides: actions, order, tiers, profiles, directions |
 //! | `policy.rs` | a policy changes while connections are open |
@@ -42,6 +43,7 @@ mod policy;
 mod rule_match;
 mod rule_order;
 mod rule_peers;
+mod rule_services;
 mod rule_sets;
 mod upgrade;
 mod workers;

@@ -8,26 +8,9 @@
 //! ```
 
 use tests::daemon::Daemon;
-use tests::reach::{Participant, Reach};
-use tests::topology::Topology;
+use tests::reach::{Cast, Reach};
 
-const LAB: &str = r#"
-endpoints:
-  - { name: web, addresses: [10.65.0.2, "fd65::2"], labels: { app: web } }
-  - { name: client, addresses: [10.65.0.3, "fd65::3"], labels: { app: client } }
-  - { name: other, addresses: [10.65.0.9, "fd65::9"], labels: { app: other } }
-hosts:
-  - name: far
-    addresses: [192.0.2.2/24, "2001:db8::2/64"]
-    uplink: up0
-    nodeAddresses: [192.0.2.1/24, "2001:db8::1/64"]
-"#;
-const PARTICIPANTS: [Participant; 4] = [
-    ("web", ["10.65.0.2", "fd65::2"]),
-    ("client", ["10.65.0.3", "fd65::3"]),
-    ("other", ["10.65.0.9", "fd65::9"]),
-    ("far", ["192.0.2.2", "2001:db8::2"]),
-];
+const WORKLOADS: &[&str] = &["default/web", "default/client", "default/other"];
 
 /// The one policy of these stories, with these ingress rules.
 fn policy(rules: &str) -> String {
@@ -41,10 +24,11 @@ fn policy(rules: &str) -> String {
 type Case = (&'static str, &'static str, &'static str);
 
 fn story(name: &str, cases: &[Case]) {
-    let Some(topology) = Topology::up(name, LAB) else { return };
+    let cast = Cast::of(WORKLOADS);
+    let Some(topology) = cast.up(name) else { return };
     // Each case is judged by its own policy, also where packets have no port to tell attempts apart.
     let daemon = Daemon::start(&topology, &["--policy-change", "reevaluate"]);
-    let reach = Reach::new(&topology, &PARTICIPANTS, &[80, 81, 443, 8080], &[47]);
+    let reach = Reach::new(&topology, &cast, &[80, 81, 443, 8080], &[47]);
     let everybody = "
         client -> web tcp 80 open
         client -> web tcp6 81 open
@@ -177,7 +161,7 @@ fn prefixes() {
             ),
             (
                 "the same by IPv6",
-                "{ action: Allow, source: { nets: [\"fd65::/125\"] } }",
+                "{ action: Allow, source: { nets: [\"fd65::2/127\"] } }",
                 "client -> web tcp6 80 open
                  other -> web tcp6 80 shut
                  far -> web tcp6 80 shut
@@ -185,7 +169,7 @@ fn prefixes() {
             ),
             (
                 "not these prefixes",
-                "{ action: Allow, source: { notNets: [10.65.0.8/29] } }",
+                "{ action: Allow, source: { notNets: [10.65.0.4/30] } }",
                 "client -> web tcp 80 open
                  far -> web tcp 80 open
                  other -> web tcp 80 shut
@@ -193,7 +177,7 @@ fn prefixes() {
             ),
             (
                 "a prefix without a part of it",
-                "{ action: Allow, source: { nets: [10.65.0.0/24], notNets: [10.65.0.9/32] } }",
+                "{ action: Allow, source: { nets: [10.65.0.0/24], notNets: [10.65.0.4/32] } }",
                 "client -> web tcp 80 open
                  other -> web tcp 80 shut
                  far -> web tcp 80 shut",

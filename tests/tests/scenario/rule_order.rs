@@ -9,18 +9,10 @@
 use std::fs;
 
 use tests::daemon::{Daemon, SOON};
-use tests::reach::{Participant, Reach};
-use tests::topology::Topology;
+use tests::reach::{Cast, Reach};
 use tests::wait;
 
-const LAB: &str = r#"
-endpoints:
-  - { name: web, addresses: [10.65.0.2, "fd65::2"], labels: { app: web } }
-  - { name: client, addresses: [10.65.0.3, "fd65::3"], labels: { app: client } }
-  - { name: other, addresses: [10.65.0.4, "fd65::4"], labels: { app: other } }
-"#;
-const PARTICIPANTS: [Participant; 3] =
-    [("web", ["10.65.0.2", "fd65::2"]), ("client", ["10.65.0.3", "fd65::3"]), ("other", ["10.65.0.4", "fd65::4"])];
+const WORKLOADS: &[&str] = &["default/web", "default/client", "default/other"];
 const EVERYBODY: &str = "
     client -> web tcp 80 open
     client -> web udp6 81 open
@@ -46,9 +38,10 @@ const PASS_80: &str = "{ action: Pass, protocol: TCP, destination: { ports: [80]
 
 #[test]
 fn actions_policies_and_tiers() {
-    let Some(topology) = Topology::up("order", LAB) else { return };
+    let cast = Cast::of(WORKLOADS);
+    let Some(topology) = cast.up("order") else { return };
     let daemon = Daemon::start(&topology, &["--policy-change", "reevaluate"]);
-    let reach = Reach::new(&topology, &PARTICIPANTS, &[80, 81], &[]);
+    let reach = Reach::new(&topology, &cast, &[80, 81], &[]);
     reach.check(&daemon, "without a policy", EVERYBODY);
     let web = |rest: &str| format!("selector: app == 'web', types: [Ingress], {rest}");
     let cases: Vec<(&str, String, &str)> = vec![
@@ -209,9 +202,10 @@ fn actions_policies_and_tiers() {
 
 #[test]
 fn profiles() {
-    let Some(topology) = Topology::up("order", LAB) else { return };
+    let cast = Cast::of(WORKLOADS);
+    let Some(topology) = cast.up("order") else { return };
     let daemon = Daemon::start(&topology, &["--policy-change", "reevaluate"]);
-    let reach = Reach::new(&topology, &PARTICIPANTS, &[80, 81], &[]);
+    let reach = Reach::new(&topology, &cast, &[80, 81], &[]);
     reach.check(&daemon, "the lab's profile", EVERYBODY);
     let profile = |name: &str, spec: &str| {
         daemon.apply(&format!(

@@ -7,28 +7,9 @@
 //! ```
 
 use tests::daemon::Daemon;
-use tests::reach::{Participant, Reach};
-use tests::topology::Topology;
+use tests::reach::{Cast, Reach};
 
-const LAB: &str = r#"
-endpoints:
-  - { name: web, namespace: front, addresses: [10.65.0.2, "fd65::2"], labels: { app: web } }
-  - { name: client, namespace: front, addresses: [10.65.0.3, "fd65::3"], labels: { app: client } }
-  - { name: other, namespace: front, addresses: [10.65.0.4, "fd65::4"], labels: { app: other } }
-  - { name: stranger, namespace: back, addresses: [10.65.0.5, "fd65::5"], labels: { app: client } }
-hosts:
-  - name: far
-    addresses: [192.0.2.2/24, "2001:db8::2/64"]
-    uplink: up0
-    nodeAddresses: [192.0.2.1/24, "2001:db8::1/64"]
-"#;
-const PARTICIPANTS: [Participant; 5] = [
-    ("web", ["10.65.0.2", "fd65::2"]),
-    ("client", ["10.65.0.3", "fd65::3"]),
-    ("other", ["10.65.0.4", "fd65::4"]),
-    ("stranger", ["10.65.0.5", "fd65::5"]),
-    ("far", ["192.0.2.2", "2001:db8::2"]),
-];
+const WORKLOADS: &[&str] = &["front/web", "front/client", "front/other", "back/stranger client"];
 /// Labels that come with a namespace or a service account, as Kubernetes' controllers write them.
 const PROFILES: &str = "
 { apiVersion: projectcalico.org/v3, kind: Profile, metadata: { name: kns.front }, spec: { labelsToApply: { pcns.team: red, pcns.projectcalico.org/name: front } } }
@@ -57,9 +38,10 @@ fn introduce(daemon: &Daemon) {
 
 #[test]
 fn peers() {
-    let Some(topology) = Topology::up("peers", LAB) else { return };
+    let cast = Cast::of(WORKLOADS);
+    let Some(topology) = cast.up("peers") else { return };
     let daemon = Daemon::start(&topology, &["--policy-change", "reevaluate"]);
-    let reach = Reach::new(&topology, &PARTICIPANTS, &[80], &[]);
+    let reach = Reach::new(&topology, &cast, &[80], &[]);
     introduce(&daemon);
     let everybody = "
         client -> web tcp 80 open

@@ -6,21 +6,9 @@
 
 use serde_json::json;
 use tests::daemon::Daemon;
-use tests::reach::{Participant, Reach};
-use tests::topology::Topology;
+use tests::reach::{Cast, Reach};
 
-const LAB: &str = r#"
-endpoints:
-  - { name: web, namespace: front, addresses: [10.65.0.2, "fd65::2"], labels: { app: web } }
-  - { name: client, namespace: front, addresses: [10.65.0.3, "fd65::3"], labels: { app: client } }
-hosts:
-  - name: far
-    addresses: [192.0.2.2/24, "2001:db8::2/64"]
-    uplink: up0
-    nodeAddresses: [192.0.2.1/24, "2001:db8::1/64"]
-"#;
-const PARTICIPANTS: [Participant; 3] =
-    [("web", ["10.65.0.2", "fd65::2"]), ("client", ["10.65.0.3", "fd65::3"]), ("far", ["192.0.2.2", "2001:db8::2"])];
+const WORKLOADS: &[&str] = &["front/web", "front/client"];
 
 fn policy(kind: &str, rules: &str) -> String {
     format!(
@@ -31,9 +19,10 @@ fn policy(kind: &str, rules: &str) -> String {
 
 #[test]
 fn names() {
-    let Some(topology) = Topology::up("names", LAB) else { return };
+    let cast = Cast::of(WORKLOADS);
+    let Some(topology) = cast.up("names") else { return };
     let daemon = Daemon::start(&topology, &["--policy-change", "reevaluate"]);
-    let reach = Reach::new(&topology, &PARTICIPANTS, &[80, 8080], &[]);
+    let reach = Reach::new(&topology, &cast, &[80, 8080], &[]);
     let everybody = "
         client -> web tcp 80 open
         far -> web udp6 8080 open";
