@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use config::convert::namespace_profile_name;
-use config::resource::{HostEndpoint, Metadata, WorkloadEndpoint};
+use config::resource::{HostEndpoint, INHERITED_FROM_ACCOUNT, INHERITED_FROM_NAMESPACE, Metadata, WorkloadEndpoint};
 use config::selector;
 
 /// Labels that every workload endpoint has, set by whoever creates it or, failing that, by us.
@@ -51,7 +51,10 @@ pub type ProfileLabels = BTreeMap<String, BTreeMap<String, String>>;
 
 pub fn of_workload(endpoint: &WorkloadEndpoint, profiles: &ProfileLabels) -> Labels {
     let spec = &endpoint.spec;
-    let own = pairs(&endpoint.metadata);
+    // Nor can they claim the labels of a namespace or service account: those come from profiles alone (Calico:
+    // libcalico-go, updateprocessors/workloadendpointprocessor.go).
+    let is_claim = |name: &str| name.starts_with(INHERITED_FROM_NAMESPACE) || name.starts_with(INHERITED_FROM_ACCOUNT);
+    let own = pairs(&endpoint.metadata).filter(|(name, _)| !is_claim(name));
     // These say who the endpoint is: its own labels cannot claim another identity.
     let identity = [
         endpoint.metadata.namespace.as_deref().map(|namespace| (NAMESPACE, namespace)),

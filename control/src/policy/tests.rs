@@ -35,7 +35,7 @@ fn web() -> String {
 }
 
 fn db() -> String {
-    endpoint("db", "prod", 2, "role: db, pcns.team: red", "serviceAccountName: db")
+    endpoint("db", "prod", 2, "role: db", "profiles: [kns.prod], serviceAccountName: db")
 }
 
 fn policy(name: &str, spec: &str) -> String {
@@ -142,6 +142,7 @@ fn labels_are_own_before_inherited_and_the_first_profile_wins() {
     let profiles = [
         profile("p", "labelsToApply: {role: web, env: a}"),
         profile("q", "labelsToApply: {role: db, env: b, zone: z}"),
+        profile("kns.default", "labelsToApply: {pcns.team: blue}"),
     ];
     let check = |labels: &str, names: &str, selector: &str, expected: bool| {
         let mut texts = vec![web(labels, names), global("a", &format!("selector: \"{selector}\""))];
@@ -160,13 +161,17 @@ fn labels_are_own_before_inherited_and_the_first_profile_wins() {
     // Nobody claims another identity by a label.
     check("projectcalico.org/namespace: prod", "", "projectcalico.org/namespace == 'prod'", false);
     check("projectcalico.org/serviceaccount: back", "", "projectcalico.org/serviceaccount == 'back'", false);
+    check("pcns.team: red, pcsa.trust: high", "", "has(pcns.team) || has(pcsa.trust)", false);
+    check("pcns.team: red", "kns.default", "pcns.team == 'red'", false);
+    check("", "kns.default", "pcns.team == 'blue'", true);
 }
 
 #[test]
 fn a_policy_selects_by_namespace_labels_and_accounts() {
     let check = |policy: String, expected: bool| {
-        let labels = "role: web, pcns.team: red, pcsa.trust: high";
-        check_selects(&[endpoint("web", "default", 1, labels, ""), policy], expected);
+        let inherited = profile("kns.default", "labelsToApply: {pcns.team: red, pcsa.trust: high}");
+        let web = endpoint("web", "default", 1, "role: web", "profiles: [kns.default]");
+        check_selects(&[web, inherited, policy], expected);
     };
     check(policy("a", ""), true);
     check(policy("a", "selector: role == 'web'"), true);
@@ -289,7 +294,8 @@ fn check_global_rule(rule: &str, expected: &str) {
 #[track_caller]
 fn check_rule_of(policy: String, name: &str, expected: &str) {
     let host = make("HostEndpoint", "name: h, labels: {role: host}", "node: other, expectedIPs: [192.0.2.7]");
-    let found = program(&state(&[web(), db(), host, policy]), "web", Ingress);
+    let prod = profile("kns.prod", "labelsToApply: {pcns.team: red}");
+    let found = program(&state(&[web(), db(), prod, host, policy]), "web", Ingress);
     assert_eq!(found[0], format!("{name} {expected}"));
 }
 

@@ -92,12 +92,6 @@ fn numbered_endpoint(random: &mut Random, number: usize, place: usize) -> Resour
     let namespaces = ["default", "prod"];
     // The namespace belongs to the number: otherwise one interface would have two endpoints.
     let namespace = namespaces[number % 2];
-    let mut labels = labels(random);
-    for (label, values) in [("pcns.team", ["red", "blue"]), ("pcsa.trust", ["high", "low"])] {
-        if random.chance(50) {
-            labels[label] = json!(random.pick(&values));
-        }
-    }
     let node = if random.chance(80) { NODE } else { "elsewhere" };
     let networks = addresses(place).map(|address| format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 }));
     let mut spec = json!({
@@ -115,7 +109,7 @@ fn numbered_endpoint(random: &mut Random, number: usize, place: usize) -> Resour
     if random.chance(60) {
         spec["serviceAccountName"] = json!(random.pick(&["web", "db"]));
     }
-    let metadata = json!({ "name": format!("e{number}"), "namespace": namespace, "labels": labels });
+    let metadata = json!({ "name": format!("e{number}"), "namespace": namespace, "labels": labels(random) });
     make("WorkloadEndpoint", metadata, spec)
 }
 
@@ -200,8 +194,14 @@ fn tier(random: &mut Random) -> Resource {
 }
 
 fn profile(random: &mut Random) -> Resource {
+    let mut inherited = labels(random);
+    for (label, values) in [("pcns.team", ["red", "blue"]), ("pcsa.trust", ["high", "low"])] {
+        if random.chance(70) {
+            inherited[label] = json!(random.pick(&values));
+        }
+    }
     let spec = json!({ "ingress": rules(random, 2, "ingress"), "egress": rules(random, 2, "egress"),
-        "labelsToApply": labels(random) });
+        "labelsToApply": inherited });
     make("Profile", json!({ "name": random.pick(&["p0", "p1", "p2", "kns.prod"]) }), spec)
 }
 
