@@ -13,11 +13,14 @@
 //! | `rewrite.rs` | packets as they leave: checksum completed, TTL, layer 2 header |
 //! | `tx.rs` | nothing: every fate is counted and every frame has gone somewhere |
 //!
+//! `lists.rs` is no stage: it says which lists `policy.rs` asks about a packet, and in which order.
+//!
 //! No stage returns an error: a packet's problem is a `DropReason` in its slot. No stage allocates, locks, logs, reads a
 //! clock or makes a syscall; `rx` and `tx` reach the kernel only through the queues they are given.
 
 pub mod admit;
 pub mod classify;
+pub mod lists;
 pub mod parse;
 pub mod policy;
 pub mod remember;

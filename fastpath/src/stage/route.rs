@@ -7,7 +7,7 @@
 
 use crate::burst::{Answer, Burst, DropReason, Fragment, Passage, PuntReason, Slot, Verdict};
 use crate::flow::FlowTable;
-use crate::stage::policy;
+use crate::stage::{lists, policy};
 use crate::table::adjacency::{Adjacency, AdjacencyKind};
 use crate::table::interface::InterfaceKind;
 use crate::table::{AdjacencyIndex, InterfaceIndex, Tables};
@@ -61,8 +61,7 @@ fn way_out(slot: &mut Slot, flows: &FlowTable, tables: &Tables) -> Result<(), Ve
         (InterfaceKind::Workload, InterfaceKind::Host)
             if slot.flow.is_none()
                 && slot.fragment != Fragment::Later
-                && !tables.endpoint_to_host
-                && !policy::is_link_upkeep(&slot.key) =>
+                && !lists::may_reach_host(&policy::question(&slot.key), tables) =>
         {
             return Err(Verdict::Drop(DropReason::EndpointToHost));
         }
