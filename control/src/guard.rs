@@ -1,8 +1,10 @@
 //! Host endpoints meet the node: which interface each one is on, and what follows from that for tables and programs.
 //!
-//! An endpoint that names an interface has it; one without a name has the first uplink with one of its addresses; `*` has
-//! every uplink that is left. Of two that come to one interface, the first by name has it. An interface with a host
-//! endpoint is *guarded*: its program gives the router what is for the host too, and what the host sends by it.
+//! An endpoint that names an interface has it; one without a name has every interface with one of its addresses; of those
+//! that come to one interface in either way, the first by its own name has it. `*` has every uplink that is left, and no
+//! untracked lists. An interface with a host endpoint is *guarded*: its program gives the router what is for the host too,
+//! and what the host sends by it.
+//! Source: Calico, felix/dataplane/linux/endpoint_mgr.go, `resolveHostEndpoints` and `updateHostEndpoints`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -38,11 +40,8 @@ pub fn claims_among(
 ) -> BTreeMap<String, usize> {
     let mut claims = BTreeMap::new();
     let endpoints = || state.host_endpoints.iter().enumerate();
-    for (position, endpoint) in endpoints().filter(|(_, endpoint)| is_named(endpoint)) {
-        claims.entry(endpoint.interface.clone()).or_insert(position);
-    }
-    for (position, endpoint) in endpoints().filter(|(_, endpoint)| endpoint.interface.is_empty()) {
-        if let Some(name) = found_by_address(endpoint, links, addresses) {
+    for (position, endpoint) in endpoints().filter(|(_, endpoint)| endpoint.interface != ALL_INTERFACES) {
+        for name in places(endpoint, links, addresses) {
             claims.entry(name).or_insert(position);
         }
     }
@@ -54,17 +53,35 @@ pub fn claims_among(
     claims
 }
 
-fn is_named(endpoint: &HostEndpointState) -> bool {
-    !endpoint.interface.is_empty() && endpoint.interface != ALL_INTERFACES
-}
-
-fn found_by_address(
+/// The interface that an endpoint names, whatever its addresses; or those with one of its addresses.
+fn places(
     endpoint: &HostEndpointState,
     links: &BTreeMap<LinkIndex, Link>,
     addresses: &[InterfaceAddress],
-) -> Option<String> {
-    let found = addresses.iter().find(|own| endpoint.expected_addresses.contains(&own.address))?;
-    links.get(&found.link).filter(|link| !link.loopback).map(|link| link.name.clone())
+) -> BTreeSet<String> {
+    if !endpoint.interface.is_empty() {
+        return BTreeSet::from([endpoint.interface.clone()]);
+    }
+    let found = addresses.iter().filter(|own| endpoint.expected_addresses.contains(&own.address));
+    let links = found.filter_map(|own| links.get(&own.link)).filter(|link| !link.loopback);
+    links.map(|link| link.name.clone()).collect()
+}
+
+/// What endpoints ask for and do not get.
+pub fn ignored(state: &NodeState) -> Vec<String> {
+    let has_untracked = |endpoint: &&HostEndpointState| {
+        endpoint.interface == ALL_INTERFACES
+            && (endpoint.untracked_ingress.is_some() || endpoint.untracked_egress.is_some())
+    };
+    let endpoints = state.host_endpoints.iter().filter(has_untracked);
+    endpoints
+        .map(|endpoint| {
+            format!(
+                "policies with doNotTrack are not enforced for {}: its interfaceName is \"*\"; name the interface",
+                endpoint.key
+            )
+        })
+        .collect()
 }
 
 /// The uplinks by the kernel's numbers.

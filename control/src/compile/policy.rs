@@ -9,7 +9,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use config::net::{Cidr, IpVersion, PortRange};
-use config::resource::{Action, PolicyType};
+use config::resource::{ALL_INTERFACES, Action, PolicyType};
 use fastpath::flow::mapped_address;
 use fastpath::table::ProgramIndex;
 use fastpath::table::acl::{
@@ -229,19 +229,22 @@ pub(super) fn endpoint_program(position: usize, direction: PolicyType) -> Progra
 
 /// The lists of a host endpoint, as the stages need them.
 pub(super) fn host_lists(state: &NodeState, position: usize) -> HostEndpoint {
+    let endpoint = &state.host_endpoints[position];
     let first = state.endpoints.len() * 2 + position * HOST_PROGRAMS;
-    let present = host_programs(&state.host_endpoints[position]).map(|program| program.is_some());
+    let present = host_programs(endpoint).map(|program| program.is_some());
     let program = |list: usize| match present[list] {
         true => ProgramIndex((first + list) as u32),
         false => ProgramIndex::NONE,
     };
+    let is_everywhere = endpoint.interface == ALL_INTERFACES;
     HostEndpoint {
         ingress: program(0),
         egress: program(1),
         forward_ingress: program(2),
         forward_egress: program(3),
-        untracked_ingress: program(4),
-        untracked_egress: program(5),
+        // As in Calico, not where an endpoint stands for all interfaces.
+        untracked_ingress: if is_everywhere { ProgramIndex::NONE } else { program(4) },
+        untracked_egress: if is_everywhere { ProgramIndex::NONE } else { program(5) },
         pre_dnat: program(6),
     }
 }
