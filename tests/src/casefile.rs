@@ -14,21 +14,27 @@
 //! | line | meaning |
 //! |---|---|
 //! | `endpoint NAME ADDRESS.. LABEL=VALUE..` | a workload endpoint of this node, in namespace `default` |
-//! | `uplink NAME PREFIX..` | an uplink with a router behind it that leads to the prefixes |
-//! | `policy NAME [order N] on SELECTOR DIRECTION RULE [; RULE].. [DIRECTION ..]` | a global network policy |
-//! | `update ..`, `delete NAME` | the same policy changed, or gone |
+//! | `uplink NAME PREFIX.. [has ADDRESS..]` | an uplink with a router behind it that leads to the prefixes; what the host has there |
+//! | `host [PREFIX..]` | the way to the host, and what its kernel forwards to |
+//! | `hostendpoint NAME UPLINK LABEL=VALUE..` | a host endpoint there; on every uplink with `*`, or where an address is |
+//! | `policy NAME [order N] [LIST] on SELECTOR DIRECTION RULE [; RULE].. [DIRECTION ..]` | a global network policy, `LIST` may be `untracked`, `prednat` or `forward` |
+//! | `update ..`, `delete NAME` | the same policy changed, or gone; a host endpoint gone |
 //! | `setting reevaluate`, `setting preserve` | what a change of policy does to open flows |
+//! | `failsafe inbound PORT..`, `failsafe outbound PORT..` | failsafe ports as Felix writes them, or `none`, in place of Calico's |
 //! | `FROM -> TO PROTOCOL PORT:PORT FLAG.. => VERDICT` | a packet, and what becomes of it |
 //!
 //! A rule is `[allow|deny|pass|log] [PROTOCOL] [from PEER] [to PEER|PORTS] [port PORTS]`, a peer a selector or a prefix,
-//! and `none` stands for no rule at all. The ends of a packet are endpoints or addresses behind an uplink; with a name,
-//! IPv6 is meant when the protocol ends in 6 (`tcp6`, `udp6`, `echo6`). `echo N`, `reply N` and `proto N` have no ports.
+//! and `none` stands for no rule at all. The label `profile` names a profile in its place. The ends of a packet are endpoints,
+//! `host`, or addresses behind an uplink or the host; with a name, IPv6 is meant when the protocol ends in 6 (`tcp6`, `udp6`,
+//! `echo6`). What the host sends by an uplink takes the way that frames take from its kernel. `echo N`, `reply N` and `proto N`
+//! have no ports.
 //! Verdicts are `forward`, `answer`, `punt`, and `drop` with the name of the reason or the beginning of it.
 //!
 //! Everything goes through the control crate's calculation and the whole pipeline. Sources of the form: STYLE §10.
 
 use std::net::IpAddr;
 
+use config::failsafe::FailsafePort;
 use config::resource::{Key, Kind};
 use fastpath::table::PolicyChange;
 use fastpath::table::interface::InterfaceKind;
@@ -52,6 +58,9 @@ impl std::fmt::Display for CaseError {
 }
 
 type Parsed<T> = Result<T, String>;
+
+/// The node itself, as the end of a packet.
+const HOST: &str = "host";
 
 /// Plays a case file and returns it with every verdict as it was found. A verdict that agrees with the one in the file
 /// stays as it was written.
@@ -85,12 +94,17 @@ impl Play {
             "" => {}
             "endpoint" => self.endpoint(rest)?,
             "uplink" => self.uplink(rest)?,
+            "host" if !statement.contains("->") => self.host(rest)?,
+            "hostendpoint" => self.host_endpoint(rest)?,
             "policy" | "update" => self.policy(rest)?,
             "delete" => {
-                self.node.delete(&Key::cluster(Kind::GlobalNetworkPolicy, rest.trim()));
+                for kind in [Kind::GlobalNetworkPolicy, Kind::HostEndpoint] {
+                    self.node.delete(&Key::cluster(kind, rest.trim()));
+                }
                 self.is_stale = true;
             }
             "setting" => self.setting(rest.trim())?,
+            "failsafe" => self.failsafe(rest)?,
             _ if statement.contains("->") => return self.packet(line, statement),
             _ => return Err(format!("{word:?} begins no statement")),
         }
@@ -99,10 +113,10 @@ impl Play {
 
     fn endpoint(&mut self, rest: &str) -> Parsed<()> {
         let (name, mut attachment) = self.attachment(rest, InterfaceKind::Workload)?;
-        let mut labels = Vec::new();
+        let (labels, profiles) = labels(rest);
         for word in rest.split_whitespace().skip(1) {
             match word.split_once('=') {
-                Some((label, value)) => labels.push(format!("{label}: {value}")),
+                Some(_) => {}
                 None => {
                     attachment
                         .addresses
@@ -118,9 +132,8 @@ impl Play {
         let mac: Vec<String> = attachment.peer_mac.iter().map(|byte| format!("{byte:02x}")).collect();
         self.node.apply(&format!(
             "{{apiVersion: projectcalico.org/v3, kind: WorkloadEndpoint, metadata: {{name: {NODE}-k8s-{name}-eth0, \
-             namespace: default, labels: {{{}}}}}, spec: {{node: {NODE}, orchestrator: k8s, pod: {name}, endpoint: eth0, \
-             interfaceName: {name}, mac: \"{}\", ipNetworks: [{}]}}}}",
-            labels.join(", "),
+             namespace: default, labels: {{{labels}}}}}, spec: {{node: {NODE}, orchestrator: k8s, pod: {name}, endpoint: eth0, \
+             interfaceName: {name}, mac: \"{}\", ipNetworks: [{}], profiles: [{profiles}]}}}}",
             mac.join(":"),
             networks.join(", "),
         ))?;
@@ -129,11 +142,56 @@ impl Play {
     }
 
     fn uplink(&mut self, rest: &str) -> Parsed<()> {
-        let (name, attachment) = self.attachment(rest, InterfaceKind::Uplink)?;
-        for net in rest.split_whitespace().skip(1) {
-            self.routes.push((Net::new(net), Way::Via(name.clone())));
+        let (prefixes, own) = rest.split_once(" has ").unwrap_or((rest, ""));
+        let (name, mut attachment) = self.attachment(prefixes, InterfaceKind::Uplink)?;
+        for net in prefixes.split_whitespace().skip(1) {
+            self.routes.push((net_of(net)?, Way::Via(name.clone())));
+        }
+        let own: Parsed<Vec<IpAddr>> =
+            own.split_whitespace().map(|word| word.parse().map_err(|_| format!("{word:?} is no address"))).collect();
+        attachment.addresses = own?;
+        self.attachments.push(attachment);
+        Ok(())
+    }
+
+    fn host(&mut self, rest: &str) -> Parsed<()> {
+        let (name, attachment) = self.attachment(HOST, InterfaceKind::Host)?;
+        for net in rest.split_whitespace() {
+            self.routes.push((net_of(net)?, Way::Via(name.clone())));
         }
         self.attachments.push(attachment);
+        Ok(())
+    }
+
+    fn host_endpoint(&mut self, rest: &str) -> Parsed<()> {
+        let mut words = rest.split_whitespace();
+        let (Some(name), Some(place)) = (words.next(), words.next()) else {
+            return Err("a host endpoint has a name and a place: an uplink, * or an address".to_string());
+        };
+        let place = match place.parse::<IpAddr>() {
+            Ok(_) => format!("expectedIPs: [\"{place}\"]"),
+            Err(_) => format!("interfaceName: \"{place}\""),
+        };
+        let (labels, profiles) = labels(rest);
+        self.is_stale = true;
+        self.node.apply(&format!(
+            "{{apiVersion: projectcalico.org/v3, kind: HostEndpoint, metadata: {{name: {name}, labels: {{{labels}}}}}, \
+             spec: {{node: {NODE}, {place}, profiles: [{profiles}]}}}}"
+        ))
+    }
+
+    fn failsafe(&mut self, rest: &str) -> Parsed<()> {
+        let (direction, ports) = rest.trim().split_once(' ').unwrap_or((rest.trim(), ""));
+        let ports = ports.split_whitespace().filter(|word| *word != "none");
+        let ports: Parsed<Vec<FailsafePort>> =
+            ports.map(|word| FailsafePort::parse(word).ok_or(format!("{word:?} is no failsafe port"))).collect();
+        let felix = &mut self.node.choices.felix;
+        match direction {
+            "inbound" => felix.failsafe_inbound = ports?,
+            "outbound" => felix.failsafe_outbound = ports?,
+            _ => return Err(format!("{direction:?} is no direction: inbound or outbound")),
+        }
+        self.is_stale = true;
         Ok(())
     }
 
@@ -157,6 +215,12 @@ impl Play {
         if words.next_if_eq(&"order").is_some() {
             order = format!("order: {}, ", words.next().ok_or("a number follows `order`")?);
         }
+        let list = match words.next_if(|word| ["untracked", "prednat", "forward"].contains(word)) {
+            Some("untracked") => "doNotTrack: true, applyOnForward: true, ",
+            Some("prednat") => "preDNAT: true, applyOnForward: true, ",
+            Some(_) => "applyOnForward: true, ",
+            None => "",
+        };
         if words.next() != Some("on") {
             return Err("`on SELECTOR` is missing".to_string());
         }
@@ -172,7 +236,7 @@ impl Play {
         let rules: Vec<String> =
             directions.iter().map(|(direction, rules)| format!("{direction}: [{}]", rules.join(", "))).collect();
         self.node.apply(&format!(
-            "{{apiVersion: projectcalico.org/v3, kind: GlobalNetworkPolicy, metadata: {{name: {name}}}, spec: {{{order}\
+            "{{apiVersion: projectcalico.org/v3, kind: GlobalNetworkPolicy, metadata: {{name: {name}}}, spec: {{{order}{list}\
              selector: \"{selector}\", types: [{}], {}}}}}",
             types.join(", "),
             rules.join(", ")
@@ -203,6 +267,7 @@ impl Play {
         let destination = self.address(to, is_ipv4)?;
         let packet = describe(Packet::new(source, destination), protocol, &details)?;
         let ingress = self.holder(source)?;
+        let egress = self.holder(destination).ok();
 
         let Play { router, node, attachments, routes, is_stale } = self;
         let router = router.get_or_insert_with(|| {
@@ -215,7 +280,12 @@ impl Play {
         if std::mem::take(is_stale) {
             router.publish(|plan, generation| node.tables(plan, generation));
         }
-        let found = verdict(&router.fate(&ingress, &packet));
+        let is_uplink = |name: &&String| router.plan.at(name).kind == InterfaceKind::Uplink;
+        let fate = match egress.as_ref().filter(is_uplink).filter(|_| ingress == HOST) {
+            Some(uplink) => router.fate_from_host(uplink, &packet),
+            None => router.fate(&ingress, &packet),
+        };
+        let found = verdict(&fate);
         let expected = expected.trim();
         let agrees = match (found.strip_prefix("drop "), expected.strip_prefix("drop ")) {
             (Some(found), Some(expected)) => found.starts_with(expected.trim()),
@@ -233,9 +303,14 @@ impl Play {
         if let Ok(address) = word.parse() {
             return Ok(address);
         }
-        let attachment = self.attachments.iter().find(|attachment| attachment.name == word);
-        let addresses = &attachment.ok_or(format!("nothing is called {word:?}"))?.addresses;
-        let found = addresses.iter().find(|address| address.is_ipv4() == is_ipv4);
+        let called = |attachment: &&Attachment| {
+            attachment.name == word || (word == HOST && attachment.kind == InterfaceKind::Uplink)
+        };
+        if !self.attachments.iter().any(|attachment| attachment.name == word) {
+            return Err(format!("nothing is called {word:?}"));
+        }
+        let mut addresses = self.attachments.iter().filter(called).flat_map(|attachment| &attachment.addresses);
+        let found = addresses.find(|address| address.is_ipv4() == is_ipv4);
         found.copied().ok_or(format!("{word} has no address of that family"))
     }
 
@@ -244,11 +319,27 @@ impl Play {
         let own = self.attachments.iter().find(|attachment| attachment.addresses.contains(&address));
         let behind = self.routes.iter().find(|(net, _)| net.contains(address)).map(|(_, way)| way);
         match (own, behind) {
+            (Some(attachment), _) if attachment.kind == InterfaceKind::Uplink => Ok(HOST.to_string()),
             (Some(attachment), _) => Ok(attachment.name.clone()),
             (None, Some(Way::Via(name))) => Ok(name.clone()),
             _ => Err(format!("nobody has {address}")),
         }
     }
+}
+
+/// Labels in YAML's flow form, and the profiles among them.
+fn labels(text: &str) -> (String, String) {
+    let (profiles, labels): (Vec<_>, Vec<_>) =
+        text.split_whitespace().filter_map(|word| word.split_once('=')).partition(|(label, _)| *label == "profile");
+    let labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}: {value}")).collect();
+    let profiles: Vec<&str> = profiles.into_iter().map(|(_, name)| name).collect();
+    (labels.join(", "), profiles.join(", "))
+}
+
+fn net_of(word: &str) -> Parsed<Net> {
+    let (address, length) = word.split_once('/').unwrap_or((word, "0"));
+    let is_net = address.parse::<IpAddr>().is_ok() && length.parse::<u8>().is_ok_and(|length| length <= 128);
+    is_net.then(|| Net::new(word)).ok_or(format!("{word:?} is no prefix"))
 }
 
 /// Words up to one of `ends`, which stays.

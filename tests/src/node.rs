@@ -17,7 +17,7 @@ use config::yaml;
 use control::compile::{Attachment as Attached, Choices, HostView, PolicyCompiler, RuleNames, compile};
 use control::felix::FelixSettings;
 use control::host::route::METRIC;
-use control::host::{Link, LinkIndex, Neighbour, NeighbourState, NextHop, Route, Target};
+use control::host::{InterfaceAddress, Link, LinkIndex, Neighbour, NeighbourState, NextHop, Route, Target};
 use control::policy::Calculation;
 use control::resources::Resources;
 use fastpath::table::interface::InterfaceKind;
@@ -78,7 +78,7 @@ impl Node {
             links: &kernel.links,
             neighbours: &kernel.neighbours,
             routes: &kernel.routes,
-            addresses: &[],
+            addresses: &kernel.addresses,
             attached: &kernel.attached,
             host_link: None,
         };
@@ -91,6 +91,7 @@ struct Kernel {
     links: BTreeMap<LinkIndex, Link>,
     neighbours: BTreeMap<(LinkIndex, IpAddr), Neighbour>,
     routes: Vec<Route>,
+    addresses: Vec<InterfaceAddress>,
     attached: BTreeMap<String, Attached>,
 }
 
@@ -100,6 +101,7 @@ impl Kernel {
             links: BTreeMap::new(),
             neighbours: BTreeMap::new(),
             routes: Vec::new(),
+            addresses: Vec::new(),
             attached: BTreeMap::new(),
         };
         for (position, attachment) in plan.attachments.iter().enumerate() {
@@ -128,6 +130,11 @@ impl Kernel {
             };
             kernel.attached.insert(attachment.name.clone(), attached);
             if attachment.kind == InterfaceKind::Uplink {
+                let own = |address: &IpAddr| {
+                    let prefix_length = if address.is_ipv4() { 32 } else { 128 };
+                    InterfaceAddress { link: index, address: *address, prefix_length }
+                };
+                kernel.addresses.extend(attachment.addresses.iter().map(own));
                 kernel.uplink(plan, &attachment.name, index, attachment.peer_mac);
             }
         }

@@ -169,7 +169,7 @@ pub struct Attachment {
     pub is_up: bool,
     /// False: the tables say nothing about it.
     pub is_known: bool,
-    /// Of a workload: what it may send from, and what is routed to it.
+    /// Of a workload: what it may send from, and what is routed to it. Of an uplink: the host's own there.
     pub addresses: Vec<IpAddr>,
     /// Of a workload: false means that nothing is known about it.
     pub has_endpoint: bool,
@@ -294,11 +294,10 @@ impl Plan {
 
     /// All routes: those given and one to each address of each endpoint.
     pub fn all_routes(&self) -> Vec<(Net, Way)> {
+        let host = self.attachments.iter().find(|attachment| attachment.kind == InterfaceKind::Host);
         let own = self.attachments.iter().flat_map(|attachment| {
-            attachment
-                .addresses
-                .iter()
-                .map(|address| (Net::new(&address.to_string()), Way::Via(attachment.name.clone())))
+            let holder = host.filter(|_| attachment.kind == InterfaceKind::Uplink).unwrap_or(attachment);
+            attachment.addresses.iter().map(|address| (Net::new(&address.to_string()), Way::Via(holder.name.clone())))
         });
         self.routes.iter().cloned().chain(own).collect()
     }

@@ -49,6 +49,12 @@ fn a_line_that_means_nothing_is_refused_by_number() {
         ("a -> b tcp 1:2 => forward", "nothing is called \"a\""),
         ("setting sometimes", "\"sometimes\" is no setting: preserve or reevaluate"),
         ("policy p all() ingress tcp", "`on SELECTOR` is missing"),
+        ("policy p early on all() ingress tcp", "`on SELECTOR` is missing"),
+        ("hostendpoint h", "a host endpoint has a name and a place: an uplink, * or an address"),
+        ("failsafe sideways tcp:22", "\"sideways\" is no direction: inbound or outbound"),
+        ("failsafe inbound sctp:22", "\"sctp:22\" is no failsafe port"),
+        ("uplink up 192.0.2.0/33 has ten", "\"ten\" is no address"),
+        ("uplink up 192.0.2.0/x", "\"192.0.2.0/x\" is no prefix"),
     ] {
         let error = play(&format!("# a comment\n{line}\n")).unwrap_err();
         assert_eq!(error, CaseError { line: 2, message: expected.to_string() });

@@ -1,14 +1,17 @@
 //! Random packets through the whole pipeline.
 //!
-//! Valid ones: the verdict is that of the naive model, and what leaves is sound. Damaged and random ones: no panic, one
+//! Valid ones: the verdict is that of the naive model, and what leaves is sound; most plans have a host endpoint on the
+//! uplink, with some or all of its lists. Damaged and random ones: no panic, one
 //! fate for each (the worker asserts that), no frame lost (the router asserts that), and what is forwarded all the same
 //! has a right IPv4 header, one TTL less, and leaves by the interface of a route.
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 use tests::decode::View;
 use tests::model::{Expected, Fields, Model};
 use tests::packet::{self, Packet, sum};
-use tests::plan::{Net, Plan, Rule, Rules, Way};
+use tests::plan::{HostLists, Net, Plan, Rule, Rules, Way};
 use tests::router::{Fate, Router};
 
 /// Addresses with something behind them, beside them, and nowhere.
@@ -54,7 +57,14 @@ impl Shot {
         }
     }
 
-    fn fields(&self) -> Fields {
+    /// The uplink by which the host's kernel sends it; only where a host endpoint makes it hand such frames over.
+    fn by(&self, plan: &Plan) -> Option<String> {
+        let destination = self.destination.parse().unwrap();
+        let is_workload = plan.attachments.iter().any(|attachment| attachment.addresses.contains(&destination));
+        (self.from == "host" && !is_workload && plan.at("up").host.is_some()).then(|| "up".to_string())
+    }
+
+    fn fields(&self, plan: &Plan) -> Fields {
         let is_ipv4 = self.source.contains('.');
         let (number, request, reply) = if is_ipv4 { (packet::ICMP, 8, 0) } else { (packet::ICMPV6, 128, 129) };
         let (protocol, source_port, destination_port, icmp) = match self.what {
@@ -67,6 +77,7 @@ impl Shot {
         };
         Fields {
             from: self.from.to_string(),
+            by: self.by(plan),
             source: self.source.parse().unwrap(),
             destination: self.destination.parse().unwrap(),
             protocol,
@@ -158,12 +169,34 @@ fn rules() -> impl Strategy<Value = Rules> {
         .prop_map(|(rules, otherwise_allow)| Rules { rules, otherwise_allow })
 }
 
+fn host_lists() -> impl Strategy<Value = HostLists> {
+    let list = || prop::option::of(prop::collection::vec(rule(), 0..4));
+    let forward = || prop::option::of(rules());
+    (list(), list(), list(), forward(), forward(), rules(), rules()).prop_map(
+        |(untracked_ingress, untracked_egress, pre_dnat, forward_ingress, forward_egress, ingress, egress)| HostLists {
+            untracked_ingress,
+            untracked_egress,
+            pre_dnat,
+            forward_ingress,
+            forward_egress,
+            ingress,
+            egress,
+        },
+    )
+}
+
+fn failsafes() -> impl Strategy<Value = Vec<(u8, u16)>> {
+    prop::sample::subsequence(vec![(packet::TCP, 80), (packet::TCP, 4000), (packet::UDP, 53), (packet::UDP, 80)], 0..3)
+}
+
 fn plan() -> impl Strategy<Value = Plan> {
+    let host = (prop::option::weighted(0.7, host_lists()), failsafes(), failsafes());
     let all_rules = prop::collection::vec((rules(), rules()), 3);
     let more_routes = prop::collection::vec((prop::sample::select(NETS.to_vec()), 0..4u8), 0..3);
-    (all_rules, more_routes, any::<bool>()).prop_map(|(all_rules, more_routes, endpoint_to_host)| {
+    (all_rules, more_routes, any::<bool>(), host).prop_map(|(all_rules, more_routes, endpoint_to_host, host)| {
         let mut plan = Plan::small();
         plan.endpoint_to_host = endpoint_to_host;
+        (plan.at_mut("up").host, plan.failsafe_inbound, plan.failsafe_outbound) = host;
         for (attachment, (egress, ingress)) in plan.attachments.iter_mut().zip(all_rules) {
             attachment.egress = egress;
             attachment.ingress = ingress;
@@ -209,14 +242,21 @@ proptest! {
         let mut router = Router::new(plan.clone());
         let mut model = Model::default();
         for shot in shots {
-            let expected = model.judge(&plan, &shot.fields());
+            let fields = shot.fields(&plan);
+            let expected = model.judge(&plan, &fields);
             // So that no answer is held back by the limit.
             router.advance(std::time::Duration::from_millis(10));
-            let fate = router.fate(shot.from, &shot.packet());
+            let fate = match &fields.by {
+                Some(uplink) => router.fate_from_host(uplink, &shot.packet()),
+                None => router.fate(shot.from, &shot.packet()),
+            };
             match (&fate, &expected) {
                 (Fate::Forwarded { on, frame }, Expected::Forwarded(to)) => {
                     prop_assert_eq!(on, to);
-                    prop_assert_eq!(View::sound(frame).ttl(), Some(shot.ttl - 1));
+                    // A frame that passes between the host and its uplink stays as it is.
+                    let ends = [shot.from, to.as_str()];
+                    let passes = ends.contains(&"up") && ends.contains(&"host") && plan.at("up").host.is_some();
+                    prop_assert_eq!(View::sound(frame).ttl(), Some(shot.ttl - u8::from(!passes)));
                 }
                 (Fate::Answered(frame), Expected::Error(reason)) => {
                     use fastpath::burst::DropReason::{NeighbourUnresolved, NoRoute, TooBig, TtlExceeded};
@@ -284,6 +324,37 @@ proptest! {
     }
 }
 
+/// The comparison is worth something only if packets meet every list.
+#[test]
+fn random_packets_are_denied_by_every_list() {
+    use fastpath::burst::DropReason::{
+        HostEgress, HostForwardEgress, HostForwardIngress, HostIngress, HostPreDnat, HostUntrackedEgress,
+        HostUntrackedIngress, PolicyEgress, PolicyIngress,
+    };
+    let mut runner = TestRunner::deterministic();
+    let mut missing = vec![
+        HostUntrackedIngress,
+        HostUntrackedEgress,
+        HostPreDnat,
+        HostForwardIngress,
+        HostForwardEgress,
+        HostIngress,
+        HostEgress,
+        PolicyIngress,
+        PolicyEgress,
+    ];
+    for _ in 0..200 {
+        let plan = plan().new_tree(&mut runner).unwrap().current();
+        let shots = prop::collection::vec(shot(), 20).new_tree(&mut runner).unwrap().current();
+        let mut model = Model::default();
+        for shot in shots {
+            let expected = model.judge(&plan, &shot.fields(&plan));
+            missing.retain(|reason| expected != Expected::Dropped(*reason));
+        }
+    }
+    assert!(missing.is_empty(), "no packet in 4000 was denied by {missing:?}");
+}
+
 #[test]
 fn the_model_notices_a_wrong_table() {
     // The positive control: a router whose tables are of another plan than the model's.
@@ -292,7 +363,7 @@ fn the_model_notices_a_wrong_table() {
     plan.at_mut("b").ingress = Rules::only([]);
     let shot =
         Shot { from: "a", source: "10.0.0.1", destination: "10.0.0.2", what: What::Udp(1, 2), ttl: 64, length: 0 };
-    let expected = Model::default().judge(&plan, &shot.fields());
+    let expected = Model::default().judge(&plan, &shot.fields(&plan));
     assert_eq!(expected, Expected::Dropped(fastpath::burst::DropReason::PolicyIngress));
     router.fate("a", &shot.packet()).forwarded("b");
 }

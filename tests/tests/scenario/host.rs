@@ -268,6 +268,12 @@ fn every_uplink_and_one_found_by_its_address() {
         for address in FAR.map(ip) {
             reaches(&node, &Service::start(&far, address, 9000));
         }
+        // Lists without state are not for an endpoint that stands for all interfaces, and that is said.
+        let spec = "  order: 1\n  doNotTrack: true\n  applyOnForward: true\n  types: [Ingress]\n  ingress: [{ action: Deny, protocol: TCP }]";
+        daemon.apply(&policy("raw", spec));
+        let is_everywhere = endpoint == EVERY;
+        assert_ne!(is_silent(&far, service.address), is_everywhere, "an untracked deny under {endpoint}");
+        assert_eq!(daemon.cli(&["show", "status"]).contains("doNotTrack"), is_everywhere);
     }
 }
 
