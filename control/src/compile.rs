@@ -130,7 +130,7 @@ pub fn compile(state: &NodeState, policy: Acl, host: &HostView<'_>, choices: &Ch
     let claims = guard::claims(state, host.links, host.addresses, host.attached);
     let mut host_endpoints = Vec::new();
     for (name, position) in &claims {
-        let Some(attachment) = host.attached.get(name) else { continue };
+        let Some(attachment) = host.attached.get(name).filter(|a| a.kind == InterfaceKind::Uplink) else { continue };
         let Some(Some(interface)) = interfaces.get_mut(attachment.index.index()) else { continue };
         interface.host_endpoint = HostEndpointIndex(host_endpoints.len() as u16);
         host_endpoints.push(policy::host_lists(state, *position));

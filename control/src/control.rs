@@ -342,7 +342,6 @@ impl<D: Datastore> Control<D> {
         problems.extend(self.attachments.set_prefixes(&prefixes).iter().map(|error| chain(error)));
         self.attachments.guard(&mut errors);
         problems.extend(errors.iter().map(|error| chain(error)));
-        problems.extend(guard::ignored(self.state()));
         self.attachments.published();
         self.dirty.reconcile |= desired != self.desired;
         self.desired = desired;

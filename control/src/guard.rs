@@ -1,9 +1,9 @@
 //! Host endpoints meet the node: which interface each one is on, and what follows from that for tables and programs.
 //!
 //! An endpoint that names an interface has it; one without a name has every interface with one of its addresses; of those
-//! that come to one interface in either way, the first by its own name has it. `*` has every uplink that is left, and no
-//! untracked lists. An interface with a host endpoint is *guarded*: its program gives the router what is for the host too,
-//! and what the host sends by it.
+//! that come to one interface in either way, the first by its own name has it. `*` has every uplink that is left. An
+//! interface with a host endpoint is *guarded*: its program gives the router what is for the host too, and what the host
+//! sends by it.
 //! Source: Calico, felix/dataplane/linux/endpoint_mgr.go, `resolveHostEndpoints` and `updateHostEndpoints`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,8 +40,10 @@ pub fn claims_among(
 ) -> BTreeMap<String, usize> {
     let mut claims = BTreeMap::new();
     let endpoints = || state.host_endpoints.iter().enumerate();
+    // A workload's interface is none of the host's.
+    let is_workloads = |name: &str| state.endpoints.iter().any(|endpoint| endpoint.interface == name);
     for (position, endpoint) in endpoints().filter(|(_, endpoint)| endpoint.interface != ALL_INTERFACES) {
-        for name in places(endpoint, links, addresses) {
+        for name in places(endpoint, links, addresses).into_iter().filter(|name| !is_workloads(name)) {
             claims.entry(name).or_insert(position);
         }
     }
@@ -65,23 +67,6 @@ fn places(
     let found = addresses.iter().filter(|own| endpoint.expected_addresses.contains(&own.address));
     let links = found.filter_map(|own| links.get(&own.link)).filter(|link| !link.loopback);
     links.map(|link| link.name.clone()).collect()
-}
-
-/// What endpoints ask for and do not get.
-pub fn ignored(state: &NodeState) -> Vec<String> {
-    let has_untracked = |endpoint: &&HostEndpointState| {
-        endpoint.interface == ALL_INTERFACES
-            && (endpoint.untracked_ingress.is_some() || endpoint.untracked_egress.is_some())
-    };
-    let endpoints = state.host_endpoints.iter().filter(has_untracked);
-    endpoints
-        .map(|endpoint| {
-            format!(
-                "policies with doNotTrack are not enforced for {}: its interfaceName is \"*\"; name the interface",
-                endpoint.key
-            )
-        })
-        .collect()
 }
 
 /// The uplinks by the kernel's numbers.

@@ -9,7 +9,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use config::net::{Cidr, IpVersion, PortRange};
-use config::resource::{ALL_INTERFACES, Action, PolicyType};
+use config::resource::{Action, PolicyType};
 use fastpath::flow::mapped_address;
 use fastpath::table::ProgramIndex;
 use fastpath::table::acl::{
@@ -236,15 +236,13 @@ pub(super) fn host_lists(state: &NodeState, position: usize) -> HostEndpoint {
         true => ProgramIndex((first + list) as u32),
         false => ProgramIndex::NONE,
     };
-    let is_everywhere = endpoint.interface == ALL_INTERFACES;
     HostEndpoint {
         ingress: program(0),
         egress: program(1),
         forward_ingress: program(2),
         forward_egress: program(3),
-        // As in Calico, not where an endpoint stands for all interfaces.
-        untracked_ingress: if is_everywhere { ProgramIndex::NONE } else { program(4) },
-        untracked_egress: if is_everywhere { ProgramIndex::NONE } else { program(5) },
+        untracked_ingress: program(4),
+        untracked_egress: program(5),
         pre_dnat: program(6),
     }
 }

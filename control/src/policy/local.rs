@@ -28,7 +28,8 @@ pub struct Active {
 }
 
 /// Which of the endpoints that name this node it has. Of two that claim one interface, the first in (orchestrator, workload,
-/// endpoint) order has it; of two that claim one address, likewise; of host endpoints, the first by name.
+/// endpoint) order has it; of two that claim one address, likewise; of host endpoints, the first by name,
+/// and none has the interface of a workload.
 pub fn active(resources: &Resources, own: &BTreeSet<Key>, allows_spoofing: bool) -> Active {
     let mut problems = BTreeSet::new();
     let is_refused =
@@ -49,11 +50,22 @@ pub fn active(resources: &Resources, own: &BTreeSet<Key>, allows_spoofing: bool)
 }
 
 fn hosts<'a>(resources: &Resources, own: &'a BTreeSet<Key>, problems: &mut BTreeSet<String>) -> Vec<&'a Key> {
+    let of_workloads: BTreeMap<&str, &Key> = own
+        .iter()
+        .filter_map(|key| match resources.get(key) {
+            Some(Resource::WorkloadEndpoint(endpoint)) => Some((endpoint.spec.interface_name.as_str(), key)),
+            _ => None,
+        })
+        .collect();
     let mut by_interface: BTreeMap<&str, &Key> = BTreeMap::new();
     let mut active = Vec::new();
     for key in own.iter() {
         let Some(Resource::HostEndpoint(endpoint)) = resources.get(key) else { continue };
         let interface = endpoint.spec.interface_name.as_str();
+        if let Some(workload) = of_workloads.get(interface).filter(|_| !interface.is_empty()) {
+            problems.insert(format!("{key} is inactive: interface {interface} is that of {workload}; name another"));
+            continue;
+        }
         match by_interface.get(interface).filter(|_| !interface.is_empty()) {
             Some(rival) => {
                 problems.insert(format!(

@@ -47,7 +47,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use config::convert::{self, ProfileSource};
-use config::resource::{Key, Kind, PolicyType, Resource, Rule};
+use config::resource::{ALL_INTERFACES, Key, Kind, PolicyType, Resource, Rule};
 
 use crate::felix::FelixSettings;
 use crate::node_state::{BlockName, Changes, EndpointState, HostEndpointState, NodeState, Program};
@@ -82,6 +82,8 @@ pub struct Calculation {
     policies: HashMap<Key, Arc<Policy>>,
     /// Endpoints that name this node.
     own: BTreeSet<Key>,
+    /// What is wrong with those that it does not have.
+    problems: Vec<String>,
     /// Those of them that it has: what applies to each.
     local: BTreeMap<Key, Local>,
     users: BlockUsers,
@@ -135,6 +137,7 @@ impl Calculation {
             tiers: order::tiers(&Resources::default()),
             policies: HashMap::new(),
             own: BTreeSet::new(),
+            problems: Vec::new(),
             local: BTreeMap::new(),
             users: BlockUsers::default(),
             owners: HashMap::new(),
@@ -264,8 +267,8 @@ impl Calculation {
     ) {
         let local::Active { keys: now, problems, closed } =
             local::active(resources, &self.own, self.state.felix.allows_spoofing);
-        self.changes.other |= problems != self.state.problems || closed != self.state.closed_interfaces;
-        self.state.problems = problems;
+        self.changes.other |= closed != self.state.closed_interfaces;
+        self.problems = problems;
         self.state.closed_interfaces = closed;
         let gone: Vec<Key> = self.local.keys().filter(|key| !now.contains(*key)).cloned().collect();
         for key in gone {
@@ -335,13 +338,20 @@ impl Calculation {
     /// The programs of an endpoint, anew. Blocks that were in no program so far become stale.
     fn make_programs(&mut self, key: &Key, resources: &Resources, stale_blocks: &mut BTreeSet<BlockName>) {
         let Some(local) = self.local.get(key) else { return };
-        let (profiles, lists) = match resources.get(key) {
-            Some(Resource::WorkloadEndpoint(endpoint)) => (&endpoint.spec.profiles, &WORKLOAD[..]),
-            Some(Resource::HostEndpoint(endpoint)) => (&endpoint.spec.profiles, &HOST[..]),
+        let (profiles, lists, has_all_interfaces) = match resources.get(key) {
+            Some(Resource::WorkloadEndpoint(endpoint)) => (&endpoint.spec.profiles, &WORKLOAD[..], false),
+            Some(Resource::HostEndpoint(endpoint)) => {
+                (&endpoint.spec.profiles, &HOST[..], endpoint.spec.interface_name == ALL_INTERFACES)
+            }
             _ => return,
         };
         let is_known = |name: &str| self.profiles.contains_key(name);
+        // Calico knows no untracked policy for all interfaces at once, and leaves it out there.
+        let is_known_there = |list: &List| !has_all_interfaces || *list != List::Early(Stage::Untracked);
         let make = |(list, direction): &(List, PolicyType)| {
+            if !is_known_there(list) {
+                return None;
+            }
             endpoint_rules::program(*list, &self.tiers, &local.selecting, profiles, *direction, is_known)
         };
         let new: Vec<Option<Program>> = lists.iter().map(make).collect();
@@ -465,6 +475,7 @@ impl Calculation {
                 _ => {}
             }
         }
+        let problems: Vec<String> = self.problems.iter().cloned().chain(self.not_enforced(resources)).collect();
         let state = &mut self.state;
         let static_routes = local::static_routes(resources, &self.node);
         let pools = local::pools(resources);
@@ -473,13 +484,34 @@ impl Calculation {
             && host_endpoints == state.host_endpoints
             && static_routes == state.static_routes
             && pools == state.pools
-            && node_addresses == state.node_addresses;
+            && node_addresses == state.node_addresses
+            && problems == state.problems;
         state.endpoints = endpoints;
         state.host_endpoints = host_endpoints;
         state.static_routes = static_routes;
         state.pools = pools;
         state.node_addresses = node_addresses;
+        state.problems = problems;
         !is_same
+    }
+
+    /// Untracked policies that select an endpoint of all interfaces, which has no list for them.
+    fn not_enforced(&self, resources: &Resources) -> Vec<String> {
+        let has_all = |key: &&Key| match resources.get(key) {
+            Some(Resource::HostEndpoint(endpoint)) => endpoint.spec.interface_name == ALL_INTERFACES,
+            _ => false,
+        };
+        let mut problems = Vec::new();
+        for key in self.local.keys().filter(has_all) {
+            let selecting = self.local[key].selecting.values().flat_map(BTreeMap::values);
+            for policy in selecting.filter(|policy| policy.stage == Stage::Untracked) {
+                problems.push(format!(
+                    "{} is not enforced on {key}: no doNotTrack policy is where interfaceName is *; name the interface",
+                    policy.key
+                ));
+            }
+        }
+        problems
     }
 }
 

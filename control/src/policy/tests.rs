@@ -453,6 +453,26 @@ fn routes_pools_and_addresses_are_those_of_this_node() {
 }
 
 #[test]
+fn host_endpoints_that_cannot_be_what_they_say_are_told() {
+    let host = |name: &str, interface: &str| {
+        make("HostEndpoint", &format!("name: {name}"), &format!("node: here, interfaceName: '{interface}'"))
+    };
+    let untracked = make("GlobalNetworkPolicy", "name: fast", "doNotTrack: true, applyOnForward: true");
+    let state = state(&[web(), host("h0", "cali1"), host("h1", "*"), untracked]);
+    let interfaces: Vec<&str> = state.host_endpoints.iter().map(|endpoint| endpoint.interface.as_str()).collect();
+    assert_eq!(interfaces, ["*"]);
+    assert_eq!(state.host_endpoints[0].untracked_ingress, None);
+    assert_eq!(
+        state.problems,
+        [
+            "HostEndpoint h0 is inactive: interface cali1 is that of WorkloadEndpoint default/web; name another",
+            "GlobalNetworkPolicy fast is not enforced on HostEndpoint h1: no doNotTrack policy is where interfaceName is *; \
+             name the interface",
+        ]
+    );
+}
+
+#[test]
 fn nothing_comes_of_nothing() {
     assert_eq!(state(&[]), NodeState::default());
     let of_others: Vec<Resource> = yaml::parse("case", &db().replace("node: here", "node: there")).unwrap();
