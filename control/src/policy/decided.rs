@@ -6,6 +6,9 @@
 
 use config::resource::{Key, Kind, PolicyType};
 
+use fastpath::burst::DropReason;
+use fastpath::stage::lists::List;
+
 use super::active::Policy;
 use crate::resources::Resources;
 
@@ -31,6 +34,34 @@ pub enum DefaultDecision {
     NoProfileMatched,
     /// Nothing selects the endpoint and it lists no profile.
     NoPolicyNoProfile,
+    /// The port is one that policy never closes to the host.
+    Failsafe,
+    /// No list of a host endpoint on the way decides: the packet goes on.
+    NothingDenies,
+    /// A workload spoke as one of the node's tunnels.
+    WorkloadTunnel,
+    /// A workload spoke to its own host, and the default endpoint-to-host action is Drop.
+    EndpointToHost,
+}
+
+/// What is said where no list is asked or decides. Drops are named as they are counted.
+pub const NOTHING_DENIES: &str = "no list of a host endpoint denies";
+pub const ENDPOINT_TO_HOST: &str = DropReason::EndpointToHost.name();
+const FAILSAFE: &str = "failsafe port";
+
+/// What a list of an endpoint is called.
+pub fn list_name(list: List) -> &'static str {
+    match list {
+        List::UntrackedIngress | List::UntrackedEgress => "untracked",
+        List::PreDnat => "preDNAT",
+        List::ForwardIngress | List::ForwardEgress => "forward",
+        List::HostIngress | List::HostEgress | List::WorkloadIngress | List::WorkloadEgress => "normal",
+    }
+}
+
+/// The name of what leaves a port open.
+pub fn failsafe(direction: PolicyType) -> String {
+    format!("{FAILSAFE}: {}", direction.word())
 }
 
 impl DefaultDecision {
@@ -39,6 +70,10 @@ impl DefaultDecision {
             Self::EndOfTier => "end-of-tier",
             Self::NoProfileMatched => "no-profile-matched",
             Self::NoPolicyNoProfile => "no-policy-no-profile",
+            Self::Failsafe => "failsafe",
+            Self::NothingDenies => "nothing-denies",
+            Self::WorkloadTunnel => "workload-tunnel",
+            Self::EndpointToHost => "endpoint-to-host",
         }
     }
 }
@@ -48,6 +83,9 @@ impl Decided {
     pub fn by(name: &str, resources: &Resources) -> Self {
         if let Some((before, _)) = name.split_once(" default deny") {
             return Self::by_default(before);
+        }
+        if let Some((default, direction)) = Self::beside_lists(name) {
+            return Self { default: Some(default), direction, ..Self::default() };
         }
         let Some((owner, rest)) = name.split_once('[').and_then(|(before, after)| {
             let (owner, direction) = before.rsplit_once(' ')?;
@@ -62,6 +100,17 @@ impl Decided {
             position: after.split_once(']').and_then(|(position, _)| position.parse().ok()),
             direction: direction_of(direction),
             default: None,
+        }
+    }
+
+    fn beside_lists(name: &str) -> Option<(DefaultDecision, Option<PolicyType>)> {
+        const TUNNELS: [&str; 2] = [DropReason::WorkloadVxlan.name(), DropReason::WorkloadIpip.name()];
+        match name.strip_prefix(FAILSAFE).and_then(|rest| rest.strip_prefix(": ")) {
+            Some(word) => Some((DefaultDecision::Failsafe, direction_of(word))),
+            None if name == NOTHING_DENIES => Some((DefaultDecision::NothingDenies, None)),
+            None if name == ENDPOINT_TO_HOST => Some((DefaultDecision::EndpointToHost, Some(PolicyType::Egress))),
+            None if TUNNELS.contains(&name) => Some((DefaultDecision::WorkloadTunnel, Some(PolicyType::Egress))),
+            None => None,
         }
     }
 
@@ -138,6 +187,10 @@ mod tests {
         check("no policy and no profile: egress default deny", None, None, Some("no-policy-no-profile"));
         let name = "no rule of profiles p0, p1 matched: ingress default deny";
         check(name, None, None, Some("no-profile-matched"));
+        check("failsafe port: ingress", None, None, Some("failsafe"));
+        check("no list of a host endpoint denies", None, None, Some("nothing-denies"));
+        check("workload_ipip", None, None, Some("workload-tunnel"));
+        check("endpoint_to_host", None, None, Some("endpoint-to-host"));
         check("something else", None, None, None);
     }
 }

@@ -7,16 +7,18 @@
 //!
 //! Works on copies, on a thread of its own: the control loop goes on. Nothing is written and no counter moves.
 
-use config::resource::{GlobalNetworkPolicy, Key, Kind, NetworkPolicy, PolicyType, Resource, StagedAction};
+use config::resource::{GlobalNetworkPolicy, Key, Kind, NetworkPolicy, Resource, StagedAction};
 use fastpath::flow::KeyKind;
 use fastpath::header::protocol;
+use fastpath::table::interface::InterfaceKind;
 
 use super::{protocol_name, why};
-use crate::control::Control;
+use crate::compile::Attachment;
+use crate::control::{Control, HOST_INTERFACE};
 use crate::http::answer::read_enforceable;
 use crate::http::api::ApiError;
 use crate::http::views::{PreviewChangeView, PreviewRequest, PreviewVerdictView, PreviewView};
-use crate::judge::Judge;
+use crate::judge::{self, Crossing, Judge, OTHER_UPLINK, Place, Uplinks};
 use crate::policy::oracle::{Fields, Verdict};
 use crate::resources::Resources;
 
@@ -33,6 +35,8 @@ pub struct Preview {
     /// Whether staged policies would be promoted besides.
     is_staged: bool,
     flows: Vec<OpenFlow>,
+    /// Of this node, with the host's addresses on each.
+    uplinks: Uplinks,
     most: usize,
 }
 
@@ -63,6 +67,7 @@ impl Preview {
             given,
             is_staged: request.staged,
             flows: flows.collect(),
+            uplinks: uplinks(control),
             most: request.limit.unwrap_or(USUAL).min(MOST),
         })
     }
@@ -72,7 +77,8 @@ impl Preview {
         self.given.into_iter().for_each(|resource| then.put(resource));
         let promoted = if self.is_staged { promote(&mut then) } else { 0 };
         let mut view = PreviewView { promoted, ..PreviewView::default() };
-        let (mut now, mut then) = (Judge::new(self.now, false), Judge::new(then, false));
+        let judge = |resources| Judge::new(resources, false).with_uplinks(&self.node, self.uplinks.clone());
+        let (mut now, mut then) = (judge(self.now), judge(then));
         for flow in &self.flows {
             let Some(before) = verdict(&mut now, &self.node, flow) else { continue };
             view.judged += 1;
@@ -92,6 +98,17 @@ impl Preview {
         }
         view
     }
+}
+
+/// The uplinks as they are attached, and one for all others.
+fn uplinks<D>(control: &Control<D>) -> Uplinks {
+    let attached = control.attachments.view().iter().filter(|(_, attachment)| attachment.kind == InterfaceKind::Uplink);
+    let own = |attachment: &Attachment| {
+        let on_link = control.kernel.addresses.iter().filter(|own| own.link == attachment.link);
+        on_link.map(|own| own.address).collect()
+    };
+    let known = attached.map(|(name, attachment)| (name.clone(), own(attachment)));
+    known.chain([(OTHER_UPLINK.to_owned(), Vec::new())]).collect()
 }
 
 /// Makes policies of staged ones. Returns of how many.
@@ -128,22 +145,16 @@ fn promote(resources: &mut Resources) -> u64 {
     count
 }
 
-/// The verdict on the first packet: of the sender's endpoint, then of the receiver's. None when neither end has one.
+/// What is said of the first packet on its way, by the lists of all that it meets. None when nobody has a say.
 fn verdict(judge: &mut Judge, node: &str, flow: &OpenFlow) -> Option<Verdict> {
-    let ends = [(&flow.from, PolicyType::Egress), (&flow.to, PolicyType::Ingress)];
-    let mut last = None;
-    for (interface, direction) in ends {
-        let Some(endpoint) = interface.as_ref().and_then(|name| judge.on_interface(name, Some(node)).ok()) else {
-            continue;
-        };
-        let Ok(verdict) = judge.verdict(&endpoint, direction, &flow.fields) else { continue };
-        let is_over = !verdict.allow;
-        last = Some(verdict);
-        if is_over {
-            break;
-        }
-    }
-    last
+    let place = |judge: &Judge, name: &Option<String>| match name {
+        Some(name) => judge.place(node, name, HOST_INTERFACE),
+        None => Some(Place::Uplink(OTHER_UPLINK.to_owned())),
+    };
+    let crossing = Crossing { node: node.to_owned(), from: place(judge, &flow.from)?, to: place(judge, &flow.to)? };
+    // Nothing translates between a flow's first packet and its policy.
+    let said = judge.cross(&crossing, &flow.fields, &flow.fields).ok()?;
+    (!said.is_empty()).then(|| judge::conclusion(&said))
 }
 
 fn change(flow: &OpenFlow, before: Verdict, after: Verdict) -> PreviewChangeView {
@@ -209,7 +220,8 @@ spec: {stagedAction: Delete}
     fn flows_that_a_staged_policy_would_deny_are_listed() {
         let now: Resources = config::yaml::parse("case", RESOURCES).expect("legal").into_iter().collect();
         let flows = vec![flow(80, "cali2"), flow(443, "cali2"), flow(81, "cali2"), flow(80, "nobody")];
-        let preview = Preview { node: "n".into(), now, given: Vec::new(), is_staged: true, flows, most: 1 };
+        let uplinks = Uplinks::from([("up0".to_owned(), Vec::new())]);
+        let preview = Preview { node: "n".into(), now, given: Vec::new(), is_staged: true, flows, uplinks, most: 1 };
         let view = preview.answer();
         assert_eq!((view.promoted, view.judged, view.now_denied, view.now_allowed, view.not_listed), (2, 3, 2, 0, 1));
         let change = &view.changes[0];

@@ -61,7 +61,7 @@ pub fn evaluate(
     Some(Verdict { allow: decision.outcome == Outcome::Allow, rule, log: name(decision.log) })
 }
 
-fn local(resources: &Resources) -> Vec<WorkloadEndpoint> {
+pub fn local(resources: &Resources) -> Vec<WorkloadEndpoint> {
     resources.workload_endpoints().filter(|endpoint| endpoint.spec.node == NODE).cloned().collect()
 }
 
@@ -133,10 +133,12 @@ fn random_packets_reach_every_kind_of_decision() {
         }
     });
     let kinds = kinds.into_inner();
-    for by in ["NetworkPolicy", "GlobalNetworkPolicy", "Profile"] {
+    for by in ["NetworkPolicy", "GlobalNetworkPolicy", "ClusterNetworkPolicy", "Profile"] {
         assert!(kinds.contains(&(by.to_string(), true, false)), "no packet allowed by a {by}: {kinds:?}");
         assert!(kinds.contains(&(by.to_string(), false, false)), "no packet denied by a {by}: {kinds:?}");
     }
+    let kubernetes = ("KubernetesNetworkPolicy".to_string(), true, false);
+    assert!(kinds.contains(&kubernetes), "no packet allowed by a KubernetesNetworkPolicy: {kinds:?}");
     for by in ["Tier", "no"] {
         assert!(kinds.contains(&(by.to_string(), false, false)), "no packet denied by {by}: {kinds:?}");
     }
@@ -144,7 +146,7 @@ fn random_packets_reach_every_kind_of_decision() {
 }
 
 /// The resources of a failure, to be read or applied.
-fn written(resources: &Resources) -> String {
+pub fn written(resources: &Resources) -> String {
     let all = resources.keys().filter_map(|key| resources.get(key));
     all.map(|resource| resource.to_json().to_string()).collect::<Vec<_>>().join("\n")
 }

@@ -60,7 +60,7 @@ pub fn any_address(random: &mut Random, is_ipv4: bool) -> IpAddr {
 
 /// A resource of any kind that matters here.
 pub fn resource(random: &mut Random) -> Resource {
-    match random.below(24) {
+    match random.below(28) {
         0..6 => endpoint(random),
         6..10 => policy(random, true),
         10..14 => policy(random, false),
@@ -72,6 +72,10 @@ pub fn resource(random: &mut Random) -> Resource {
         20 => network_set(random, false),
         21 => slice(random),
         22 => staged(random),
+        23 => kubernetes_policy(random),
+        24 => cluster_policy(random),
+        25 => namespace_or_account(random),
+        26 => host_policy(random),
         _ => pool_or_node(random),
     }
 }
@@ -205,13 +209,16 @@ fn profile(random: &mut Random) -> Resource {
     make("Profile", json!({ "name": random.pick(&["p0", "p1", "p2", "kns.prod"]) }), spec)
 }
 
-fn host_endpoint(random: &mut Random) -> Resource {
-    let spec = json!({
-        "node": random.pick(&[NODE, "elsewhere"]), "interfaceName": random.pick(&["eth0", "eth1", "*"]),
-        "expectedIPs": random.pick(&[json!(["192.0.2.1"]), json!(["192.0.2.1", "2001:db8::1"]), json!([])]),
-        "profiles": profiles(random),
-    });
-    make("HostEndpoint", json!({ "name": random.pick(&["h0", "h1"]), "labels": labels(random) }), spec)
+pub fn host_endpoint(random: &mut Random) -> Resource {
+    let node = if random.chance(75) { NODE } else { "elsewhere" };
+    let interface = random.pick(&["eth0", "eth1", "*", "cali1"]);
+    let own = [json!(["192.0.2.1"]), json!(["192.0.2.1", "2001:db8::1"]), json!([]), json!(["10.0.0.3"])];
+    let mut spec = json!({ "node": node, "interfaceName": interface, "expectedIPs": random.pick(&own) });
+    spec["profiles"] = json!(profiles(random));
+    if random.chance(30) {
+        spec["ports"] = json!([{ "name": "http", "protocol": "TCP", "port": random.pick(&[79, 80, 81]) }]);
+    }
+    make("HostEndpoint", json!({ "name": random.pick(&["h0", "h1", "h2"]), "labels": labels(random) }), spec)
 }
 
 fn route(random: &mut Random) -> Resource {
@@ -247,6 +254,9 @@ const SELECTORS: [&str; 9] = [
     "!(role == 'db' || env == 'b')",
 ];
 
+const HOST_SELECTORS: [&str; 5] =
+    ["all()", "role == 'web'", "!has(env)", "!has(projectcalico.org/namespace)", "role in {'web', 'db'}"];
+
 fn labels(random: &mut Random) -> Value {
     let mut labels = json!({});
     for (label, values) in [("role", ["web", "db", "lb"]), ("env", ["a", "b", "bb"])] {
@@ -258,7 +268,195 @@ fn labels(random: &mut Random) -> Value {
 }
 
 fn profiles(random: &mut Random) -> Vec<&'static str> {
-    (0..random.below(3)).map(|_| random.pick(&["p0", "p1", "p2", "projectcalico-default-allow"])).collect()
+    let all = ["p0", "p1", "p2", "projectcalico-default-allow", "kns.default", "kns.prod", "ksa.prod.web"];
+    (0..random.below(3)).map(|_| random.pick(&all)).collect()
+}
+
+/// A policy that only host endpoints can have: before tracking, before translation, or for what is forwarded.
+pub fn host_policy(random: &mut Random) -> Resource {
+    let mut spec =
+        json!({ "selector": random.pick(&HOST_SELECTORS), "tier": random.pick(&TIERS), "applyOnForward": true });
+    let mut types = random.pick(&[json!(["Ingress"]), json!(["Egress"]), json!(["Ingress", "Egress"])]);
+    match random.below(3) {
+        0 => spec["doNotTrack"] = json!(true),
+        1 => {
+            spec["preDNAT"] = json!(true);
+            types = json!(["Ingress"]);
+        }
+        _ => {}
+    }
+    spec["types"] = types.clone();
+    if random.chance(60) {
+        spec["order"] = json!(random.pick(&[1.0, 1.0, 2.5, -3.0]));
+    }
+    for (direction, governed) in [("ingress", "Ingress"), ("egress", "Egress")] {
+        if types.as_array().is_some_and(|types| types.contains(&json!(governed))) {
+            spec[direction] = rules(random, 3, direction);
+            if random.chance(30) {
+                spec[direction].as_array_mut().expect("a list").push(json!({ "action": "Deny" }));
+            }
+        }
+    }
+    make("GlobalNetworkPolicy", json!({ "name": random.pick(&["h-a", "h-b", "h-c", "h-d"]) }), spec)
+}
+
+/// What Felix is told about one node or all.
+pub fn felix(random: &mut Random) -> Resource {
+    let ports = [
+        json!([]),
+        json!([{ "protocol": "TCP", "port": 80 }, { "protocol": "UDP", "port": 82, "net": "10.0.0.0/30" }]),
+        json!([{ "protocol": "SCTP", "port": 81 }, { "port": 443, "net": "fd00::/125" }]),
+    ];
+    let mut spec = json!({});
+    for field in ["failsafeInboundHostPorts", "failsafeOutboundHostPorts"] {
+        if random.chance(60) {
+            spec[field] = random.pick(&ports);
+        }
+    }
+    if random.chance(40) {
+        spec["defaultEndpointToHostAction"] = json!(random.pick(&["Drop", "Accept", "Return"]));
+    }
+    if random.chance(40) {
+        spec["vxlanPort"] = json!(random.pick(&[82, 4789]));
+    }
+    for field in ["allowVXLANPacketsFromWorkloads", "allowIPIPPacketsFromWorkloads"] {
+        if random.chance(40) {
+            spec[field] = json!(random.chance(50));
+        }
+    }
+    make("FelixConfiguration", json!({ "name": random.pick(&["default", "node.node", "node.elsewhere"]) }), spec)
+}
+
+/// One of the two objects that give labels, and of which the first lets through what no policy decides.
+fn namespace_or_account(random: &mut Random) -> Resource {
+    let labels = json!({ "team": random.pick(&["red", "blue"]), "trust": random.pick(&["high", "low"]) });
+    let (kind, metadata) = match random.chance(50) {
+        true => ("Namespace", json!({ "name": random.pick(&["default", "prod"]), "labels": labels })),
+        false => {
+            let namespace = random.pick(&["default", "prod"]);
+            ("ServiceAccount", json!({ "name": random.pick(&["web", "db"]), "namespace": namespace, "labels": labels }))
+        }
+    };
+    checked(&json!({ "apiVersion": "v1", "kind": kind, "metadata": metadata }))
+}
+
+fn label_selector(random: &mut Random, labels: &[(&str, [&str; 2])]) -> Value {
+    let (label, values) = random.pick(labels);
+    match random.below(6) {
+        0 | 1 => json!({}),
+        2 => json!({ "matchLabels": { label: values[0] } }),
+        3 => json!({ "matchExpressions": [{ "key": label, "operator": "In", "values": values }] }),
+        4 => json!({ "matchExpressions": [{ "key": label, "operator": "NotIn", "values": [values[1]] }] }),
+        _ => {
+            json!({ "matchExpressions": [{ "key": label, "operator": random.pick(&["Exists", "DoesNotExist"]) }] })
+        }
+    }
+}
+
+fn pod_selector(random: &mut Random) -> Value {
+    label_selector(random, &[("role", ["web", "db"]), ("env", ["a", "b"])])
+}
+
+fn namespace_selector(random: &mut Random) -> Value {
+    label_selector(random, &[("team", ["red", "blue"]), ("projectcalico.org/name", ["prod", "default"])])
+}
+
+fn kubernetes_policy(random: &mut Random) -> Resource {
+    let mut spec = json!({ "podSelector": pod_selector(random) });
+    for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
+        let rules: Vec<Value> = (0..random.below(3)).map(|_| kubernetes_rule(random, peers)).collect();
+        if !rules.is_empty() {
+            spec[direction] = json!(rules);
+        }
+    }
+    if random.chance(50) {
+        spec["policyTypes"] = random.pick(&[json!(["Ingress"]), json!(["Egress"]), json!(["Ingress", "Egress"])]);
+    }
+    let namespace = random.pick(&["default", "prod"]);
+    let metadata = json!({ "name": random.pick(&["a", "k"]), "namespace": namespace });
+    let api = "networking.k8s.io/v1";
+    checked(&json!({ "apiVersion": api, "kind": "NetworkPolicy", "metadata": metadata, "spec": spec }))
+}
+
+fn kubernetes_rule(random: &mut Random, peers_field: &str) -> Value {
+    let mut rule = json!({});
+    let peers: Vec<Value> = (0..random.below(3))
+        .map(|_| match random.below(4) {
+            0 => json!({ "podSelector": pod_selector(random) }),
+            1 => json!({ "namespaceSelector": namespace_selector(random) }),
+            2 => json!({ "podSelector": pod_selector(random), "namespaceSelector": namespace_selector(random) }),
+            _ => random.pick(&[
+                json!({ "ipBlock": { "cidr": "10.0.0.0/29", "except": ["10.0.0.2/32"] } }),
+                json!({ "ipBlock": { "cidr": "fd00::/125" } }),
+            ]),
+        })
+        .collect();
+    if !peers.is_empty() {
+        rule[peers_field] = json!(peers);
+    }
+    let ports: Vec<Value> = (0..random.below(3))
+        .map(|_| {
+            random.pick(&[
+                json!({ "protocol": "TCP", "port": 80 }),
+                json!({ "port": 79, "endPort": 82 }),
+                json!({ "protocol": "UDP", "port": 82 }),
+                json!({ "protocol": "UDP", "port": "dns" }),
+                json!({ "port": "http" }),
+                json!({ "protocol": "SCTP" }),
+            ])
+        })
+        .collect();
+    if !ports.is_empty() {
+        rule["ports"] = json!(ports);
+    }
+    rule
+}
+
+fn cluster_policy(random: &mut Random) -> Resource {
+    let pods = |random: &mut Random| json!({ "podSelector": pod_selector(random), "namespaceSelector": namespace_selector(random) });
+    let mut spec = json!({ "tier": random.pick(&["Admin", "Baseline"]), "priority": random.below(3) });
+    spec["subject"] = match random.chance(50) {
+        true => json!({ "namespaces": namespace_selector(random) }),
+        false => json!({ "pods": pods(random) }),
+    };
+    for (direction, field) in [("ingress", "from"), ("egress", "to")] {
+        let mut rules = Vec::new();
+        for _ in 0..random.below(3) {
+            let mut peers = Vec::new();
+            for _ in 0..1 + random.below(2) {
+                peers.push(match random.below(if field == "to" { 5 } else { 2 }) {
+                    0 => json!({ "namespaces": namespace_selector(random) }),
+                    1 => json!({ "pods": pods(random) }),
+                    2 | 3 => json!({ "networks": random.pick(&[["10.0.0.0/29", "fd00::/125"], ["192.0.2.0/24", "10.0.0.2/32"]]) }),
+                    _ => random.pick(&[json!({ "nodes": {} }), json!({ "domainNames": ["example.com."] })]),
+                });
+            }
+            let has_only_pods = peers.iter().all(|peer| peer.get("namespaces").or(peer.get("pods")).is_some());
+            let mut rule = json!({ "action": random.pick(&["Accept", "Deny", "Pass"]) });
+            rule[field] = json!(peers);
+            let protocols: Vec<Value> = (0..random.below(3))
+                .map(|_| {
+                    random.pick(&[
+                        json!({ "tcp": {} }),
+                        json!({ "tcp": { "destinationPort": { "number": 80 } } }),
+                        json!({ "udp": { "destinationPort": { "range": { "start": 79, "end": 82 } } } }),
+                        json!({ "sctp": {} }),
+                        // Only pods have names for their ports.
+                        if has_only_pods { json!({ "destinationNamedPort": "http" }) } else { json!({ "tcp": {} }) },
+                    ])
+                })
+                .collect();
+            if !protocols.is_empty() {
+                rule["protocols"] = json!(protocols);
+            }
+            rules.push(rule);
+        }
+        if !rules.is_empty() {
+            spec[direction] = json!(rules);
+        }
+    }
+    let (api, name) = ("policy.networking.k8s.io/v1alpha2", random.pick(&["a", "k"]));
+    checked(&json!({ "apiVersion": api, "kind": "ClusterNetworkPolicy", "metadata": { "name": name }, "spec": spec }))
 }
 
 fn rules(random: &mut Random, most: usize, direction: &str) -> Value {

@@ -6,7 +6,8 @@
 use config::net::{IpVersion, Port};
 use config::resource::{Action, EntityRule, Rule};
 
-use super::{End, Fields, Lists, Oracle, Verdict, Walk, is_about_members, word, written};
+use super::matching::{End, Walk, is_about_members, written};
+use super::{Fields, Lists, Oracle, Verdict, WrittenRule, word};
 
 /// A rule that did not decide, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +36,11 @@ impl Oracle {
         let all = lists.tiers.iter().flat_map(|tier| &tier.lists).chain(&lists.profiles);
         let mut nearest: Option<Near> = None;
         for list in all {
-            for (position, rule) in list.rules.iter().enumerate().filter(|(_, rule)| rule.action == wanted) {
+            for (position, rule) in list.rules.iter().enumerate() {
+                let WrittenRule::Calico(rule) = rule else { continue };
+                if rule.action != wanted {
+                    continue;
+                }
                 let name = format!("{} {}[{position}]", list.owner, word(lists.direction));
                 let differences = walk.differences(rule, list.namespace.as_deref());
                 if nearest.as_ref().is_none_or(|known| differences.len() < known.differences.len()) {
@@ -144,7 +149,7 @@ impl Walk<'_> {
                 let bare = name.strip_prefix("pcns.").or(name.strip_prefix("pcsa.")).unwrap_or(name);
                 let is_elsewhere =
                     end.namespace.is_some_and(|namespace| member.labels.get(*name).is_some_and(|own| own != namespace));
-                text.contains(bare) || (name.as_str() == super::NAMESPACE && is_elsewhere)
+                text.contains(bare) || (name.as_str() == super::members::NAMESPACE && is_elsewhere)
             });
             let labels: Vec<String> = spoken_of.map(|(name, value)| format!("{name}={value:?}")).collect();
             match labels.is_empty() {

@@ -1,10 +1,10 @@
 //! policy eval: packets as JSON lines in, verdicts as JSON lines out.
 
-use control::judge::Judge;
-use serde_json::{Value, json};
+use control::judge::{self, Judge};
+use serde_json::Value;
 
 use super::EvalArguments;
-use super::packet::Packet;
+use super::packet::{Packet, said_as_json, verdict_as_json};
 use crate::cli::error::CliError;
 use crate::cli::{input, lines};
 
@@ -18,13 +18,17 @@ pub fn eval(arguments: &EvalArguments) -> Result<(), CliError> {
 
 /// The decision that counts is the last: the one that denied, or that of the receiver. What was asked before is beside it.
 fn answer(judge: &mut Judge, packet: &Packet, node: Option<&str>) -> Result<Value, String> {
-    let decisions = packet.judge(judge, node)?;
-    let all: Vec<Value> = decisions.iter().map(|decision| decision.as_json(judge)).collect();
-    let mut answer = all.last().cloned().unwrap_or_else(|| json!({ "error": "nobody was asked" }));
+    let said = packet.judge(judge, node)?;
+    let all: Vec<Value> = said.iter().map(|said| said_as_json(said, judge)).collect();
+    let decided = said.iter().rposition(|said| !said.verdict.rule.is_empty());
+    let mut answer = match decided {
+        Some(position) => all[position].clone(),
+        None => verdict_as_json(&judge::conclusion(&said), judge),
+    };
     if !packet.id.is_null() {
         answer["id"] = packet.id.clone();
     }
-    if all.len() > 1 {
+    if all.len() > 1 || decided.is_none() {
         answer["decisions"] = Value::Array(all);
     }
     Ok(answer)
@@ -32,6 +36,8 @@ fn answer(judge: &mut Judge, packet: &Packet, node: Option<&str>) -> Result<Valu
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     const RESOURCES: &str = "\

@@ -1,11 +1,12 @@
-//! A packet as it is described, and the endpoints whose policy it meets.
+//! A packet as it is described, and what is said of it as JSON.
 
 use std::net::IpAddr;
 
 use config::net::Protocol;
-use config::resource::{Key, PolicyType};
-use control::judge::Judge;
+use config::resource::PolicyType;
+use control::judge::{Judge, Question, Said};
 use control::policy::decided::Decided;
+use control::policy::decided::list_name;
 use control::policy::oracle::{Fields, Verdict};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -32,7 +33,7 @@ pub struct Packet {
     pub endpoint: Option<String>,
     pub interface: Option<String>,
     pub direction: Option<Direction>,
-    /// What the packet was sent to before translation. Policy of workloads does not look at it.
+    /// What the packet was sent to before translation: what untracked and preDNAT lists look at.
     #[serde(rename = "preNATDst")]
     pub pre_nat_dst: Option<IpAddr>,
     #[serde(rename = "preNATDport")]
@@ -53,13 +54,6 @@ impl From<Direction> for PolicyType {
             Direction::Egress => PolicyType::Egress,
         }
     }
-}
-
-/// One endpoint's decision.
-pub struct Decision {
-    pub endpoint: Key,
-    pub direction: PolicyType,
-    pub verdict: Verdict,
 }
 
 impl Packet {
@@ -99,61 +93,26 @@ impl Packet {
         })
     }
 
-    /// Whose policy is asked, in the order in which a router asks.
-    pub fn places(&self, judge: &Judge, fields: &Fields, node: Option<&str>) -> Result<Vec<(Key, PolicyType)>, String> {
-        let named = match (&self.endpoint, &self.interface) {
-            (Some(_), Some(_)) => return Err("interface: found beside endpoint, expected one of the two".to_string()),
-            (Some(endpoint), None) => judge.endpoint(endpoint)?,
-            (None, Some(interface)) => judge.on_interface(interface, node)?,
-            (None, None) => return self.by_addresses(judge, fields, node),
-        };
-        let is = |address| judge.owner(address).as_ref() == Some(&named);
-        let direction = match (self.direction, is(fields.source), is(fields.destination)) {
-            (Some(direction), ..) => direction.into(),
-            (None, true, false) => PolicyType::Egress,
-            (None, false, true) => PolicyType::Ingress,
-            (None, ..) => return Err("direction: found nothing, expected ingress or egress".to_string()),
-        };
-        Ok(vec![(named, direction)])
-    }
-
-    fn by_addresses(
-        &self,
-        judge: &Judge,
-        fields: &Fields,
-        node: Option<&str>,
-    ) -> Result<Vec<(Key, PolicyType)>, String> {
-        let is_asked =
-            |direction: PolicyType| self.direction.is_none_or(|wanted| PolicyType::from(wanted) == direction);
-        let places: Vec<(Key, PolicyType)> =
-            [(fields.source, PolicyType::Egress), (fields.destination, PolicyType::Ingress)]
-                .into_iter()
-                .filter(|(_, direction)| is_asked(*direction))
-                .filter_map(|(address, direction)| Some((judge.owner(address)?, direction)))
-                .filter(|(endpoint, _)| node.is_none_or(|node| judge.node_of(endpoint) == Some(node)))
-                .collect();
-        match places.is_empty() {
-            false => Ok(places),
-            true => Err(format!(
-                "neither src {} nor dst {} belongs to an endpoint that is asked; say endpoint or interface, and direction",
-                fields.source, fields.destination
-            )),
+    /// The packet as it was before its destination was translated.
+    fn before(&self, fields: &Fields) -> Fields {
+        Fields {
+            destination: self.pre_nat_dst.unwrap_or(fields.destination),
+            destination_port: self.pre_nat_dport.unwrap_or(fields.destination_port),
+            ..fields.clone()
         }
     }
 
-    /// Asks one endpoint after the other, until one denies.
-    pub fn judge(&self, judge: &mut Judge, node: Option<&str>) -> Result<Vec<Decision>, String> {
+    /// What is said of the packet, one list after the other, until one denies.
+    pub fn judge(&self, judge: &mut Judge, node: Option<&str>) -> Result<Vec<Said>, String> {
         let fields = self.fields()?;
-        let mut decisions = Vec::new();
-        for (endpoint, direction) in self.places(judge, &fields, node)? {
-            let verdict = judge.verdict(&endpoint, direction, &fields)?;
-            let is_over = !verdict.allow;
-            decisions.push(Decision { endpoint, direction, verdict });
-            if is_over {
-                break;
-            }
-        }
-        Ok(decisions)
+        judge.ask(&Question {
+            endpoint: self.endpoint.clone(),
+            interface: self.interface.clone(),
+            direction: self.direction.map(PolicyType::from),
+            node: node.map(str::to_owned),
+            before: self.before(&fields),
+            fields,
+        })
     }
 }
 
@@ -176,23 +135,32 @@ pub fn named_protocol(text: &str) -> Option<u8> {
     }
 }
 
-impl Decision {
-    pub fn as_json(&self, judge: &Judge) -> Value {
-        let decided = Decided::by(&self.verdict.rule, judge.resources());
-        let mut json = json!({
-            "verdict": if self.verdict.allow { "allow" } else { "deny" },
-            "tier": decided.tier,
-            "policy": decided.policy,
-            "rule": decided.rule(),
-            "position": decided.position,
-            "default": decided.default.map(|default| default.name()),
-            "name": self.verdict.rule,
-            "direction": self.direction.word(),
-            "endpoint": self.endpoint.to_string(),
-        });
-        if let Some(log) = &self.verdict.log {
-            json["log"] = json!(log);
-        }
-        json
+/// A decision as JSON. A list that did not decide has the verdict `pass`.
+pub fn said_as_json(said: &Said, judge: &Judge) -> Value {
+    let mut json = verdict_as_json(&said.verdict, judge);
+    if said.verdict.rule.is_empty() {
+        json["verdict"] = json!("pass");
+        json["name"] = Value::Null;
     }
+    json["direction"] = json!(said.direction().word());
+    json["endpoint"] = json!(said.endpoint.as_ref().map(ToString::to_string));
+    json["list"] = json!(said.list.map(list_name));
+    json
+}
+
+pub fn verdict_as_json(verdict: &Verdict, judge: &Judge) -> Value {
+    let decided = Decided::by(&verdict.rule, judge.resources());
+    let mut json = json!({
+        "verdict": if verdict.allow { "allow" } else { "deny" },
+        "tier": decided.tier,
+        "policy": decided.policy,
+        "rule": decided.rule(),
+        "position": decided.position,
+        "default": decided.default.map(|default| default.name()),
+        "name": verdict.rule,
+    });
+    if let Some(log) = &verdict.log {
+        json["log"] = json!(log);
+    }
+    json
 }

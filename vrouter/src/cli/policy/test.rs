@@ -4,11 +4,12 @@
 //! shop/web -> shop/db tcp 4000:5432 => allow NetworkPolicy shop/db ingress[0]   # who decides may be left out
 //! shop/web -> shop/db tcp6 5432     => allow                                    # by its IPv6 address
 //! 192.0.2.1 -> shop/db icmp 8       => deny end-of-tier
+//! 192.0.2.1 -> node1 tcp 80 in eth0 => deny end-of-tier                          # by an interface of a HostEndpoint
 //! ```
 //!
-//! An end is an address, `namespace/pod`, or the name of a pod that only one namespace has. Ports are `SOURCE:DESTINATION`
+//! An end is an address, `namespace/pod`, the name of a pod that only one namespace has, or that of a HostEndpoint. Ports are `SOURCE:DESTINATION`
 //! or the destination's alone; ICMP has `TYPE` or `TYPE/CODE`. What is expected of the rule is its name, or the name of a
-//! default. The sender's egress is asked before the receiver's ingress, as a router does.
+//! default. Lists are asked in the order in which a router asks them: the sender's egress before the receiver's ingress.
 
 use std::fs;
 use std::io;
@@ -16,17 +17,21 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use config::document::TEXT_MAX;
+use config::net::Cidr;
 use config::resource::{Resource, WorkloadEndpoint};
-use control::judge::Judge;
+use control::judge::{self, Judge};
 use control::policy::decided::Decided;
 use serde::Serialize;
 use serde_json::json;
 
 use super::TestArguments;
-use super::packet::{Packet, named_protocol};
+use super::packet::{Direction, Packet, named_protocol};
 use crate::cli::error::CliError;
 use crate::cli::render::{self, harmless};
 use crate::cli::{Format, input};
+
+/// By which interface of a host endpoint a packet comes in, or leaves.
+const WAYS: [&str; 2] = ["in", "out"];
 
 /// A source port for cases that do not say one.
 const ANY_PORT: u16 = 40_000;
@@ -122,16 +127,15 @@ fn check(case: &str, judge: &mut Judge) -> Result<Option<(String, String)>, Stri
         Some((&"deny", by)) => (false, by.join(" ")),
         _ => return Err("found no verdict after =>, expected allow or deny".to_owned()),
     };
-    let decisions = packet.judge(judge, None)?;
-    let last = decisions.last().ok_or("nobody was asked")?;
-    let rule = last.verdict.rule.as_str();
+    let last = judge::conclusion(&packet.judge(judge, None)?);
+    let rule = last.rule.as_str();
     let default = Decided::by(rule, judge.resources()).default.map(|default| default.name());
-    if last.verdict.allow == allow && (by.is_empty() || by == rule || Some(by.as_str()) == default) {
+    if last.allow == allow && (by.is_empty() || by == rule || Some(by.as_str()) == default) {
         return Ok(None);
     }
     let word = |allow| if allow { "allow" } else { "deny" };
     let wanted = format!("{} {by}", word(allow));
-    Ok(Some((wanted.trim_end().to_owned(), format!("{} {rule}", word(last.verdict.allow)))))
+    Ok(Some((wanted.trim_end().to_owned(), format!("{} {rule}", word(last.allow)))))
 }
 
 /// `FROM -> TO PROTOCOL [PORTS]`
@@ -158,7 +162,8 @@ fn packet(text: &str, judge: &Judge) -> Result<Packet, String> {
         proto: json!(number),
         ..Packet::default()
     };
-    if let Some(detail) = words.next() {
+    let mut words = words.peekable();
+    if let Some(detail) = words.next_if(|word| !WAYS.contains(word)) {
         let number = |text: &str| text.parse::<u16>().map_err(|_| format!("found {text:?}, expected a number"));
         let small = |text: &str| text.parse::<u8>().map_err(|_| format!("found {text:?}, expected 0 to 255"));
         match (number_is_icmp(&packet), detail.split_once(':'), detail.split_once('/')) {
@@ -171,6 +176,11 @@ fn packet(text: &str, judge: &Judge) -> Result<Packet, String> {
             }
             (false, None, _) => (packet.sport, packet.dport) = (ANY_PORT, number(detail)?),
         }
+    }
+    if let Some(way) = words.next_if(|word| WAYS.contains(word)) {
+        let interface = words.next().ok_or_else(|| format!("found nothing after {way}, expected an interface"))?;
+        packet.direction = Some(if way == WAYS[0] { Direction::Ingress } else { Direction::Egress });
+        packet.interface = Some(interface.to_owned());
     }
     match words.next() {
         Some(word) => Err(format!("found {word:?}, expected => after the packet")),
@@ -187,18 +197,18 @@ fn address(text: &str, wants_ipv4: bool, judge: &Judge) -> Result<IpAddr, String
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
-    let endpoint = endpoint(text, judge)?;
-    let mut networks = endpoint.spec.ip_networks.iter();
-    let found = networks.find(|network| network.is_ipv4() == wants_ipv4);
+    let found = addresses(text, judge)?.into_iter().find(|address| address.is_ipv4() == wants_ipv4);
     let family = if wants_ipv4 { "IPv4" } else { "IPv6" };
-    found.map(|network| network.address()).ok_or_else(|| format!("{text} has no {family} address"))
+    found.ok_or_else(|| format!("{text} has no {family} address"))
 }
 
-fn endpoint<'a>(text: &str, judge: &'a Judge) -> Result<&'a WorkloadEndpoint, String> {
+/// All addresses of the endpoint that is called so.
+fn addresses(text: &str, judge: &Judge) -> Result<Vec<IpAddr>, String> {
     let resources = judge.resources();
+    let of_workload = |endpoint: &WorkloadEndpoint| endpoint.spec.ip_networks.iter().map(Cidr::address).collect();
     if text.contains('/') {
         return match resources.get(&judge.endpoint(text)?) {
-            Some(Resource::WorkloadEndpoint(endpoint)) => Ok(endpoint),
+            Some(Resource::WorkloadEndpoint(endpoint)) => Ok(of_workload(endpoint)),
             _ => Err(format!("found {text:?}, expected an endpoint")),
         };
     }
@@ -206,10 +216,17 @@ fn endpoint<'a>(text: &str, judge: &'a Judge) -> Result<&'a WorkloadEndpoint, St
         [&endpoint.spec.pod, &endpoint.spec.workload, &endpoint.metadata.name].iter().any(|name| name.as_str() == text)
     };
     let mut found = resources.workload_endpoints().filter(called);
-    match (found.next(), found.next()) {
-        (Some(endpoint), None) => Ok(endpoint),
-        (Some(_), Some(_)) => Err(format!("found {text:?} in several namespaces, expected namespace/pod")),
-        (None, _) => Err(format!("found {text:?}, expected an address, or the pod of a WorkloadEndpoint")),
+    let host = resources.host_endpoints().find(|endpoint| endpoint.metadata.name == text);
+    match (found.next(), found.next(), host) {
+        (Some(endpoint), None, None) => Ok(of_workload(endpoint)),
+        (None, _, Some(host)) => Ok(host.spec.expected_ips.clone()),
+        (Some(_), Some(_), _) => Err(format!("found {text:?} in several namespaces, expected namespace/pod")),
+        (Some(_), None, Some(_)) => {
+            Err(format!("found {text:?}, which is also a HostEndpoint, expected namespace/pod"))
+        }
+        (None, _, None) => {
+            Err(format!("found {text:?}, expected an address, the pod of a WorkloadEndpoint, or a HostEndpoint"))
+        }
     }
 }
 
@@ -251,6 +268,16 @@ spec:
   ingress:
   - {action: Allow, protocol: TCP, source: {selector: app == 'web'}, destination: {ports: [5432]}}
   - {action: Allow, protocol: ICMP, icmp: {type: 8}}
+---
+apiVersion: projectcalico.org/v3
+kind: HostEndpoint
+metadata: {name: m-eth0}
+spec: {node: m, interfaceName: eth0, expectedIPs: [192.0.2.1]}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: hosts}
+spec: {selector: '!has(app)', ingress: [{action: Allow, protocol: TCP, destination: {ports: [443]}}]}
 ";
 
     fn failures(cases: &str) -> Vec<(String, String)> {
@@ -272,6 +299,10 @@ web -> db tcp 80 => deny Tier default: end of tier, ingress default deny
 10.9.9.9 -> db icmp 8/0 => allow NetworkPolicy shop/db ingress[1]
 10.9.9.9 -> db icmp 3 => deny
 db -> 10.9.9.9 47 => deny no-policy-no-profile
+10.9.9.9 -> m-eth0 tcp 443 => allow GlobalNetworkPolicy hosts ingress[0]
+10.9.9.9 -> 192.0.2.1 tcp 80 in eth0 => deny end-of-tier
+m-eth0 -> 10.9.9.9 tcp 80 out eth0 => deny no-policy-no-profile
+m-eth0 -> 10.9.9.9 udp 53 => allow failsafe
 ";
         assert_eq!(failures(cases), []);
     }
@@ -293,7 +324,7 @@ db -> 10.9.9.9 47 => deny no-policy-no-profile
         check(
             "web -> nobody tcp 80 => allow",
             understood,
-            "found \"nobody\", expected an address, or the pod of a WorkloadEndpoint",
+            "found \"nobody\", expected an address, the pod of a WorkloadEndpoint, or a HostEndpoint",
         );
         check("web -> db tcp eighty => allow", understood, "found \"eighty\", expected a number");
         check("web -> db tcp 80 now => allow", understood, "found \"now\", expected => after the packet");
