@@ -68,6 +68,10 @@ pub struct TestArguments {
 
     #[command(flatten)]
     walk: Walk,
+
+    /// Ask the naive interpreter of the resources in place of the classifier that routers use
+    #[arg(long)]
+    oracle: bool,
 }
 
 #[derive(Debug, Args)]

@@ -58,7 +58,7 @@ pub fn test(format: Format, arguments: &TestArguments) -> Result<bool, CliError>
         return Err(CliError::Usage("no file ends in .case; cases stand in such files, beside the manifests".into()));
     }
     let resources = input::read(&manifests, arguments.walk)?;
-    let mut judge = Judge::new(resources.into_iter().collect(), false);
+    let mut judge = Judge::new(resources.into_iter().collect(), arguments.oracle);
     let mut report = Report::default();
     for path in cases {
         let text = read(&path)?;
