@@ -1,12 +1,14 @@
-//! The cases in `data/`: rules and whole documents, and what is said of them.
+//! The cases in `data/`: rules, selectors and whole documents, and what is said of them.
 //!
 //! `UPDATE_CASES=1` writes what is found into the files instead of comparing.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use config::resource::{Kind, Resource};
+use config::selector::Selector;
 use config::yaml::{self, Problem, What};
 
 /// Compares a case file with itself after every expectation is replaced by what is found.
@@ -84,6 +86,38 @@ fn kinds() {
         }
         out
     });
+}
+
+#[test]
+fn selectors() {
+    check("selectors.txt", |text| {
+        let mut out = String::new();
+        let mut selector = None;
+        for line in text.lines().filter(|line| !line.starts_with("    =>")) {
+            if let Some(labels) = line.strip_prefix("    ") {
+                let labels = labels.split(" => ").next().unwrap().trim_end();
+                let selector: &Selector = selector.as_ref().expect("labels stand under a selector that can be read");
+                let found = if selector.matches(&labels_of(labels)) { "yes" } else { "no" };
+                out.push_str(&format!("    {labels} => {found}\n"));
+                continue;
+            }
+            out.push_str(&format!("{line}\n"));
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let read = Selector::parse(line);
+            let said = read.as_ref().map_or_else(ToString::to_string, ToString::to_string);
+            out.push_str(&format!("    => {said}\n"));
+            selector = read.ok();
+        }
+        out
+    });
+}
+
+/// `role=web, env=` is two labels, the second without a value; `none` is no label.
+fn labels_of(text: &str) -> BTreeMap<String, String> {
+    let pairs = text.split(", ").filter_map(|pair| pair.split_once('='));
+    pairs.map(|(label, value)| (label.to_owned(), value.to_owned())).collect()
 }
 
 fn said(problem: &Problem) -> String {
