@@ -98,6 +98,12 @@ impl Selector {
         Selector::of(Expression::And(vec![self.expression.clone(), other.expression.clone()]))
     }
 
+    /// This must match, and the other must not. Each side stays a group of its own.
+    pub fn and_not(&self, other: &Selector) -> Selector {
+        let unwanted = Expression::Not(Box::new(other.expression.clone()));
+        Selector::of(Expression::And(vec![self.expression.clone(), unwanted]))
+    }
+
     /// The same selection with every label name prefixed.
     pub fn prefix_labels(&self, prefix: &str) -> Selector {
         Selector::of(self.expression.prefix_labels(prefix))

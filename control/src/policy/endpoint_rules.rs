@@ -156,8 +156,13 @@ fn side(
     namespace: Option<&str>,
     set: &mut impl FnMut(SetSource) -> SetName,
 ) -> ResolvedSide {
-    let selector = positive(side, namespace);
-    let excluded = side.not_selector.clone().filter(|selector| !selector.is_blank());
+    let unwanted = side.not_selector.clone().filter(|selector| !selector.is_blank());
+    // Where somebody is wanted, who is not wanted is one of them: an address that two have may be meant because of either.
+    // Alone, it is an address that nobody unwanted has (Calico: felix/calc/rule_scanner.go, `combineMatchesIfPossible`).
+    let (selector, excluded) = match (positive(side, namespace), unwanted) {
+        (Some(wanted), Some(unwanted)) => (Some(wanted.and_not(&unwanted)), None),
+        others => others,
+    };
     let mut named = |ports: &[Port]| -> Vec<SetName> {
         let names = ports.iter().filter_map(|port| match port {
             Port::Named(name) => Some(name.as_str().to_owned()),

@@ -62,7 +62,7 @@ impl Walk<'_> {
             && (side.ports.is_empty() || self.is_port(&side.ports, side, &end))
             && !self.is_port(&side.not_ports, side, &end)
             && self.is_selected(side, &end)
-            && !self.is_excluded(side, address)
+            && !self.is_excluded(side, &end)
             && self.is_of_service(side, &end)
     }
 
@@ -88,9 +88,9 @@ impl Walk<'_> {
             || self.at(end.address).any(|member| is_meant(member, side, end.namespace))
     }
 
-    pub fn is_excluded(&self, side: &EntityRule, address: IpAddr) -> bool {
-        let unwanted = written(&side.not_selector);
-        unwanted.is_some_and(|selector| self.at(address).any(|member| selector.matches(&member.labels)))
+    /// Of a side that wants nobody: whether somebody has the address whom it does not want.
+    pub fn is_excluded(&self, side: &EntityRule, end: &End<'_>) -> bool {
+        !is_about_members(side, end.namespace) && self.at(end.address).any(|member| is_unwanted(member, side))
     }
 
     fn is_of_service(&self, side: &EntityRule, end: &End<'_>) -> bool {
@@ -153,8 +153,16 @@ fn is_about_labels(side: &EntityRule) -> bool {
         || accounts.is_some_and(|accounts| !accounts.names.is_empty() || written(&accounts.selector).is_some())
 }
 
-/// Whether the positive selectors of a side select a member.
+/// Whether the selectors of a side select a member, the positive ones and not the negative one.
 fn is_meant(member: &Member, side: &EntityRule, namespace: Option<&str>) -> bool {
+    is_wanted(member, side, namespace) && !is_unwanted(member, side)
+}
+
+fn is_unwanted(member: &Member, side: &EntityRule) -> bool {
+    written(&side.not_selector).is_some_and(|selector| selector.matches(&member.labels))
+}
+
+pub fn is_wanted(member: &Member, side: &EntityRule, namespace: Option<&str>) -> bool {
     let labels = &member.labels;
     let is_near = match (written(&side.namespace_selector), namespace) {
         (Some(namespaces), _) => members::is_in_namespace(labels, namespaces),

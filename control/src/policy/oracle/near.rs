@@ -6,7 +6,7 @@
 use config::net::{IpVersion, Port};
 use config::resource::{Action, EntityRule, Rule};
 
-use super::matching::{End, Walk, is_about_members, written};
+use super::matching::{End, Walk, is_about_members, is_wanted, written};
 use super::{Fields, Lists, Oracle, Verdict, WrittenRule, word};
 
 /// A rule that did not decide, and why.
@@ -130,11 +130,11 @@ impl Walk<'_> {
             let only = EntityRule { services: side.services.clone(), ..EntityRule::default() };
             differs(only, format!("{name} of Service {}", service.name), format!("{address}:{}", end.port));
         }
-        if is_about_members(side, end.namespace) && !self.is_selected(side, &end) {
+        let is_wanted = |member: &super::Member| is_wanted(member, side, end.namespace);
+        if is_about_members(side, end.namespace) && !self.at(end.address).any(is_wanted) {
             differences
                 .push(Difference { wanted: format!("{name} {}", selection(side, &end)), found: self.who(&end, side) });
-        }
-        if self.is_excluded(side, end.address) {
+        } else if !self.is_selected(side, &end) || self.is_excluded(side, &end) {
             let unwanted = written(&side.not_selector).map(|selector| selector.text().to_owned()).unwrap_or_default();
             differences.push(Difference { wanted: format!("{name} not {unwanted}"), found: self.who(&end, side) });
         }
