@@ -24,6 +24,7 @@
 //! | `workers.rs` | two workers, and packets that change threads |
 //! | `upgrade.rs` | the daemon is restarted under ten thousand flows and five hundred policies |
 //! | `host.rs` | host endpoints, and what workloads may not say |
+//! | `guarded.rs` | a host endpoint with two workers, with long packets, and with both |
 //! | `input.rs` | wrong manifests, restarts, endpoints that do not behave |
 //!
 //! Each needs root, and is not run without.
@@ -31,6 +32,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod confirm;
+mod guarded;
 mod host;
 mod input;
 mod iperf;
