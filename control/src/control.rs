@@ -16,7 +16,7 @@ use fastpath::rcu::Publisher;
 use fastpath::table::acl::Acl;
 use fastpath::table::interface::InterfaceKind;
 use fastpath::table::{self, InterfaceIndex, Tables};
-use fastpath::worker::Clock;
+use fastpath::worker::{Clock, PUNT_DEPTH};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -427,11 +427,11 @@ impl<D: Datastore> Control<D> {
     fn take_punts(&mut self) {
         let mut packets = Vec::new();
         for remote in self.attachments.remotes() {
-            while let Some(packet) =
+            // No more than the lane holds: who sends without end must not keep us here.
+            let waiting = (0..PUNT_DEPTH).map_while(|_| {
                 remote.punt.receive(|buffer| Waiting { interface: buffer.interface, bytes: buffer.bytes().to_vec() })
-            {
-                packets.push(packet);
-            }
+            });
+            packets.extend(waiting);
         }
         for packet in packets {
             let Some(neighbour) = resolve::destination(&packet.bytes).and_then(|address| self.next_hop_to(address))

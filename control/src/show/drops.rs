@@ -8,7 +8,7 @@ use std::time::Instant;
 use fastpath::burst::DropReason;
 use fastpath::flow::unmapped_address;
 use fastpath::io::xsk::XskQueue;
-use fastpath::stats::record::Record;
+use fastpath::stats::record::{self, Record};
 use fastpath::table::InterfaceIndex;
 use fastpath::worker::Remote;
 
@@ -52,7 +52,7 @@ impl Drops {
         let names = naming.rules;
         let mut logged = 0;
         for remote in remotes {
-            while let Some(record) = remote.records.pop() {
+            for record in record::waiting(&remote.records) {
                 if let Some(reason) = record.reason {
                     self.count(&record, reason, names, now);
                     self.recent.note(&record, reason, now, || {

@@ -44,6 +44,11 @@ pub fn ring() -> Records {
     Arc::new(ArrayQueue::new(RECORDS))
 }
 
+/// What waits in the ring now. What the worker adds meanwhile waits for the next time: under a flood there would be no end.
+pub fn waiting(ring: &Records) -> impl Iterator<Item = Record> {
+    (0..ring.len()).map_while(|_| ring.pop())
+}
+
 /// A worker's end of the ring.
 pub struct Recorder {
     ring: Records,
@@ -132,6 +137,19 @@ mod tests {
         assert_eq!(found.len(), 101);
         // Control has emptied the ring: everything is welcome again.
         assert!(recorder.push(record(1)) && recorder.push(record(1)));
+    }
+
+    #[test]
+    fn a_visit_ends_however_fast_records_come() {
+        let ring = ring();
+        let mut recorder = Recorder::new(ring.clone());
+        assert!((0..3).all(|_| recorder.push(record(1))));
+        let mut taken = 0;
+        for _ in waiting(&ring) {
+            assert!(recorder.push(record(1)) && recorder.push(record(1)));
+            taken += 1;
+        }
+        assert_eq!((taken, ring.len()), (3, 6));
     }
 
     #[test]
