@@ -194,8 +194,8 @@ async fn apply(store: &Embedded, manifests: Vec<Resource>) -> Result<(), StartEr
         return Ok(());
     }
     for resource in &manifests {
-        if let Some(error) = policy::supported::unsupported(resource).first() {
-            return Err(StartError::Setting(format!("{}: {error}", resource.key())));
+        for warning in policy::ignored::warnings(resource) {
+            tracing::warn!("{warning}");
         }
     }
     // What waits for its confirmation stays as it is; if it is undone, its object is what it was before.

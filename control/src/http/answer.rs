@@ -21,7 +21,7 @@ use crate::datastore::undo::{self, Undo};
 use crate::datastore::{
     Author, Committed, Datastore, Note, Outcome, Pending, Revision, StoreError, Transaction, Write,
 };
-use crate::policy::supported;
+use crate::policy::ignored;
 
 /// What to do with each resource of a `WriteCall`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +81,8 @@ pub async fn write<D: Datastore>(
     caller: &Author,
     now: SystemTime,
 ) -> Result<WriteReply, ApiError> {
-    let resources = read_enforceable(&call.resources)?;
+    let resources = read_resources(&call.resources)?;
+    let warnings: Vec<String> = resources.iter().flat_map(ignored::warnings).collect();
     let verb = match mode {
         WriteMode::Apply => "apply",
         WriteMode::Create => "create",
@@ -94,7 +95,8 @@ pub async fn write<D: Datastore>(
         WriteMode::Replace => Write::Update { resource, expected: None },
     };
     let writes = resources.into_iter().map(write).collect();
-    commit(store, writes, &note, call.dry_run, now).await
+    let reply = commit(store, writes, &note, call.dry_run, now).await?;
+    Ok(WriteReply { warnings, ..reply })
 }
 
 /// Deletes all targets of `call`, or none.
@@ -225,25 +227,6 @@ async fn missing<D: Datastore>(store: &D, key: Key) -> ApiError {
     ApiError::new(ErrorCode::ObjectNotFound, message)
 }
 
-/// JSON to valid resources that can be enforced, or everything that is wrong with them.
-pub fn read_enforceable(documents: &[Value]) -> Result<Vec<Resource>, ApiError> {
-    let resources = read_resources(documents)?;
-    let mut problems = Vec::new();
-    for resource in &resources {
-        for error in supported::unsupported(resource) {
-            let (object, message) = (resource.key().to_string(), error.to_string());
-            problems.push(ApiProblem { code: ErrorCode::Unenforceable, object, field: error.path, message });
-        }
-    }
-    match problems.first() {
-        None => Ok(resources),
-        Some(first) => {
-            let message = format!("{}: {}", first.object, first.message);
-            Err(ApiError { code: ErrorCode::Unenforceable, message, problems })
-        }
-    }
-}
-
 /// JSON to valid resources, or everything that is wrong with them.
 pub fn read_resources(documents: &[Value]) -> Result<Vec<Resource>, ApiError> {
     let mut resources = Vec::with_capacity(documents.len());
@@ -308,6 +291,7 @@ fn reply(committed: Committed) -> WriteReply {
         revision: committed.revision.0,
         results: committed.results.into_iter().map(view).collect(),
         pending: None,
+        warnings: Vec::new(),
     }
 }
 

@@ -437,6 +437,9 @@ pub struct WriteReply {
     /// Set when this write is taken back unless it is confirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<PendingView>,
+    /// What of the resources is not looked at, one sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// What waits for `confirm`.

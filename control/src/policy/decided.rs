@@ -174,7 +174,7 @@ mod tests {
     fn names_taken_apart() {
         let db = Some("NetworkPolicy shop/db");
         check("NetworkPolicy shop/db ingress[0]", Some("first"), db, Some("ingress[0]"));
-        check("NetworkPolicy shop/db egress[12] (cannot be enforced)", Some("first"), db, Some("egress[12]"));
+        check("NetworkPolicy shop/db egress[12]", Some("first"), db, Some("egress[12]"));
         check("GlobalNetworkPolicy gone ingress[3]", None, Some("GlobalNetworkPolicy gone"), Some("ingress[3]"));
         let kubernetes = Some("KubernetesNetworkPolicy shop/db");
         check("KubernetesNetworkPolicy shop/db ingress[1]", Some("default"), kubernetes, Some("ingress[1]"));

@@ -13,7 +13,6 @@ use config::selector::Selector;
 use super::active::{self, Policy};
 use super::ipsets::SetSource;
 use super::order::{OrderedTier, Rank};
-use super::supported;
 use crate::node_state::{BlockName, Program, ProgramEnd, ResolvedRule, ResolvedSide, SetName, TierProgram};
 
 /// The profile that always exists and allows everything both ways.
@@ -127,12 +126,6 @@ fn rule(
     namespace: Option<&str>,
     set: &mut impl FnMut(SetSource) -> SetName,
 ) -> ResolvedRule {
-    // Such a rule is refused when it is written. One that is stored all the same must not come to mean more than it says.
-    let deny = Rule::any(Action::Deny);
-    let (rule, name) = match supported::can_enforce(rule) {
-        true => (rule, name),
-        false => (&deny, format!("{name} (cannot be enforced)")),
-    };
     let protocol = rule.protocol.map(|protocol| protocol.number());
     // A name means a port of UDP or SCTP in a rule about those, and else one of TCP (`felix/calc/rule_scanner.go`).
     let of_names = protocol.filter(|number| [UDP, SCTP].contains(number)).unwrap_or(TCP);

@@ -22,7 +22,7 @@
 //! | `order.rs` | in which order tiers and policies apply |
 //! | `endpoint_rules.rs` | rules without names, programs per endpoint |
 //! | `local.rs` | which endpoints are this node's |
-//! | `supported.rs` | which fields cannot be enforced and are therefore refused |
+//! | `ignored.rs` | which fields are not looked at, which is told to whoever writes them |
 //! | `decided.rs` | the name of a rule, taken apart again for whoever reads answers by machine |
 //! | `oracle.rs` | the same, read naively: what all of it is compared with |
 //!
@@ -31,6 +31,7 @@
 pub mod active;
 pub mod decided;
 pub mod endpoint_rules;
+pub mod ignored;
 pub mod ipsets;
 pub mod items;
 pub mod labels;
@@ -38,7 +39,6 @@ pub mod local;
 pub mod oracle;
 pub mod order;
 pub mod selector_index;
-pub mod supported;
 
 #[cfg(test)]
 mod tests;

@@ -370,9 +370,8 @@ fn the_other_fields_of_a_rule_are_taken_over() {
 }
 
 #[test]
-fn a_stored_rule_that_cannot_be_enforced_denies() {
-    // Without the method it would allow every request.
-    check_rule("action: Allow, http: {methods: [GET]}", "(cannot be enforced) Deny");
+fn a_rule_matches_on_the_fields_beside_http() {
+    check_rule("action: Allow, protocol: TCP, http: {methods: [GET]}", "Allow proto 6");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use fastpath::table::interface::InterfaceKind;
 use super::{protocol_name, why};
 use crate::compile::Attachment;
 use crate::control::{Control, HOST_INTERFACE};
-use crate::http::answer::read_enforceable;
+use crate::http::answer::read_resources;
 use crate::http::api::ApiError;
 use crate::http::views::{PreviewChangeView, PreviewRequest, PreviewVerdictView, PreviewView};
 use crate::judge::{self, Crossing, Judge, OTHER_UPLINK, Place, Uplinks};
@@ -51,7 +51,7 @@ struct OpenFlow {
 impl Preview {
     /// Takes copies of what the answer needs.
     pub fn new<D>(control: &Control<D>, request: &PreviewRequest) -> Result<Self, ApiError> {
-        let given = read_enforceable(&request.resources)?;
+        let given = read_resources(&request.resources)?;
         let name = |index| control.attachments.name_of(index).map(str::to_owned);
         let whole = control.flows.iter().filter(|flow| flow.key.kind != KeyKind::Fragment);
         let flows = whole.map(|flow| OpenFlow {

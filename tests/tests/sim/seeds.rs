@@ -484,6 +484,9 @@ fn rule(random: &mut Random, direction: &str) -> Value {
     } else if random.chance(15) {
         rule["ipVersion"] = json!(if is_ipv4 { 4 } else { 6 });
     }
+    if direction == "ingress" && rule["action"] == "Allow" && ["", "TCP"].contains(&protocol) && random.chance(8) {
+        rule["http"] = json!({ "methods": ["GET"] });
+    }
     let has_ports = ["TCP", "UDP", "SCTP"].contains(&protocol);
     let far = if direction == "ingress" { "source" } else { "destination" };
     for name in ["source", "destination"] {

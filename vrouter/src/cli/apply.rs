@@ -121,7 +121,7 @@ fn send(
     }
     let dry_run = how.dry_run.is_some();
     let reply = match resources.is_empty() {
-        true => WriteReply { revision: 0, results: Vec::new(), pending: None },
+        true => WriteReply { revision: 0, results: Vec::new(), pending: None, warnings: Vec::new() },
         false => {
             let resources = resources.iter().map(Resource::to_json).collect();
             let call = WriteCall { resources, dry_run, confirm_seconds: how.confirm };

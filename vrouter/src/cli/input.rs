@@ -14,6 +14,7 @@ use clap::Args;
 use config::document::TEXT_MAX;
 use config::resource::{Action, Resource, Rule};
 use config::yaml::{self, Examined};
+use control::policy::ignored;
 
 use super::error::CliError;
 use super::render::harmless;
@@ -129,11 +130,12 @@ fn text(path: &Path) -> Result<String, CliError> {
     Ok(text)
 }
 
-/// What is legal but hardly meant: a direction whose rules all only log decides nothing.
+/// What is legal but hardly meant: a direction whose rules all only log decides nothing, and what is not looked at.
 pub fn warnings(resources: &[Resource]) -> Vec<String> {
     let only_logs = |rules: &[Rule]| !rules.is_empty() && rules.iter().all(|rule| rule.action == Action::Log);
     let mut warnings = Vec::new();
     for resource in resources {
+        warnings.extend(ignored::warnings(resource).iter().map(|warning| harmless(warning)));
         let (ingress, egress) = match resource {
             Resource::NetworkPolicy(policy) => (&policy.spec.ingress, &policy.spec.egress),
             Resource::GlobalNetworkPolicy(policy) => (&policy.spec.ingress, &policy.spec.egress),

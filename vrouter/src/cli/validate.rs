@@ -1,7 +1,7 @@
 //! validate: what is wrong with manifests, without a daemon and without rights.
 //!
 //! Each resource of each file is a line. With `-o json` each is a JSON object on a line of its own:
-//! `{"file", "line", "column", "kind", "namespace", "name", "valid", "problems": [{"code", "field", "message", …}]}`.
+//! `{"file", "line", "column", "kind", "namespace", "name", "valid", "problems": [{"code", "field", "message", …}], "warnings"}`.
 //!
 //! Left out: what only the daemon knows, such as a tier that is not there. `apply --dry-run` asks it.
 
@@ -32,6 +32,9 @@ struct Verdict {
     name: Option<String>,
     valid: bool,
     problems: Vec<ApiProblem>,
+    /// What is legal and hardly meant, or not looked at.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 pub fn validate(format: Format, arguments: &ValidateArguments) -> Result<(), CliError> {
@@ -69,6 +72,11 @@ fn verdict(file: &str, examined: Examined) -> Verdict {
         name: examined.name,
         valid: examined.problems.is_empty(),
         problems: examined.problems.iter().map(error::describe).collect(),
+        warnings: examined
+            .resource
+            .as_ref()
+            .map(|resource| input::warnings(std::slice::from_ref(resource)))
+            .unwrap_or_default(),
     }
 }
 
@@ -82,6 +90,9 @@ fn text(verdict: &Verdict) -> String {
     let mut text = format!("{word:<7}  {}:{}  {}\n", harmless(&verdict.file), verdict.line, harmless(&name));
     for problem in &verdict.problems {
         text.push_str(&format!("  {}\n", error::problem_text(problem)));
+    }
+    for warning in &verdict.warnings {
+        text.push_str(&format!("  warning: {warning}\n"));
     }
     text
 }

@@ -14,9 +14,8 @@ use super::stand::Stand;
 use super::{POLICY, TIER};
 
 /// Met only in a state that a test cannot bring about from outside, each with where it is made.
-const INSIDE: [(ErrorCode, &str); 9] = [
+const INSIDE: [(ErrorCode, &str); 8] = [
     (ErrorCode::Invalid, "trace: families that do not fit; needs a router"),
-    (ErrorCode::Unenforceable, "control refuses what it cannot enforce; needs a router"),
     (ErrorCode::Conflict, "the class's own code, for callers of a newer daemon"),
     (ErrorCode::Timeout, "http: 30 s without an answer"),
     (ErrorCode::Busy, "http: more than 16 requests; tested in control"),
