@@ -127,6 +127,12 @@ impl<D> Control<D> {
         self.calculation.state()
     }
 
+    /// Which interface has which host endpoint.
+    pub(crate) fn claims(&self) -> BTreeMap<String, usize> {
+        let uplinks = self.settings.uplinks.iter().map(String::as_str).collect();
+        guard::claims_among(self.state(), &self.kernel.links, &self.kernel.addresses, uplinks)
+    }
+
     /// True when a first set of tables is in force.
     pub fn is_ready(&self) -> bool {
         self.generation > 0
@@ -347,12 +353,6 @@ impl<D: Datastore> Control<D> {
         self.desired = desired;
         self.note("interfaces", problems);
         self.give_back();
-    }
-
-    /// Which interface has which host endpoint.
-    fn claims(&self) -> BTreeMap<String, usize> {
-        let uplinks = self.settings.uplinks.iter().map(String::as_str).collect();
-        guard::claims_among(self.state(), &self.kernel.links, &self.kernel.addresses, uplinks)
     }
 
     fn guards(&self, claims: &BTreeMap<String, usize>) -> Guards {

@@ -162,10 +162,13 @@ impl Judge {
         }
         let found = self.tables(&crossing.node)?.cross(crossing, before, fields);
         found.ok_or_else(|| {
-            let ends = [&crossing.from, &crossing.to];
-            let missing = ends.iter().filter_map(|place| place.workload());
-            let told: Vec<String> = missing.map(|key| self.why_inactive(&crossing.node, &key)).collect();
-            if told.is_empty() { format!("node {} has no such interface", crossing.node) } else { told.join("; ") }
+            let known = &self.nodes[&crossing.node];
+            let missing = [&crossing.from, &crossing.to].into_iter().find(|place| !known.has(place));
+            match missing {
+                Some(Place::Workload(key)) => self.why_inactive(&crossing.node, key),
+                Some(Place::Uplink(name)) => format!("node {} has no uplink {name}", crossing.node),
+                _ => format!("node {} has no such interface", crossing.node),
+            }
         })
     }
 

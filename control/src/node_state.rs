@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use config::net::{Cidr, IpVersion, MacAddress, PortRange};
 use config::resource::{Action, Key, PolicyType};
+use fastpath::stage::lists::List;
 
 use crate::felix::FelixSettings;
 
@@ -122,6 +123,22 @@ pub struct HostEndpointState {
     pub forward_egress: Option<Arc<Program>>,
     pub ingress: Arc<Program>,
     pub egress: Arc<Program>,
+}
+
+impl HostEndpointState {
+    /// None: the endpoint has no such list.
+    pub fn program(&self, list: List) -> Option<&Program> {
+        match list {
+            List::UntrackedIngress => self.untracked_ingress.as_deref(),
+            List::UntrackedEgress => self.untracked_egress.as_deref(),
+            List::PreDnat => self.pre_dnat.as_deref(),
+            List::ForwardIngress => self.forward_ingress.as_deref(),
+            List::ForwardEgress => self.forward_egress.as_deref(),
+            List::HostIngress => Some(&self.ingress),
+            List::HostEgress => Some(&self.egress),
+            List::WorkloadIngress | List::WorkloadEgress => None,
+        }
+    }
 }
 
 /// A rule without names.

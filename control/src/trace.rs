@@ -7,26 +7,32 @@ use std::net::IpAddr;
 
 use config::resource::PolicyType;
 use etherparse::{IpNumber, PacketBuilder, PacketBuilderStep};
-use fastpath::burst::{Burst, Fragment, Slot, Verdict};
+use fastpath::burst::{Burst, Fragment, Passage, Slot, Verdict};
 use fastpath::flow::{FlowTable, FlowWriter, KeyKind, unmapped_address};
+use fastpath::header::ethernet;
 use fastpath::io::umem::Umem;
 use fastpath::pipeline::{Now, Pipeline, Stage};
 use fastpath::rcu::Publisher;
+use fastpath::stage::lists::{self, Step, Way};
+use fastpath::stage::policy;
 use fastpath::table::acl::Outcome;
 use fastpath::table::adjacency::AdjacencyKind;
 use fastpath::table::interface::InterfaceKind;
 use fastpath::table::{InterfaceIndex, Tables};
 
 use crate::compile::RuleNames;
-use crate::control::Control;
+use crate::control::{Control, HOST_INTERFACE};
 use crate::http::api::{ApiError, ErrorCode};
 use crate::http::views::{DecisionView, TraceRequest, TraceStageView, TraceTransport, TraceView};
-use crate::policy::decided::Decided;
-use crate::policy::oracle::{self, Oracle};
+use crate::policy::decided::{self, Decided};
+use crate::policy::oracle;
 use crate::show::why::{self, Asked};
 
 /// The sender's side of the made-up link.
 const SENDER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+/// Stands for the host as a sender.
+const HOST: &str = "host";
 
 pub fn trace<D>(control: &Control<D>, request: &TraceRequest) -> Result<TraceView, ApiError> {
     let invalid = |message: String| ApiError::new(ErrorCode::Invalid, message);
@@ -38,7 +44,8 @@ pub fn trace<D>(control: &Control<D>, request: &TraceRequest) -> Result<TraceVie
             format!("interface of {} is not in the tables yet; try again", request.from),
         )
     })?;
-    let bytes = build(request, interface.mac).map_err(invalid)?;
+    let sender = sender(control, request)?;
+    let bytes = build(request, sender, interface.mac).map_err(invalid)?;
 
     let mut umem = Umem::heap(2048, 4);
     let packet = umem
@@ -80,40 +87,58 @@ pub fn trace<D>(control: &Control<D>, request: &TraceRequest) -> Result<TraceVie
     Ok(view)
 }
 
-/// What the policy of the sender and of the receiver says, as the stage asks them; what almost turned it is beside.
+/// What is said on the way, as the stage asks; what almost turned it is beside.
 fn decisions<D>(control: &Control<D>, tables: &Tables, slot: &Slot) -> Vec<DecisionView> {
-    let kind = |index| tables.interface(index).map(|interface| interface.kind);
-    if slot.fragment == Fragment::Later || kind(slot.ingress) == Some(InterfaceKind::Host) {
+    if slot.fragment == Fragment::Later {
         return Vec::new();
     }
-    let fields = why::fields(&slot.key);
-    let classes = tables.policy.classify(&crate::judge::question(&fields));
-    let naive = Oracle::new(&control.resources);
     let egress = tables.adjacency(slot.adjacency).map_or(slot.ingress, |adjacency| adjacency.interface);
+    let packet = policy::question(&slot.key);
+    let Some((from, to)) = policy::ends(slot.is_group, &packet, slot.ingress, egress, tables) else {
+        return Vec::new();
+    };
+    let fields = why::fields(&slot.key);
+    let classes = tables.policy.classify(&packet);
+    let way = Way { from, to, before: &packet, packet: &packet };
     let mut decisions = Vec::new();
-    for (interface, direction) in [(slot.ingress, PolicyType::Egress), (egress, PolicyType::Ingress)] {
-        let Some(endpoint) = tables.interface(interface).and_then(|interface| tables.endpoint_of(interface)) else {
-            continue;
+    lists::walk(&way, tables, |step| {
+        let (list, outcome, rule) = match step {
+            // The stage itself says so.
+            Step::Refuse(_) => return Outcome::Deny,
+            Step::Open(list) => {
+                let direction = if list.is_ingress() { PolicyType::Ingress } else { PolicyType::Egress };
+                (list, Outcome::Undecided, decided::failsafe(direction))
+            }
+            Step::Ask(list, program) => {
+                let decision = tables.policy.evaluate(program, &classes);
+                (list, decision.outcome, control.names.name(decision.rule).unwrap_or_default().to_owned())
+            }
         };
-        let program = if direction == PolicyType::Egress { endpoint.egress } else { endpoint.ingress };
-        let decision = tables.policy.evaluate(program, &classes);
-        let name = control.names.name(decision.rule).unwrap_or_default().to_owned();
-        let decided = Decided::by(&name, &control.resources);
-        let verdict = oracle::Verdict { allow: decision.outcome == Outcome::Allow, rule: name, log: None };
-        let name = control.attachments.name_of(interface);
-        let asked = Asked {
-            resources: &control.resources,
-            oracle: &naive,
-            endpoint: why::on_interface(&control.resources, &control.settings.node_name, name),
-            direction,
-            fields: &fields,
-        };
-        decisions.push(why::decision(&asked, &verdict, &decided));
-        if !verdict.allow {
-            break;
-        }
-    }
+        let interface = control.attachments.name_of(if list.is_at_the_start() { slot.ingress } else { egress });
+        let endpoint = interface.and_then(|name| why::on_interface(control, list, name));
+        let decided = Decided::by(&rule, &control.resources);
+        let allow = !matches!(step, Step::Ask(list, _) if list.stops_at(outcome));
+        let verdict = oracle::Verdict { allow, rule, log: None };
+        decisions.push(why::decision(control, &Asked { list, endpoint, fields: &fields }, &verdict, &decided));
+        outcome
+    });
     decisions
+}
+
+/// The MAC address that a packet of this sender has. What the host sends by an uplink says by which.
+fn sender<D>(control: &Control<D>, request: &TraceRequest) -> Result<[u8; 6], ApiError> {
+    let Some(out) = &request.out else { return Ok(SENDER_MAC) };
+    let refused =
+        |expected: &str| ApiError::new(ErrorCode::Invalid, format!("out: found \"{out}\", expected {expected}"));
+    if request.from != HOST {
+        return Err(refused("none: only for what the host sends is it not the route that says so"));
+    }
+    let uplinks = control.attachments.view().iter().filter(|(_, a)| a.kind == InterfaceKind::Uplink);
+    let known: Vec<&str> = uplinks.map(|(name, _)| name.as_str()).collect();
+    let uplink = control.attachments.view().get(out).filter(|_| known.contains(&out.as_str()));
+    uplink
+        .and_then(|attachment| ethernet::link_mac(attachment.link.0))
+        .ok_or_else(|| refused(&format!("one of the uplinks {}", known.join(", "))))
 }
 
 /// The interface that a packet of this sender comes in by.
@@ -126,19 +151,20 @@ fn ingress<D>(control: &Control<D>, from: &str) -> Result<InterfaceIndex, ApiErr
         let is_pod = pod.is_some_and(|resource| from == format!("{namespace}/{}", resource.spec.pod));
         is_pod || from == format!("{namespace}/{}", endpoint.key.name)
     });
+    let from = if from == HOST { HOST_INTERFACE } else { from };
     let name = endpoint.map_or(from, |endpoint| endpoint.interface.as_str());
     control.attachments.view().get(name).map(|attachment| attachment.index).ok_or_else(|| {
         let known: Vec<&str> = control.attachments.view().keys().map(String::as_str).collect();
         let message = format!(
-            "from: found \"{from}\", expected namespace/pod of an endpoint of this node, or one of the interfaces {}",
+            "from: found \"{from}\", expected namespace/pod of an endpoint of this node, host, or one of the interfaces {}",
             known.join(", ")
         );
         ApiError::new(ErrorCode::NotFound, message)
     })
 }
 
-fn build(request: &TraceRequest, destination_mac: [u8; 6]) -> Result<Vec<u8>, String> {
-    let ethernet = PacketBuilder::ethernet2(SENDER_MAC, destination_mac);
+fn build(request: &TraceRequest, sender: [u8; 6], destination_mac: [u8; 6]) -> Result<Vec<u8>, String> {
+    let ethernet = PacketBuilder::ethernet2(sender, destination_mac);
     let ttl = request.ttl;
     let (builder, is_ipv4) = match (request.source, request.destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -233,6 +259,7 @@ fn detail(
             let protocol = crate::show::protocol_name(key.protocol);
             format!("{source} → {destination}, protocol {protocol}{ports}, TTL {}", slot.ttl)
         }
+        Stage::Admit if slot.passage != Passage::None => "left to the host's stack".into(),
         Stage::Admit => format!("source belongs to the sender on {}", interface(slot.ingress)),
         Stage::Classify => match slot.flow {
             Some(_) => "part of a known flow".into(),
@@ -244,6 +271,7 @@ fn detail(
             Some(adjacency) => match adjacency.kind {
                 AdjacencyKind::Unresolved => "the next hop's MAC address is not known yet".into(),
                 AdjacencyKind::Host => "to the host itself".into(),
+                AdjacencyKind::Frame => format!("passes unchanged to {}", interface(adjacency.interface)),
                 _ => format!("leaves by {}, MTU {}", interface(adjacency.interface), adjacency.mtu),
             },
         },

@@ -139,6 +139,7 @@ pub enum ShowKind {
     Flows,
     Workers,
     Drops,
+    HostEndpoints,
     Status,
 }
 

@@ -229,8 +229,11 @@ pub struct StatusView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TraceRequest {
-    /// `namespace/pod`, or an interface name.
+    /// `namespace/pod`, an interface name, or `host` for what the host itself sends.
     pub from: String,
+    /// The uplink by which the host sends it; none: to a workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out: Option<String>,
     pub source: IpAddr,
     pub destination: IpAddr,
     pub transport: TraceTransport,
@@ -274,19 +277,59 @@ pub struct TraceView {
     /// Of the tables that decided.
     #[serde(default)]
     pub generation: u32,
-    /// What policy said, the sender's side first; empty when it was not asked.
+    /// What was said on the way, one list after the other; empty when none was asked.
     #[serde(default)]
     pub decisions: Vec<DecisionView>,
 }
 
-/// One endpoint's policy about one packet.
+/// A host endpoint of this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostEndpointView {
+    pub name: String,
+    /// As it is written: a name, or `*`; none when it is found by its addresses.
+    pub interface: Option<String>,
+    pub expected_ips: Vec<IpAddr>,
+    /// Those it has on this node.
+    pub interfaces: Vec<HostInterfaceView>,
+    /// Those that there are, in the order in which they are asked, inward and then outward.
+    pub lists: Vec<HostListView>,
+    /// As in `tcp:22`; open in every list but forward.
+    pub failsafe_inbound: Vec<String>,
+    pub failsafe_outbound: Vec<String>,
+    /// Why it is not what it says.
+    pub problems: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostInterfaceView {
+    pub name: String,
+    pub is_attached: bool,
+    /// Its lists are in force.
+    pub is_guarded: bool,
+}
+
+/// What stands in a list, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostListView {
+    /// `untracked`, `preDNAT`, `forward` or `normal`.
+    pub list: String,
+    /// `ingress` or `egress`.
+    pub direction: String,
+    /// Kind, namespace and name of each.
+    pub policies: Vec<String>,
+    pub profiles: Vec<String>,
+}
+
+/// What one list of an endpoint says about one packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecisionView {
     /// Kind, namespace and name.
     pub endpoint: Option<String>,
+    /// `normal`; of a host endpoint also `untracked`, `preDNAT`, `forward`.
+    pub list: String,
     /// `ingress` or `egress`.
     pub direction: String,
-    /// `allow` or `deny`.
+    /// `allow` or `deny`; `pass` where nothing in the list decided and the packet goes on.
     pub verdict: String,
     /// As counters name it.
     pub name: Option<String>,

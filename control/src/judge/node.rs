@@ -120,6 +120,15 @@ impl NodeTables {
         self.host_endpoints.get(uplink)
     }
 
+    /// Whether the node has that end of a way.
+    pub fn has(&self, place: &Place) -> bool {
+        match place {
+            Place::Workload(key) => self.workloads.contains_key(key),
+            Place::Uplink(name) => self.uplinks.contains_key(name),
+            Place::Stack | Place::Somebody => true,
+        }
+    }
+
     /// What one endpoint's policy says. None when another endpoint has its interface or address.
     pub fn verdict(&self, endpoint: &Key, direction: PolicyType, fields: &Fields) -> Option<Verdict> {
         let interface = self.tables.interface(*self.workloads.get(endpoint)?)?;

@@ -119,11 +119,16 @@ impl Places {
             let wanted: Vec<(&str, Behind)> = host
                 .endpoints
                 .iter()
-                .filter(|(_, uplink, _)| is_wanted(uplink))
+                .filter(|(_, uplink, _)| is_wanted(uplink) && !self.is_workloads(node, uplink))
                 .map(|(_, uplink, _)| (node.as_str(), Behind::Uplink(uplink.clone())))
                 .collect();
             wanted
         })
+    }
+
+    /// What a host endpoint names may be the interface of a workload, and is no uplink then.
+    fn is_workloads(&self, node: &str, interface: &str) -> bool {
+        self.interfaces.get(interface).is_some_and(|known| known.iter().any(|(on, _)| on == node))
     }
 
     /// Node and uplink of a host endpoint.
@@ -159,7 +164,8 @@ impl Places {
     /// The uplinks by which the host's packets of this address travel, as far as host endpoints know: those with the address,
     /// or else all of the node.
     pub fn uplinks_for(&self, node: &str, own: Option<IpAddr>) -> BTreeSet<&str> {
-        let endpoints = || self.hosts.get(node).into_iter().flat_map(|host| &host.endpoints);
+        let of_node = || self.hosts.get(node).into_iter().flat_map(|host| &host.endpoints);
+        let endpoints = || of_node().filter(|(_, uplink, _)| !self.is_workloads(node, uplink));
         let with_address = endpoints().filter(|(_, _, expected)| own.is_some_and(|own| expected.contains(&own)));
         let names: BTreeSet<&str> = with_address.map(|(_, uplink, _)| uplink.as_str()).collect();
         match names.is_empty() {

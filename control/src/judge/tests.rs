@@ -224,6 +224,23 @@ fn host_endpoints_are_asked_list_by_list() {
 }
 
 #[test]
+fn a_host_endpoint_on_a_workloads_interface_is_none() {
+    let wrong = "apiVersion: projectcalico.org/v3\nkind: HostEndpoint\nmetadata: {name: wrong}\n\
+                 spec: {node: n, interfaceName: cali9}\n";
+    for by_oracle in [false, true] {
+        let resources = config::yaml::parse("case", &format!("{HOST}---\n{wrong}")).expect("legal");
+        let mut judge = Judge::new(resources.into_iter().collect(), by_oracle);
+        let fields = between("10.0.0.9", "198.51.100.7", 6, 80);
+        let mut question =
+            Question { endpoint: None, interface: None, direction: None, node: None, before: fields.clone(), fields };
+        let said = judge.ask(&question).expect("the other host endpoint's");
+        assert_eq!(conclusion(&said).rule, "GlobalNetworkPolicy through egress[1]");
+        question.endpoint = Some("wrong".to_owned());
+        assert!(judge.ask(&question).is_err_and(|refused| refused.contains("wrong is inactive")));
+    }
+}
+
+#[test]
 fn an_uplink_that_is_not_said_must_not_matter() {
     let second = HOST.replace("n-eth0", "n-eth1").replace("interfaceName: eth0", "interfaceName: eth1");
     let second = second

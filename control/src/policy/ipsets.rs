@@ -246,6 +246,15 @@ impl Sets {
     }
 }
 
+impl Sets {
+    /// What a Service leads to: its addresses, and those with their ports.
+    pub fn service(&self, namespace: &str, service: &str) -> BTreeSet<Member> {
+        let mut members = self.slices.members(namespace, service, false);
+        members.extend(self.slices.members(namespace, service, true));
+        members
+    }
+}
+
 /// The label of an EndpointSlice that says which Service it belongs to.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 

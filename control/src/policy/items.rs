@@ -1,6 +1,6 @@
 //! Everything that a selector in a rule can mean: endpoints of the whole cluster and network sets, with an index by label.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -76,8 +76,13 @@ impl Item {
 #[derive(Debug, Default)]
 pub struct Items {
     items: Vec<Option<Item>>,
+    /// Whose item each is; kept until the number is given again.
+    keys: Vec<Arc<Key>>,
     free: Vec<ItemId>,
-    by_key: HashMap<Key, ItemId>,
+    by_key: HashMap<Arc<Key>, ItemId>,
+    /// Who has which network; and of how many there are of each length.
+    by_net: BTreeSet<(Cidr, ItemId)>,
+    lengths: BTreeMap<(bool, u8), usize>,
     by_label: HashMap<Arc<str>, HashMap<Arc<str>, BTreeSet<ItemId>>>,
     by_profile: HashMap<String, BTreeSet<Key>>,
 }
@@ -93,10 +98,7 @@ impl Items {
             self.free.push(id);
             return Some((id, old));
         };
-        let id = known.unwrap_or_else(|| self.next_id());
-        if known.is_none() {
-            self.by_key.insert(key.clone(), id);
-        }
+        let id = known.unwrap_or_else(|| self.next_id(key));
         // Names and values are written over and over: one copy of each is kept, by the index.
         let item = Item { labels: item.labels.shared(|name, value| self.share(name, value)), ..item };
         for (name, value) in item.labels.iter() {
@@ -105,15 +107,30 @@ impl Items {
         for profile in &item.profiles {
             self.by_profile.entry(profile.clone()).or_default().insert(key.clone());
         }
+        for net in &item.nets {
+            if self.by_net.insert((*net, id)) {
+                *self.lengths.entry((net.is_ipv4(), net.length())).or_default() += 1;
+            }
+        }
         self.items[id.0 as usize] = Some(item);
         Some((id, old))
     }
 
-    fn next_id(&mut self) -> ItemId {
-        self.free.pop().unwrap_or_else(|| {
-            self.items.push(None);
-            ItemId(self.items.len() as u32 - 1)
-        })
+    fn next_id(&mut self, key: &Key) -> ItemId {
+        let key = Arc::new(key.clone());
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.keys[id.0 as usize] = key.clone();
+                id
+            }
+            None => {
+                self.items.push(None);
+                self.keys.push(key.clone());
+                ItemId(self.items.len() as u32 - 1)
+            }
+        };
+        self.by_key.insert(key, id);
+        id
     }
 
     fn take(&mut self, id: ItemId, key: &Key) -> Option<Item> {
@@ -128,6 +145,17 @@ impl Items {
             }
             if values.is_empty() {
                 self.by_label.remove(name);
+            }
+        }
+        for net in &item.nets {
+            let length = (net.is_ipv4(), net.length());
+            if self.by_net.remove(&(*net, id))
+                && let Some(count) = self.lengths.get_mut(&length)
+            {
+                *count -= 1;
+                if *count == 0 {
+                    self.lengths.remove(&length);
+                }
             }
         }
         for profile in &item.profiles {
@@ -155,6 +183,14 @@ impl Items {
 
     pub fn by_key(&self, key: &Key) -> Option<&Item> {
         self.get(*self.by_key.get(key)?)
+    }
+
+    /// Who has an address, with what rules know of them.
+    pub fn at(&self, address: IpAddr) -> impl Iterator<Item = (&Key, &Item)> {
+        let lengths = self.lengths.keys().filter(move |(is_ipv4, _)| *is_ipv4 == address.is_ipv4());
+        let nets = lengths.filter_map(move |(_, length)| Cidr::new(address, *length).map(|net| net.masked()));
+        let ids = nets.flat_map(|net| self.by_net.range((net, ItemId(0))..=(net, ItemId(u32::MAX))));
+        ids.filter_map(|(_, id)| Some((&**self.keys.get(id.0 as usize)?, self.get(*id)?)))
     }
 
     /// Who lists a profile.

@@ -44,13 +44,14 @@ pub mod selector_index;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use config::convert::{self, ProfileSource};
 use config::resource::{ALL_INTERFACES, Key, Kind, PolicyType, Resource, Rule};
 
 use crate::felix::FelixSettings;
-use crate::node_state::{BlockName, Changes, EndpointState, HostEndpointState, NodeState, Program};
+use crate::node_state::{BlockName, Changes, EndpointState, HostEndpointState, Member, NodeState, Program};
 use crate::resources::Resources;
 use active::{Policy, Stage};
 use endpoint_rules::{BlockUsers, DEFAULT_ALLOW, List, Rules, Selecting};
@@ -89,6 +90,13 @@ pub struct Calculation {
     users: BlockUsers,
     /// Whose rules a block holds; of blocks in use.
     owners: HashMap<BlockName, Owner>,
+}
+
+/// Rules with who wrote them.
+pub struct Written<'a> {
+    pub owner: String,
+    pub namespace: Option<&'a str>,
+    pub rules: &'a [Rule],
 }
 
 /// Rules that endpoints name.
@@ -146,6 +154,32 @@ impl Calculation {
 
     pub fn state(&self) -> &NodeState {
         &self.state
+    }
+
+    /// The rules of a block that is in force, as they were written.
+    pub fn written(&self, block: &BlockName) -> Option<Written<'_>> {
+        match self.owners.get(block)? {
+            Owner::Policy(key, direction) => {
+                let policy = self.policies.get(key)?;
+                let namespace = key.namespace.as_deref();
+                Some(Written { owner: key.to_string(), namespace, rules: policy.rules(*direction) })
+            }
+            Owner::Profile(name, direction) => {
+                let profile = self.profiles.get(name)?;
+                let rules = if *direction == PolicyType::Ingress { &profile.ingress } else { &profile.egress };
+                Some(Written { owner: Key::cluster(Kind::Profile, name).to_string(), namespace: None, rules })
+            }
+        }
+    }
+
+    /// Who has an address, of the whole cluster, with what rules know of them.
+    pub fn at(&self, address: IpAddr) -> impl Iterator<Item = (&Key, &Item)> {
+        self.items.at(address)
+    }
+
+    /// What a Service leads to.
+    pub fn service(&self, namespace: &str, service: &str) -> BTreeSet<Member> {
+        self.sets.service(namespace, service)
     }
 
     /// How the state differs from what it was when this was asked last.

@@ -43,7 +43,8 @@ mod policies;
 
 use kubernetes::PeerRule;
 use matching::Walk;
-use members::{Labels, Member, Slice};
+use members::Labels;
+pub use members::{Member, Slice};
 pub use near::{Difference, Near};
 use policies::Policy;
 
@@ -152,6 +153,21 @@ impl Lists {
         (lists.profile_names.is_some() || !lists.tiers.is_empty()).then_some(lists)
     }
 
+    /// Rules that are known already, in order, with their owner and its namespace; who looks at them knows what they come to.
+    pub fn written<'a>(
+        direction: PolicyType,
+        rules: impl Iterator<Item = (String, Option<&'a str>, &'a [Rule])>,
+    ) -> Self {
+        let list = |(owner, namespace, rules): (String, Option<&str>, &[Rule])| List {
+            owner,
+            namespace: namespace.map(str::to_owned),
+            rules: policies::calico(rules),
+        };
+        let lists = rules.map(list).collect();
+        let tier = TierOfLists { name: String::new(), passes: true, lists };
+        Self { direction, tiers: vec![tier], profiles: Vec::new(), profile_names: None }
+    }
+
     fn selecting(
         resources: &Resources,
         labels: &Labels,
@@ -179,6 +195,11 @@ impl Lists {
 impl Oracle {
     pub fn new(resources: &Resources) -> Self {
         Self { members: members::members(resources), slices: members::slices(resources) }
+    }
+
+    /// For packets whose addresses are those of the members given.
+    pub fn of_few(members: Vec<Member>, slices: Vec<Slice>) -> Self {
+        Self { members, slices }
     }
 
     pub fn judge(&self, lists: &Lists, fields: &Fields) -> Verdict {

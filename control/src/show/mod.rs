@@ -3,6 +3,8 @@
 //! Looking changes nothing: counters are read, never reset.
 
 pub mod drops;
+mod host_endpoints;
+pub mod nearest;
 pub mod preview;
 pub mod recent;
 pub mod why;
@@ -68,6 +70,12 @@ pub fn show<D>(control: &Control<D>, what: ShowKind, filter: &ShowFilter) -> Val
             let rows = control.drops.view(control.attachments.remotes(), control.attachments.view(), name);
             let rows = rows.into_iter().chain(drops::before_workers(control.attachments.kernel_drops()));
             let rows = rows.filter(|row| is_wanted(row.interface.as_deref()));
+            to_json(&rows.take(limit).collect::<Vec<_>>())
+        }
+        ShowKind::HostEndpoints => {
+            let rows = host_endpoints::host_endpoints(control).into_iter().filter(|row| {
+                filter.interface.is_none() || row.interfaces.iter().any(|interface| is_wanted(Some(&interface.name)))
+            });
             to_json(&rows.take(limit).collect::<Vec<_>>())
         }
         ShowKind::Status => to_json(&status(control)),

@@ -2,21 +2,20 @@
 //!
 //! Who decided is as it was then. What almost matched is looked for in the resources as they are now.
 
-use std::net::IpAddr;
 use std::time::Instant;
 
-use config::resource::{PolicyType, Resource, WorkloadEndpoint};
-use fastpath::burst::DropReason;
+use config::resource::PolicyType;
 use fastpath::flow::{Key, KeyKind, unmapped_address};
 use fastpath::header::protocol;
+use fastpath::stage::lists::List;
 
-use super::protocol_name;
 use super::recent::Seen;
+use super::{nearest, protocol_name};
 use crate::control::Control;
 use crate::http::views::{DecisionView, DifferenceView, NearView, RecentDropView, WhyRequest, WhyView};
-use crate::policy::decided::Decided;
-use crate::policy::oracle::{Difference, Fields, Lists, Near, Oracle, Verdict};
-use crate::resources::Resources;
+use crate::node_state::{EndpointState, Program};
+use crate::policy::decided::{Decided, list_name};
+use crate::policy::oracle::{Difference, Fields, Near, Verdict};
 
 /// Drops in an answer that did not say how many.
 const USUAL: usize = 20;
@@ -25,12 +24,10 @@ const MOST: usize = 1000;
 pub fn why<D>(control: &Control<D>, request: &WhyRequest) -> WhyView {
     let most = request.last.unwrap_or(USUAL).min(MOST);
     let found = control.drops.recent.find(most, |seen| is_wanted(request, seen));
-    let oracle = Oracle::new(&control.resources);
-    let node = control.settings.node_name.as_str();
     let now = Instant::now();
     let lost: u64 = control.attachments.remotes().map(|remote| remote.counters.records_lost.get()).sum();
     WhyView {
-        drops: found.into_iter().map(|seen| view(seen, &oracle, &control.resources, node, now)).collect(),
+        drops: found.into_iter().map(|seen| view(control, seen, now)).collect(),
         remembered: control.drops.recent.len() as u64,
         not_kept: lost + control.drops.recent.forgotten,
         generation: control.generation,
@@ -68,7 +65,7 @@ pub fn fields(key: &Key) -> Fields {
     }
 }
 
-fn view(seen: &Seen, oracle: &Oracle, resources: &Resources, node: &str, now: Instant) -> RecentDropView {
+fn view<D>(control: &Control<D>, seen: &Seen, now: Instant) -> RecentDropView {
     let key = &seen.key;
     let fields = fields(key);
     let (source_port, destination_port) = ports(key);
@@ -89,39 +86,88 @@ fn view(seen: &Seen, oracle: &Oracle, resources: &Resources, node: &str, now: In
         reason: reason.name().into(),
         description: reason.description().into(),
         generation: seen.generation,
-        decision: seen.about.rule.as_ref().map(|rule| {
-            let (endpoint, direction) = match reason {
-                DropReason::PolicyEgress => {
-                    (on_interface(resources, node, seen.about.interface.as_deref()), PolicyType::Egress)
-                }
-                _ => (owner(resources, node, fields.destination), PolicyType::Ingress),
-            };
+        decision: seen.about.rule.as_ref().and_then(|rule| {
+            let list = List::ALL.into_iter().find(|list| list.drop_reason() == reason)?;
             let verdict = Verdict { allow: false, rule: rule.clone(), log: None };
-            decision(&Asked { resources, oracle, endpoint, direction, fields: &fields }, &verdict, &seen.about.decided)
+            let asked = Asked { list, endpoint: who_dropped(control, list, seen), fields: &fields };
+            Some(decision(control, &asked, &verdict, &seen.about.decided))
         }),
     }
 }
 
-/// Whose policy was asked about what.
+/// Whose list was asked about what.
 pub struct Asked<'a> {
-    pub resources: &'a Resources,
-    pub oracle: &'a Oracle,
-    pub endpoint: Option<&'a WorkloadEndpoint>,
-    pub direction: PolicyType,
+    pub list: List,
+    pub endpoint: Option<AskedEndpoint<'a>>,
     pub fields: &'a Fields,
 }
 
+/// An endpoint of this node, with the program of the list.
+#[derive(Clone, Copy)]
+pub struct AskedEndpoint<'a> {
+    key: &'a config::resource::Key,
+    program: Option<&'a Program>,
+}
+
+/// The endpoint that has a list, by the interface it is on.
+pub fn on_interface<'a, D>(control: &'a Control<D>, list: List, interface: &str) -> Option<AskedEndpoint<'a>> {
+    if list.is_of_host_endpoint() {
+        return host_endpoint(control, list, interface);
+    }
+    let endpoint = control.state().endpoints.iter().find(|endpoint| endpoint.interface == interface)?;
+    Some(of_workload(endpoint, list))
+}
+
+fn of_workload(endpoint: &EndpointState, list: List) -> AskedEndpoint<'_> {
+    let program = if list.is_ingress() { &endpoint.ingress } else { &endpoint.egress };
+    AskedEndpoint { key: &endpoint.key, program: Some(program) }
+}
+
+fn host_endpoint<'a, D>(control: &'a Control<D>, list: List, uplink: &str) -> Option<AskedEndpoint<'a>> {
+    let position = *control.claims().get(uplink)?;
+    let endpoint = control.state().host_endpoints.get(position)?;
+    Some(AskedEndpoint { key: &endpoint.key, program: endpoint.program(list) })
+}
+
+/// Whose list dropped a packet that came in by an interface.
+fn who_dropped<'a, D>(control: &'a Control<D>, list: List, seen: &Seen) -> Option<AskedEndpoint<'a>> {
+    let destination = unmapped_address(seen.key.destination);
+    if list == List::WorkloadIngress {
+        let is_its = |endpoint: &&EndpointState| endpoint.addresses.iter().any(|net| net.contains(destination));
+        return control.state().endpoints.iter().find(is_its).map(|endpoint| of_workload(endpoint, list));
+    }
+    if list.is_at_the_start() {
+        return on_interface(control, list, seen.about.interface.as_deref()?);
+    }
+    // By which uplink it would have left is not recorded: by the only one there is, or by the one it would take now.
+    let claims = control.claims();
+    let only = claims.keys().next().filter(|_| claims.len() == 1).cloned();
+    let by_route = || {
+        let tables = control.publisher.current();
+        let adjacency = tables.adjacency(tables.route(seen.key.destination, seen.key.is_ipv4()))?;
+        control.attachments.name_of(adjacency.interface).map(str::to_owned)
+    };
+    host_endpoint(control, list, &only.or_else(by_route)?)
+}
+
 /// A decision with the rule that almost turned it.
-pub fn decision(asked: &Asked<'_>, verdict: &Verdict, decided: &Decided) -> DecisionView {
-    let nearest = asked.endpoint.and_then(|endpoint| {
-        let lists = Lists::of_workload(asked.resources, endpoint, asked.direction);
-        asked.oracle.nearest(&lists, asked.fields, verdict)
-    });
+pub fn decision<D>(control: &Control<D>, asked: &Asked<'_>, verdict: &Verdict, decided: &Decided) -> DecisionView {
+    let direction = if asked.list.is_ingress() { PolicyType::Ingress } else { PolicyType::Egress };
+    let program = asked.endpoint.and_then(|endpoint| endpoint.program);
+    let nearest =
+        program.and_then(|program| nearest::nearest(&control.calculation, program, direction, asked.fields, verdict));
+    let name = Some(verdict.rule.clone()).filter(|name| !name.is_empty());
     DecisionView {
-        endpoint: asked.endpoint.map(|endpoint| Resource::WorkloadEndpoint(endpoint.clone()).key().to_string()),
-        direction: asked.direction.word().into(),
-        verdict: if verdict.allow { "allow" } else { "deny" }.into(),
-        name: Some(verdict.rule.clone()).filter(|name| !name.is_empty()),
+        endpoint: asked.endpoint.map(|endpoint| endpoint.key.to_string()),
+        list: list_name(asked.list).into(),
+        direction: direction.word().into(),
+        verdict: match (&name, verdict.allow) {
+            (None, true) => "pass",
+            (_, true) => "allow",
+            (_, false) => "deny",
+        }
+        .into(),
+        name,
         tier: decided.tier.clone(),
         policy: decided.policy.clone(),
         rule: decided.rule(),
@@ -135,17 +181,4 @@ fn near_view(near: Near) -> NearView {
     let difference = |d: Difference| DifferenceView { wanted: d.wanted, found: d.found };
     let differences = near.differences.into_iter().map(difference).collect();
     NearView { rule: near.rule, would_allow: near.would_allow, differences, sentence }
-}
-
-/// The endpoint behind an interface of this node.
-pub fn on_interface<'a>(resources: &'a Resources, node: &str, name: Option<&str>) -> Option<&'a WorkloadEndpoint> {
-    let name = name?;
-    let mut all = resources.workload_endpoints();
-    all.find(|endpoint| endpoint.spec.node == node && endpoint.spec.interface_name == name)
-}
-
-/// The endpoint of this node that an address belongs to.
-pub fn owner<'a>(resources: &'a Resources, node: &str, address: IpAddr) -> Option<&'a WorkloadEndpoint> {
-    let mut all = resources.workload_endpoints().filter(|endpoint| endpoint.spec.node == node);
-    all.find(|endpoint| endpoint.spec.ip_networks.iter().any(|net| net.contains(address)))
 }

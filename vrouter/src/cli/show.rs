@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use control::http::views::{
-    CopyMode, DropView, FlowView, InterfaceView, NeighbourView, PollMode, QueueView, RouteView, StatusView, WorkerView,
-    XdpMode,
+    CopyMode, DropView, FlowView, HostEndpointView, InterfaceView, NeighbourView, PollMode, QueueView, RouteView,
+    StatusView, WorkerView, XdpMode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -65,6 +65,9 @@ enum What {
     /// Why packets were dropped
     #[value(aliases = ["drop", "errors"])]
     Drops,
+    /// Host endpoints of this node, with the policies in each list
+    #[value(aliases = ["hostendpoints", "host-endpoint", "hostendpoint", "hep", "heps"])]
+    HostEndpoints,
     /// Is all well
     Status,
 }
@@ -95,6 +98,7 @@ fn once(client: &Client, format: Format, arguments: &ShowArguments) -> Result<()
         What::Flows => table(client, how, &format!("flows{query}"), flows),
         What::Workers => table(client, how, &format!("workers{query}"), workers),
         What::Drops => table(client, how, &format!("drops{query}"), drops),
+        What::HostEndpoints => table(client, how, &format!("host-endpoints{query}"), host_endpoints),
         What::Status => {
             let view: StatusView = client.get("/v1/show/status")?;
             let text = structured(format, &view, arguments.watch.is_some())?;
@@ -315,6 +319,50 @@ pub fn drops(views: &[DropView], _is_wide: bool) -> Table {
             optional(view.rule.as_ref()),
             view.description.clone(),
         ]);
+    }
+    table
+}
+
+/// A line for each list; what is wrong with an endpoint stands in their place when it has none.
+fn host_endpoints(views: &[HostEndpointView], is_wide: bool) -> Table {
+    let narrow = ["NAME", "INTERFACE", "GUARDED", "EXPECTED-IPS", "LIST", "DIRECTION", "POLICIES"];
+    let wide = ["FAILSAFE-IN", "FAILSAFE-OUT", "PROBLEMS"];
+    let mut table = Table::new(headings(&narrow, &wide, is_wide));
+    for view in views {
+        let guarded = view.interfaces.iter().filter(|interface| interface.is_guarded).count();
+        let guarded = match view.interfaces.len() {
+            0 => "no interface",
+            all if guarded == all => "yes",
+            _ if guarded == 0 => "no",
+            _ => "not all",
+        };
+        let names: Vec<&str> = view.interfaces.iter().map(|interface| interface.name.as_str()).collect();
+        let interface = match (view.interface.as_deref(), names.as_slice()) {
+            (Some(asked), []) => asked.to_owned(),
+            (Some("*"), names) => format!("* ({})", names.join(",")),
+            (_, names) => names.join(","),
+        };
+        let of = |list: [String; 3]| {
+            let [list, direction, policies] = list;
+            // What is only forwarded has none; what is wrong is told once.
+            let is_open = |ports: &[String]| if list == "forward" { String::new() } else { ports.join(",") };
+            let failsafes = [is_open(&view.failsafe_inbound), is_open(&view.failsafe_outbound)];
+            let problems = if view.lists.is_empty() { String::new() } else { view.problems.join("; ") };
+            let [inbound, outbound] = failsafes;
+            let expected: Vec<String> = view.expected_ips.iter().map(ToString::to_string).collect();
+            let narrow =
+                [view.name.clone(), interface.clone(), guarded.into(), expected.join(","), list, direction, policies];
+            let wide = [inbound, outbound, problems];
+            cells(narrow, wide, is_wide).collect::<Vec<_>>()
+        };
+        if view.lists.is_empty() {
+            table.row(of(["none".into(), String::new(), view.problems.join("; ")]));
+        }
+        for list in &view.lists {
+            let policies = list.policies.iter().chain(&list.profiles).cloned().collect::<Vec<_>>().join(", ");
+            let policies = if policies.is_empty() { "none: all is denied".to_owned() } else { policies };
+            table.row(of([list.list.clone(), list.direction.clone(), policies]));
+        }
     }
     table
 }

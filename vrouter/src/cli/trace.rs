@@ -17,9 +17,13 @@ const ANY_SOURCE_PORT: u16 = 40_000;
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("transport").required(true).args(["tcp", "udp", "icmp", "proto"]))]
 pub struct TraceArguments {
-    /// Where the packet comes in
-    #[arg(long, value_name = "NAMESPACE/POD|INTERFACE")]
+    /// Where the packet comes in; `host` for what the host itself sends
+    #[arg(long, value_name = "NAMESPACE/POD|INTERFACE|host")]
     from: String,
+
+    /// The uplink by which the host sends it
+    #[arg(long, value_name = "INTERFACE")]
+    out: Option<String>,
 
     #[arg(long, value_name = "ADDRESS")]
     src: IpAddr,
@@ -104,6 +108,7 @@ pub(super) fn request(arguments: &TraceArguments) -> Result<TraceRequest, CliErr
     };
     Ok(TraceRequest {
         from: arguments.from.clone(),
+        out: arguments.out.clone(),
         source,
         destination,
         transport,

@@ -135,12 +135,21 @@ fn of_drop(drop: &RecentDropView, generation: u32) -> String {
 
 /// Who decided, and what almost did.
 pub(super) fn of_decision(decision: &DecisionView, indent: &str) -> String {
-    let verdict = if decision.verdict == "allow" { "allowed" } else { "denied" };
+    let verdict = match decision.verdict.as_str() {
+        "allow" => "allowed",
+        "pass" => "passed on",
+        _ => "denied",
+    };
     let tier = decision.tier.as_ref().map(|tier| format!(" in tier {}", harmless(tier))).unwrap_or_default();
-    let name = decision.name.as_deref().map(harmless).unwrap_or_else(|| "a rule that is not known".into());
+    let by = match &decision.name {
+        Some(name) => format!(" by {}", harmless(name)),
+        None if decision.verdict == "pass" => ", no rule decided".into(),
+        None => " by a rule that is not known".into(),
+    };
+    let list = if decision.list == "normal" { String::new() } else { format!("{} ", harmless(&decision.list)) };
     let endpoint = decision.endpoint.as_ref().map(|name| format!(" of {}", harmless(name))).unwrap_or_default();
     let direction = harmless(&decision.direction);
-    let mut text = format!("{indent}{direction}{endpoint}: {verdict} by {name}{tier}\n");
+    let mut text = format!("{indent}{list}{direction}{endpoint}: {verdict}{by}{tier}\n");
     if let Some(near) = &decision.nearest {
         text.push_str(&format!("{indent}almost: {}\n", harmless(&near.sentence)));
     }
@@ -187,6 +196,7 @@ mod tests {
             generation: 7,
             decision: Some(DecisionView {
                 endpoint: Some("WorkloadEndpoint shop/db".into()),
+                list: "normal".into(),
                 direction: "ingress".into(),
                 verdict: "deny".into(),
                 name: Some("Tier default: end of tier, ingress default deny".into()),

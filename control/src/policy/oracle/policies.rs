@@ -115,7 +115,7 @@ pub fn policies(resources: &Resources, direction: PolicyType) -> Vec<Policy<'_>>
     found
 }
 
-fn calico(rules: &[Rule]) -> Vec<WrittenRule> {
+pub fn calico(rules: &[Rule]) -> Vec<WrittenRule> {
     rules.iter().cloned().map(Box::new).map(WrittenRule::Calico).collect()
 }
 
