@@ -80,7 +80,7 @@ pub struct Control<D> {
     pub(crate) revision: Revision,
     pub(crate) in_sync: bool,
     /// Resources that are others than those the calculation has seen.
-    changed: BTreeSet<Key>,
+    changed: BTreeSet<Arc<Key>>,
     pub(crate) calculation: Calculation,
     policy: PolicyCompiler,
     acl: Acl,
@@ -205,7 +205,7 @@ impl<D: Datastore> Control<D> {
                 self.revision = objects.iter().map(|stored| stored.revision).max().unwrap_or(self.revision);
             }
         }
-        self.changed.extend(self.resources.follow(event));
+        self.changed.append(&mut self.resources.follow(event));
     }
 
     fn host_changed(&mut self, event: HostEvent) {

@@ -12,9 +12,9 @@ use config::resource::{
 
 use crate::datastore::{SyncEvent, Update};
 
-/// Resources by key, in key order; shared with the store, so that a copy costs little.
+/// Resources by key, in key order. Both are shared with the store, so that a copy costs little.
 #[derive(Debug, Default, Clone)]
-pub struct Resources(BTreeMap<Key, Arc<Resource>>);
+pub struct Resources(BTreeMap<Arc<Key>, Arc<Resource>>);
 
 macro_rules! of_kind {
     ($($name:ident: $kind:ident,)+) => {
@@ -61,20 +61,38 @@ impl Resources {
     /// All of one kind, in key order.
     pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&Key, &Resource)> {
         let first = Key { kind, namespace: None, name: String::new() };
-        self.0.range(first..).take_while(move |(key, _)| key.kind == kind).map(|(key, resource)| (key, &**resource))
+        let found = self.0.range::<Key, _>(first..).take_while(move |(key, _)| key.kind == kind);
+        found.map(|(key, resource)| (&**key, &**resource))
     }
 
-    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+    pub fn keys(&self) -> impl Iterator<Item = &Arc<Key>> {
         self.0.keys()
     }
 
     pub fn put(&mut self, resource: impl Into<Arc<Resource>>) {
         let resource = resource.into();
-        self.0.insert(resource.key(), resource);
+        self.0.insert(Arc::new(resource.key()), resource);
     }
 
     pub fn get(&self, key: &Key) -> Option<&Resource> {
         self.0.get(key).map(|resource| &**resource)
+    }
+
+    /// What is under these keys. Many are not looked up one by one: both are in order, so one walk finds them all.
+    pub fn along<'a>(
+        &'a self,
+        keys: &'a BTreeSet<Arc<Key>>,
+    ) -> impl Iterator<Item = (&'a Arc<Key>, Option<&'a Resource>)> {
+        let is_worth_a_walk = keys.len() > self.len() / 16;
+        let mut walk = self.0.iter().peekable();
+        keys.iter().map(move |key| {
+            if !is_worth_a_walk {
+                return (key, self.get(key));
+            }
+            while walk.next_if(|(own, _)| !Arc::ptr_eq(own, key) && *own < key).is_some() {}
+            let found = walk.next_if(|(own, _)| *own == key);
+            (key, found.map(|(_, resource)| &**resource))
+        })
     }
 
     pub fn remove(&mut self, key: &Key) {
@@ -90,20 +108,24 @@ impl Resources {
     }
 
     /// Follows the datastore. Returns what may be another resource now, or gone.
-    pub fn follow(&mut self, event: SyncEvent) -> BTreeSet<Key> {
+    pub fn follow(&mut self, event: SyncEvent) -> BTreeSet<Arc<Key>> {
         match event {
             SyncEvent::Snapshot(objects) => {
                 let old = std::mem::take(&mut self.0).into_keys();
-                self.0 = objects.into_iter().map(|stored| (stored.resource.key(), stored.resource)).collect();
+                self.0 = objects.into_iter().map(|stored| (stored.key, stored.resource)).collect();
                 old.chain(self.0.keys().cloned()).collect()
             }
             SyncEvent::Updates(updates) => {
-                let keys = updates.iter().map(|update| update.key.clone()).collect();
+                let mut keys = BTreeSet::new();
                 for Update { key, value, .. } in updates {
+                    let key = Arc::new(key);
                     match value {
-                        Some(resource) => self.put(resource),
+                        Some(resource) => {
+                            self.0.insert(key.clone(), resource);
+                        }
                         None => self.remove(&key),
                     }
+                    keys.insert(key);
                 }
                 keys
             }
@@ -117,5 +139,33 @@ impl FromIterator<Resource> for Resources {
         let mut result = Self::default();
         resources.into_iter().for_each(|resource| result.put(resource));
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use config::resource::Metadata;
+
+    use super::*;
+
+    #[test]
+    fn a_walk_finds_what_a_look_up_finds() {
+        let namespace = |number: u32| {
+            let metadata = Metadata::named(format!("namespace-{number:03}"));
+            Resource::Namespace(Namespace { metadata })
+        };
+        let resources: Resources = (0..100).filter(|number| number % 3 != 0).map(namespace).collect();
+        let check = |numbers: &[u32]| {
+            let keys: BTreeSet<Arc<Key>> = numbers.iter().map(|number| Arc::new(namespace(*number).key())).collect();
+            let found: Vec<_> = resources.along(&keys).collect();
+            let expected: Vec<_> = keys.iter().map(|key| (key, resources.get(key))).collect();
+            assert_eq!(found, expected);
+        };
+        check(&[]);
+        check(&[4]);
+        check(&[3, 4, 98, 99, 100]);
+        check(&(0..120).collect::<Vec<_>>());
+        check(&(50..60).collect::<Vec<_>>());
+        assert!(resources.keys().all(|key| resources.get(key).is_some()));
     }
 }

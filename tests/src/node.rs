@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use config::net::{Cidr, MacAddress};
 use config::resource::Key;
@@ -38,7 +39,7 @@ pub struct Node {
     calculation: Calculation,
     policy: PolicyCompiler,
     /// What the calculation has seen.
-    seen: BTreeSet<Key>,
+    seen: BTreeSet<Arc<Key>>,
 }
 
 impl Default for Node {
@@ -68,7 +69,7 @@ impl Node {
     }
 
     pub fn tables(&mut self, plan: &Plan, generation: u32) -> Tables {
-        let keys: BTreeSet<Key> = self.resources.keys().cloned().collect();
+        let keys: BTreeSet<Arc<Key>> = self.resources.keys().cloned().collect();
         let seen = std::mem::replace(&mut self.seen, keys.clone());
         self.calculation.update(&self.resources, &keys.union(&seen).cloned().collect());
         let changes = self.calculation.take_changes();

@@ -61,7 +61,7 @@ pub fn service_account_profile(account: &ServiceAccount) -> Profile {
 
 fn inherited(prefix: &str, metadata: &Metadata) -> BTreeMap<String, String> {
     let mut labels: BTreeMap<String, String> =
-        metadata.labels.iter().map(|(label, value)| (format!("{prefix}{label}"), value.clone())).collect();
+        metadata.labels.iter().map(|(label, value)| (format!("{prefix}{label}"), value.to_owned())).collect();
     // Last, so that no label claims another name.
     labels.insert(format!("{prefix}{NAME_LABEL}"), metadata.name.clone());
     labels

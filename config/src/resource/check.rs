@@ -166,8 +166,13 @@ impl Check {
     }
 
     /// Kubernetes labels: qualified keys, values of the same alphabet.
-    pub(crate) fn labels(&mut self, field: &str, labels: &BTreeMap<String, String>) {
+    pub(crate) fn labels<'a, T: AsRef<str> + ?Sized + 'a>(
+        &mut self,
+        field: &str,
+        labels: impl IntoIterator<Item = (&'a T, &'a T)>,
+    ) {
         for (key, value) in labels {
+            let (key, value) = (key.as_ref(), value.as_ref());
             let entry = entry(field, key);
             self.label_key(&entry, key);
             self.field(&entry, |check| check.label_value(value));

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::check::{self, Check};
 use super::form::is_default;
 use super::kind::Kind;
+use super::labels::Labels;
 
 pub const DEFAULT_NAMESPACE: &str = "default";
 
@@ -26,7 +27,7 @@ pub struct Metadata {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     #[serde(skip_serializing_if = "is_default")]
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     #[serde(skip_serializing_if = "is_default")]
     pub annotations: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,7 +81,7 @@ impl Metadata {
                 None if kind.is_namespaced() => check.refuse_field("namespace", "nothing", "a namespace"),
                 None => {}
             }
-            check.labels("labels", &self.labels);
+            check.labels("labels", self.labels.iter());
             check.annotations("annotations", &self.annotations);
         });
     }

@@ -29,6 +29,7 @@ mod ipam;
 mod kind;
 mod kube_controllers;
 mod kubernetes;
+mod labels;
 mod metadata;
 mod network_policy;
 mod network_set;
@@ -44,6 +45,7 @@ mod status;
 mod tier;
 mod word;
 mod workload_endpoint;
+mod written;
 
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -83,6 +85,7 @@ pub use kube_controllers::{
     LoadBalancerControllerConfig, MigrationControllerConfig, NodeControllerConfig, ReconcilingControllerConfig,
 };
 pub use kubernetes::*;
+pub use labels::{Labels, Texts};
 pub use metadata::{DEFAULT_NAMESPACE, INHERITED_FROM_ACCOUNT, INHERITED_FROM_NAMESPACE, Metadata, NAMESPACE_LABEL};
 pub use network_policy::{DEFAULT_TIER, NetworkPolicy, NetworkPolicySpec, PerformanceHint, TIER_LABEL};
 pub use network_set::{GlobalNetworkSet, NetworkSet, NetworkSetSpec};

@@ -58,7 +58,7 @@ pub struct WorkloadEndpointSpec {
     #[serde(skip_serializing_if = "is_default")]
     pub allow_spoofed_source_prefixes: Vec<Cidr>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub qos_controls: Option<QosControls>,
+    pub qos_controls: Option<Box<QosControls>>,
 }
 
 /// A floating address: what the world calls one of the workload's own addresses.

@@ -17,6 +17,7 @@ mod parser;
 mod restrictions;
 
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -30,9 +31,13 @@ pub use restrictions::{LabelRestriction, Restrictions};
 /// What the identity of a selector begins with, before and inside the hash.
 const IDENTITY_PREFIX: &str = "s:";
 
-/// A parsed selector and the text it came from. The default selects everything and was written as nothing.
+/// A parsed selector and the text it came from. The default selects everything and was written as nothing. Copies share
+/// both: rules are copied on their way from the store to the tables, and have up to eight of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Selector {
+pub struct Selector(Arc<Parsed>);
+
+#[derive(Debug, PartialEq, Eq, Default)]
+struct Parsed {
     text: String,
     expression: Expression,
 }
@@ -50,7 +55,7 @@ impl Selector {
     /// Reads a selector; empty or blank text is `all()`.
     pub fn parse(text: &str) -> Result<Selector, SelectorError> {
         let expression = parser::parse(text)?;
-        Ok(Selector { text: text.to_string(), expression })
+        Ok(Selector(Arc::new(Parsed { text: text.to_string(), expression })))
     }
 
     /// Written `all()`.
@@ -59,7 +64,7 @@ impl Selector {
     }
 
     pub fn matches(&self, labels: &impl Labels) -> bool {
-        self.expression.matches(labels)
+        self.0.expression.matches(labels)
     }
 
     /// The name of the set that it selects, the same for all spellings of one selection: Calico's, letter by letter.
@@ -70,54 +75,54 @@ impl Selector {
 
     /// As it was written.
     pub fn text(&self) -> &str {
-        &self.text
+        &self.0.text
     }
 
     /// Written as nothing: what an absent field and `""` both mean.
     pub fn is_blank(&self) -> bool {
-        self.text.trim_matches([' ', '\t']).is_empty()
+        self.0.text.trim_matches([' ', '\t']).is_empty()
     }
 
     /// Exactly `global()`, however it is spaced.
     pub fn is_global(&self) -> bool {
-        self.expression == Expression::Global
+        self.0.expression == Expression::Global
     }
 
     /// Uses `global()` anywhere.
     pub fn mentions_global(&self) -> bool {
-        self.expression.any(&|part| *part == Expression::Global)
+        self.0.expression.any(&|part| *part == Expression::Global)
     }
 
     /// Selects everything by having no condition: `all()` or blank.
     pub fn is_all(&self) -> bool {
-        self.expression == Expression::All
+        self.0.expression == Expression::All
     }
 
     /// Both must match. Each side stays a group of its own.
     pub fn and(&self, other: &Selector) -> Selector {
-        Selector::of(Expression::And(vec![self.expression.clone(), other.expression.clone()]))
+        Selector::of(Expression::And(vec![self.0.expression.clone(), other.0.expression.clone()]))
     }
 
     /// This must match, and the other must not. Each side stays a group of its own.
     pub fn and_not(&self, other: &Selector) -> Selector {
-        let unwanted = Expression::Not(Box::new(other.expression.clone()));
-        Selector::of(Expression::And(vec![self.expression.clone(), unwanted]))
+        let unwanted = Expression::Not(Box::new(other.0.expression.clone()));
+        Selector::of(Expression::And(vec![self.0.expression.clone(), unwanted]))
     }
 
     /// The same selection with every label name prefixed.
     pub fn prefix_labels(&self, prefix: &str) -> Selector {
-        Selector::of(self.expression.prefix_labels(prefix))
+        Selector::of(self.0.expression.prefix_labels(prefix))
     }
 
     fn of(expression: Expression) -> Selector {
-        Selector { text: expression.to_string(), expression }
+        Selector(Arc::new(Parsed { text: expression.to_string(), expression }))
     }
 }
 
 /// The canonical text.
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.expression.fmt(f)
+        self.0.expression.fmt(f)
     }
 }
 
@@ -236,7 +241,7 @@ impl fmt::Display for Quoted<'_> {
 
 impl Serialize for Selector {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.text)
+        serializer.serialize_str(&self.0.text)
     }
 }
 

@@ -22,7 +22,7 @@ pub struct LabelRestriction<'a> {
 impl Selector {
     /// What the labels of everything that matches have in common. Labels that do not matter are not in it.
     pub fn restrictions(&self) -> Restrictions<'_> {
-        of(&self.expression)
+        of(&self.0.expression)
     }
 }
 

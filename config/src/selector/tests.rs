@@ -221,7 +221,7 @@ fn conformance_of_tokens_and_sets() {
                 let values: Vec<String> = serde_json::from_value(case["input"].clone()).unwrap();
                 let written = values.iter().map(|value| Quoted(value).to_string()).collect::<Vec<_>>().join(",");
                 let selector = Selector::parse(&format!("a in {{{written}}}")).unwrap();
-                let Expression::In { values, .. } = selector.expression else { panic!("{line}") };
+                let Expression::In { values, .. } = &selector.0.expression else { panic!("{line}") };
                 serde_json::json!(values)
             }
             _ => continue,

@@ -5,7 +5,7 @@
 //! get, list, watch ─────────────────────────────────↑
 //! ```
 //!
-//! The tables, in `embedded/file.rs`: `objects`, `history` (the latest changes, for watches), `transactions` (who changed
+//! The tables, in `embedded/file.rs` (`load.rs` reads them whole): `objects`, `history` (the latest changes, for watches), `transactions` (who changed
 //! what, for undoing) and `meta`. All of it is also in memory, in `Mirror`, which is read at
 //! opening and changed only after the disk has the commit. So reads never fail and never wait, and
 //! a record is checked once, at opening, before anything acts on it.
@@ -21,6 +21,7 @@
 //! daemon was down.
 
 mod file;
+mod load;
 #[cfg(test)]
 mod tests;
 
@@ -78,7 +79,7 @@ struct Mirror {
     revision: Revision,
     /// Changes up to and including this revision are gone from `history`.
     compacted: Revision,
-    objects: BTreeMap<Key, Stored>,
+    objects: BTreeMap<Arc<Key>, Stored>,
     history: VecDeque<Change>,
     history_bytes: usize,
     /// Oldest first.
@@ -281,7 +282,7 @@ struct Batch {
     revision: Revision,
     compacted: Revision,
     object_count: u64,
-    puts: Vec<(Stored, Key, Vec<u8>)>,
+    puts: Vec<(Stored, Vec<u8>)>,
     deletes: Vec<Key>,
     /// New changes, and their bytes.
     history: Vec<(Change, Vec<u8>)>,
@@ -374,8 +375,8 @@ impl Mirror {
                     if bytes.len() > MAX_OBJECT_BYTES {
                         return Err(StoreError::TooLarge { key, bytes: bytes.len(), limit: MAX_OBJECT_BYTES });
                     }
-                    let stored = Stored { resource: resource.clone(), revision };
-                    batch.puts.push((stored, key.clone(), bytes));
+                    let stored = Stored { key: Arc::new(key.clone()), resource: resource.clone(), revision };
+                    batch.puts.push((stored, bytes));
                     Some(resource)
                 }
             };
@@ -470,8 +471,8 @@ impl Mirror {
         for key in batch.deletes {
             self.objects.remove(&key);
         }
-        for (stored, key, _) in batch.puts {
-            self.objects.insert(key, stored);
+        for (stored, _) in batch.puts {
+            self.objects.insert(stored.key.clone(), stored);
         }
     }
 

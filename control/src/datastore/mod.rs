@@ -60,6 +60,7 @@ impl fmt::Display for Revision {
 /// An object as the store has it. `resource` carries `revision` as its resourceVersion, and is shared with whoever follows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stored {
+    pub key: Arc<Key>,
     pub resource: Arc<Resource>,
     pub revision: Revision,
 }

@@ -11,9 +11,12 @@
 //!
 //! Left out: compression, encryption.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use config::resource::{Key, Kind, Resource};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::{Revision, Stored, Update};
@@ -42,7 +45,7 @@ pub fn encode_object(key: &Key, revision: Revision, resource: &Resource) -> Vec<
 }
 
 /// The object, or what is wrong with it.
-pub fn decode_object((kind, namespace, name): (&str, &str, &str), bytes: &[u8]) -> Result<(Key, Stored), String> {
+pub fn decode_object((kind, namespace, name): (&str, &str, &str), bytes: &[u8]) -> Result<Stored, String> {
     let object = || format!("object {kind}({namespace}/{name})");
     let (sum, rest) = split_u64(bytes).ok_or_else(|| format!("{} is cut off", object()))?;
     let (revision, json) = split_u64(rest).ok_or_else(|| format!("{} is cut off", object()))?;
@@ -50,14 +53,13 @@ pub fn decode_object((kind, namespace, name): (&str, &str, &str), bytes: &[u8]) 
     if sum != expected {
         return Err(format!("{} does not match its checksum", object()));
     }
-    let json = serde_json::from_slice(json).map_err(|error| format!("{}: {error}", object()))?;
-    let resource = parse(&json).map_err(|reason| format!("{}: {reason}", object()))?;
+    let resource = parse(json).map_err(|reason| format!("{}: {reason}", object()))?;
     let key = resource.key();
     if table_key(&key) != (kind, namespace, name) {
         return Err(format!("{} is stored under another's key", object()));
     }
     let revision = Revision(revision);
-    Ok((key, Stored { resource: Arc::new(resource), revision }))
+    Ok(Stored { key: Arc::new(key), resource: Arc::new(resource), revision })
 }
 
 pub fn encode_update(update: &Update, index: u32) -> Vec<u8> {
@@ -79,24 +81,38 @@ pub fn decode_update((revision, index): (u64, u32), bytes: &[u8]) -> Result<Upda
     if sum != update_checksum(revision, index, json) {
         return Err(format!("{} does not match its checksum", change()));
     }
-    let fields: Value = serde_json::from_slice(json).map_err(|error| format!("{}: {error}", change()))?;
-    let value = match &fields["value"] {
-        Value::Null => None,
-        value => Some(parse(value).map_err(|reason| format!("{}: {reason}", change()))?),
-    };
-    let text = |field: &str| fields[field].as_str().unwrap_or_default().to_string();
-    let kind = text("kind");
-    let kind = Kind::from_name(&kind).ok_or_else(|| format!("{} is of unknown kind {kind:?}", change()))?;
-    let namespace = Some(text("namespace")).filter(|namespace| !namespace.is_empty());
-    let key = Key { kind, namespace, name: text("name") };
+    let fields: Fields<'_> = serde_json::from_slice(json).map_err(|error| format!("{}: {error}", change()))?;
+    let value = fields.value.map(|value| parse(value.get().as_bytes()));
+    let value = value.transpose().map_err(|reason| format!("{}: {reason}", change()))?;
+    let kind = Kind::from_name(&fields.kind);
+    let kind = kind.ok_or_else(|| format!("{} is of unknown kind {:?}", change(), fields.kind))?;
+    let namespace = Some(fields.namespace.into_owned()).filter(|namespace| !namespace.is_empty());
+    let key = Key { kind, namespace, name: fields.name.into_owned() };
     if value.as_ref().is_some_and(|resource| resource.key() != key) {
         return Err(format!("{} holds another object than {key}", change()));
     }
     Ok(Update { revision: Revision(revision), key, value: value.map(Arc::new) })
 }
 
-fn parse(json: &Value) -> Result<Resource, String> {
-    Resource::from_json(json).map_err(|errors| {
+/// The fields of a change.
+#[derive(Deserialize)]
+struct Fields<'a> {
+    #[serde(borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    namespace: Cow<'a, str>,
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow)]
+    value: Option<&'a RawValue>,
+}
+
+fn parse(text: &[u8]) -> Result<Resource, String> {
+    if let Some(resource) = Resource::from_written(text) {
+        return Ok(resource);
+    }
+    let json: Value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    Resource::from_json(&json).map_err(|errors| {
         let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
         errors.join("; ")
     })

@@ -17,6 +17,7 @@
 //! Left out: holding back a list that lost most objects.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use config::resource::Key;
 
@@ -107,13 +108,13 @@ impl<D: Datastore> Syncer<D> {
 #[derive(Default)]
 struct Known {
     revision: Revision,
-    objects: BTreeMap<Key, Revision>,
+    objects: BTreeMap<Arc<Key>, Revision>,
 }
 
 impl Known {
     fn replace(&mut self, objects: &[Stored], revision: Revision) {
         self.revision = revision;
-        self.objects = objects.iter().map(|stored| (stored.resource.key(), stored.revision)).collect();
+        self.objects = objects.iter().map(|stored| (stored.key.clone(), stored.revision)).collect();
     }
 
     fn follow(&mut self, updates: &[Update]) {
@@ -121,7 +122,7 @@ impl Known {
             assert!(update.revision >= self.revision, "watch went backwards");
             self.revision = update.revision;
             match update.value {
-                Some(_) => self.objects.insert(update.key.clone(), update.revision),
+                Some(_) => self.objects.insert(Arc::new(update.key.clone()), update.revision),
                 None => self.objects.remove(&update.key),
             };
         }
@@ -135,13 +136,12 @@ impl Known {
         let mut gone = std::mem::take(&mut self.objects);
         self.replace(&objects, revision);
         let mut changed = Vec::new();
-        for Stored { resource, revision } in objects {
-            let key = resource.key();
+        for Stored { key, resource, revision } in objects {
             if gone.remove(&key) != Some(revision) {
-                changed.push(Update { revision, key, value: Some(resource) });
+                changed.push(Update { revision, key: Key::clone(&key), value: Some(resource) });
             }
         }
-        let deleted = gone.into_keys().map(|key| Update { revision, key, value: None });
+        let deleted = gone.into_keys().map(|key| Update { revision, key: Key::clone(&key), value: None });
         Ok(deleted.chain(changed).collect())
     }
 }

@@ -21,6 +21,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use config::resource::{Key, Resource};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::record;
 use super::write::{Outcome, WriteResult, rfc3339};
@@ -86,9 +87,31 @@ pub struct Change {
     pub name: String,
     pub outcome: ChangeOutcome,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub before: Option<Value>,
+    pub before: Option<Form>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub after: Option<Value>,
+    pub after: Option<Form>,
+}
+
+/// An object as it was written then. Text: a hundred transactions are kept, and few are ever looked at.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Form(Box<RawValue>);
+
+impl Form {
+    fn of(resource: &Resource) -> Option<Form> {
+        // Our own structs have string keys and plain values only.
+        to_raw_value(resource).ok().map(Form)
+    }
+
+    pub fn read(&self) -> Result<Value, serde_json::Error> {
+        serde_json::from_str(self.0.get())
+    }
+}
+
+impl PartialEq for Form {
+    fn eq(&self, other: &Form) -> bool {
+        self.0.get() == other.0.get()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,8 +186,8 @@ impl Transaction {
                 Outcome::Deleted => ChangeOutcome::Deleted,
             };
             let Key { kind, namespace, name } = result.key.clone();
-            let before = before(&result.key).map(|stored| stored.resource.to_json());
-            let after = (outcome != ChangeOutcome::Deleted).then(|| Resource::to_json(&result.resource));
+            let before = before(&result.key).and_then(|stored| Form::of(&stored.resource));
+            let after = (outcome != ChangeOutcome::Deleted).then(|| Form::of(&result.resource)).flatten();
             Some(Change { kind: kind.to_string(), namespace, name, outcome, before, after })
         };
         Transaction {

@@ -71,8 +71,8 @@ async fn a_transaction_is_remembered_over_a_restart() {
     let last = &after[1];
     assert_eq!((last.revision, last.author.name.as_str(), last.verb.as_str()), (2, "ana", "apply"));
     let [a, b] = &last.changes[..] else { panic!("{last:?}") };
-    assert_eq!(a.before.as_ref().unwrap()["spec"]["labelsToApply"]["content"], "1");
-    assert_eq!(a.after.as_ref().unwrap()["spec"]["labelsToApply"]["content"], "2");
+    assert_eq!(a.before.as_ref().unwrap().read().unwrap()["spec"]["labelsToApply"]["content"], "1");
+    assert_eq!(a.after.as_ref().unwrap().read().unwrap()["spec"]["labelsToApply"]["content"], "2");
     assert_eq!((b.before.is_none(), b.object().as_str()), (true, "Profile b"));
 }
 

@@ -8,9 +8,8 @@
 use std::time::SystemTime;
 
 use config::resource::{Key, Kind, Resource};
-use serde_json::Value;
 
-use super::transaction::{Author, Change, Note, Transaction};
+use super::transaction::{Author, Change, Form, Note, Transaction};
 use super::{Committed, Datastore, Revision, StoreError, Write};
 
 /// What to take back, and how.
@@ -98,7 +97,7 @@ async fn step<D: Datastore>(
         Err(StoreError::NotFound(_)) => None,
         Err(error) => return Err(error),
     };
-    let before = change.before.as_ref().map(|json| resource(transaction, change, json)).transpose()?;
+    let before = change.before.as_ref().map(|form| resource(transaction, change, form)).transpose()?;
     if !force {
         match (&current, &change.after) {
             (Some(stored), Some(_)) if stored.revision.0 == transaction.revision => {}
@@ -134,12 +133,15 @@ fn key(transaction: &Transaction, change: &Change) -> Result<Key, StoreError> {
 }
 
 /// The object as it was, without the marks of the state it was in.
-fn resource(transaction: &Transaction, change: &Change, json: &Value) -> Result<Resource, StoreError> {
-    let mut resource = Resource::from_json(json).map_err(|errors| StoreError::UndoNotRead {
+fn resource(transaction: &Transaction, change: &Change, form: &Form) -> Result<Resource, StoreError> {
+    let not_read = |reason: String| StoreError::UndoNotRead {
         revision: Revision(transaction.revision),
         object: change.object(),
-        reason: errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
-    })?;
+        reason,
+    };
+    let json = form.read().map_err(|error| not_read(error.to_string()))?;
+    let mut resource = Resource::from_json(&json)
+        .map_err(|errors| not_read(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
     let metadata = resource.metadata_mut();
     metadata.resource_version = None;
     metadata.uid = None;

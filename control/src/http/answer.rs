@@ -165,6 +165,11 @@ pub fn pending_view(pending: &Pending, now: SystemTime) -> PendingView {
     }
 }
 
+/// Forms were read as JSON when the store was opened; one nested so deeply that a tree of it is refused is not ours.
+fn shown(form: &transaction::Form) -> Option<Value> {
+    form.read().ok()
+}
+
 fn transaction_view(transaction: &Transaction, with_objects: bool) -> TransactionView {
     let change = |change: &transaction::Change| ChangeView {
         kind: change.kind.clone(),
@@ -175,8 +180,8 @@ fn transaction_view(transaction: &Transaction, with_objects: bool) -> Transactio
             ChangeOutcome::Updated => WriteOutcome::Updated,
             ChangeOutcome::Deleted => WriteOutcome::Deleted,
         },
-        before: change.before.clone().filter(|_| with_objects),
-        after: change.after.clone().filter(|_| with_objects),
+        before: change.before.as_ref().filter(|_| with_objects).and_then(shown),
+        after: change.after.as_ref().filter(|_| with_objects).and_then(shown),
     };
     TransactionView {
         revision: transaction.revision,

@@ -2,8 +2,8 @@
 
 use config::convert;
 use config::resource::{
-    GlobalNetworkPolicy, INHERITED_FROM_ACCOUNT, INHERITED_FROM_NAMESPACE, Key, NetworkPolicy, PolicyType, Resource,
-    Rule,
+    GlobalNetworkPolicy, INHERITED_FROM_ACCOUNT, INHERITED_FROM_NAMESPACE, Key, Kind, NetworkPolicy, PolicyType,
+    Resource, Rule,
 };
 use config::selector::Selector;
 
@@ -36,6 +36,14 @@ pub enum Stage {
     /// Before destinations are translated.
     PreDnat,
     Normal,
+}
+
+/// Kinds that `Policy::of` makes a policy of.
+pub fn is_policy(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::NetworkPolicy | Kind::GlobalNetworkPolicy | Kind::KubernetesNetworkPolicy | Kind::ClusterNetworkPolicy
+    )
 }
 
 impl Policy {

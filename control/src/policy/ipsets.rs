@@ -8,6 +8,7 @@
 //!
 //! Invariant: members and counts are a function of the items and of the sets in use, never of the way there.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
@@ -96,6 +97,22 @@ pub struct Membership<'a> {
 }
 
 impl Membership<'_> {
+    /// Many of one set: it is looked up once.
+    fn add_all(&mut self, set: &SetName, members: impl IntoIterator<Item = Member>) {
+        let counts = self.members.entry(set.clone()).or_default();
+        let changes = self.changes.entry(set.clone()).or_default();
+        for member in members {
+            let count = counts.entry(member.clone()).or_insert(0);
+            *count += 1;
+            if *count == 1 {
+                toggle(changes, member, true);
+            }
+        }
+        if changes.is_empty() {
+            self.changes.remove(set);
+        }
+    }
+
     fn add(&mut self, set: &SetName, member: Member) {
         let count = self.members.entry(set.clone()).or_default().entry(member.clone()).or_insert(0);
         *count += 1;
@@ -114,16 +131,23 @@ impl Membership<'_> {
         }
     }
 
-    /// What came and went again, or the other way round, is no change.
     fn toggle(&mut self, set: &SetName, member: Member, is_added: bool) {
         let changes = self.changes.entry(set.clone()).or_default();
-        if changes.get(&member) == Some(&!is_added) {
-            changes.remove(&member);
-        } else {
-            changes.insert(member, is_added);
-        }
+        toggle(changes, member, is_added);
         if changes.is_empty() {
             self.changes.remove(set);
+        }
+    }
+}
+
+/// What came and went again, or the other way round, is no change.
+fn toggle(changes: &mut BTreeMap<Member, bool>, member: Member, is_added: bool) {
+    match changes.entry(member) {
+        Entry::Occupied(entry) if *entry.get() != is_added => {
+            entry.remove();
+        }
+        entry => {
+            entry.insert_entry(is_added);
         }
     }
 }
@@ -147,15 +171,16 @@ impl Sets {
         match (&source, source.selector()) {
             (_, Some(selector)) => {
                 self.index.insert(id, &need);
-                for item_id in items.selected(selector, &need) {
-                    let Some(item) = items.get(item_id) else { continue };
-                    self.of_item.entry(item_id).or_default().insert(id);
-                    source.members_of(item).into_iter().for_each(|member| membership.add(&name, member));
+                let selected = items.selected(selector, &need);
+                for item_id in &selected {
+                    self.of_item.entry(*item_id).or_default().insert(id);
                 }
+                let selected = selected.iter().filter_map(|id| items.get(*id));
+                membership.add_all(&name, selected.flat_map(|item| source.members_of(item)));
             }
             (SetSource::Service { namespace, name: service, with_ports }, _) => {
                 let members = self.slices.members(namespace, service, *with_ports);
-                members.into_iter().for_each(|member| membership.add(&name, member));
+                membership.add_all(&name, members);
             }
             _ => {}
         }
@@ -293,7 +318,7 @@ impl Slices {
         if let Some((slice, service)) = slice.and_then(|slice| Some((slice, slice.metadata.labels.get(SERVICE_NAME)?)))
         {
             let namespace = key.namespace.clone().unwrap_or_default();
-            let service = (namespace, service.clone());
+            let service = (namespace, service.to_owned());
             let members = members_of(slice);
             self.by_service.entry(service.clone()).or_default().insert(key.clone(), members);
             self.service_of.insert(key.clone(), service.clone());

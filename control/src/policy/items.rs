@@ -84,12 +84,12 @@ pub struct Items {
     by_net: BTreeSet<(Cidr, ItemId)>,
     lengths: BTreeMap<(bool, u8), usize>,
     by_label: HashMap<Arc<str>, HashMap<Arc<str>, BTreeSet<ItemId>>>,
-    by_profile: HashMap<String, BTreeSet<Key>>,
+    by_profile: HashMap<String, BTreeSet<Arc<Key>>>,
 }
 
 impl Items {
     /// Puts an item in place of the one of that key; returns the number and what was there before.
-    pub fn replace(&mut self, key: &Key, item: Option<Item>) -> Option<(ItemId, Option<Item>)> {
+    pub fn replace(&mut self, key: &Arc<Key>, item: Option<Item>) -> Option<(ItemId, Option<Item>)> {
         let known = self.by_key.get(key).copied();
         let old = known.and_then(|id| self.take(id, key));
         let Some(item) = item else {
@@ -100,10 +100,7 @@ impl Items {
         };
         let id = known.unwrap_or_else(|| self.next_id(key));
         // Names and values are written over and over: one copy of each is kept, by the index.
-        let item = Item { labels: item.labels.shared(|name, value| self.share(name, value)), ..item };
-        for (name, value) in item.labels.iter() {
-            self.by_label.entry(name.clone()).or_default().entry(value.clone()).or_default().insert(id);
-        }
+        let item = Item { labels: item.labels.shared(|name, value| self.index(name, value, id)), ..item };
         for profile in &item.profiles {
             self.by_profile.entry(profile.clone()).or_default().insert(key.clone());
         }
@@ -116,8 +113,7 @@ impl Items {
         Some((id, old))
     }
 
-    fn next_id(&mut self, key: &Key) -> ItemId {
-        let key = Arc::new(key.clone());
+    fn next_id(&mut self, key: &Arc<Key>) -> ItemId {
         let id = match self.free.pop() {
             Some(id) => {
                 self.keys[id.0 as usize] = key.clone();
@@ -129,7 +125,7 @@ impl Items {
                 ItemId(self.items.len() as u32 - 1)
             }
         };
-        self.by_key.insert(key, id);
+        self.by_key.insert(key.clone(), id);
         id
     }
 
@@ -169,12 +165,14 @@ impl Items {
         Some(item)
     }
 
-    fn share(&self, name: &Arc<str>, value: &Arc<str>) -> (Arc<str>, Arc<str>) {
-        let Some((known_name, values)) = self.by_label.get_key_value(name) else {
-            return (name.clone(), value.clone());
-        };
-        let known_value = values.get_key_value(value).map_or(value, |(known, _)| known);
-        (known_name.clone(), known_value.clone())
+    /// Files an item under a label; returns the label in the index's own texts.
+    fn index(&mut self, name: &Arc<str>, value: &Arc<str>, id: ItemId) -> (Arc<str>, Arc<str>) {
+        let name = self.by_label.entry(name.clone());
+        let known_name = name.key().clone();
+        let value = name.or_default().entry(value.clone());
+        let known_value = value.key().clone();
+        value.or_default().insert(id);
+        (known_name, known_value)
     }
 
     pub fn get(&self, id: ItemId) -> Option<&Item> {
@@ -194,7 +192,7 @@ impl Items {
     }
 
     /// Who lists a profile.
-    pub fn listing(&self, profile: &str) -> impl Iterator<Item = &Key> {
+    pub fn listing(&self, profile: &str) -> impl Iterator<Item = &Arc<Key>> {
         self.by_profile.get(profile).into_iter().flatten()
     }
 

@@ -26,8 +26,8 @@ impl Labels {
         Some(&self.0[position].1)
     }
 
-    /// The same labels, with every text that `share` knows already replaced by the one it has.
-    pub fn shared(&self, share: impl Fn(&Arc<str>, &Arc<str>) -> (Arc<str>, Arc<str>)) -> Labels {
+    /// The same labels, in the texts that `share` has for them.
+    pub fn shared(&self, mut share: impl FnMut(&Arc<str>, &Arc<str>) -> (Arc<str>, Arc<str>)) -> Labels {
         Labels(self.0.iter().map(|(name, value)| share(name, value)).collect())
     }
 }
@@ -79,7 +79,7 @@ pub fn of_network_set(metadata: &Metadata, profiles: &ProfileLabels) -> Labels {
 }
 
 fn pairs(metadata: &Metadata) -> impl Iterator<Item = (&str, &str)> {
-    metadata.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    metadata.labels.iter()
 }
 
 /// The first profile that has a label gives its value.

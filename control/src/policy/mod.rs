@@ -188,15 +188,23 @@ impl Calculation {
     }
 
     /// Works out again what depends on the resources of these keys. They may have come, gone or changed, or be as they were.
-    pub fn update(&mut self, resources: &Resources, changed: &BTreeSet<Key>) {
+    pub fn update(&mut self, resources: &Resources, changed: &BTreeSet<Arc<Key>>) {
         let mut stale_blocks = BTreeSet::new();
         let mut stale_programs = BTreeSet::new();
-        let mut changed_items: BTreeSet<Key> = changed.iter().filter(|key| is_item(key.kind)).cloned().collect();
-        for name in changed.iter().filter_map(profile_name).collect::<BTreeSet<String>>() {
+        let mut changed_items: BTreeSet<Arc<Key>> = changed.iter().filter(|key| is_item(key.kind)).cloned().collect();
+        for name in changed.iter().filter_map(|key| profile_name(key)).collect::<BTreeSet<String>>() {
             self.profile_changed(&name, resources, &mut changed_items, &mut stale_blocks, &mut stale_programs);
         }
-        for key in &changed_items {
-            self.item_changed(key, resources);
+        let mut are_locals_stale = false;
+        for (key, resource) in resources.along(&changed_items) {
+            self.item_changed(key, resource);
+            let (was, is) = (self.own.contains(&**key), local::is_of_node(resource, &self.node));
+            are_locals_stale |= was || is;
+            if is {
+                self.own.insert(Key::clone(key))
+            } else {
+                self.own.remove(&**key)
+            };
         }
         for key in changed.iter().filter(|key| key.kind == Kind::EndpointSlice) {
             let slice = match resources.get(key) {
@@ -206,26 +214,16 @@ impl Calculation {
             let mut membership = Membership { members: &mut self.state.sets, changes: &mut self.changes.sets };
             self.sets.slice_changed(key, slice, &mut membership);
         }
-        let mut are_locals_stale = false;
         if changed.iter().any(|key| key.kind == Kind::FelixConfiguration) {
             let felix = self.felix.with(resources, &self.node);
             are_locals_stale |= felix.allows_spoofing != self.state.felix.allows_spoofing;
             self.changes.other |= felix != self.state.felix;
             self.state.felix = felix;
         }
-        for key in &changed_items {
-            let (was, is) = (self.own.contains(key), local::is_of_node(resources.get(key), &self.node));
-            are_locals_stale |= was || is;
-            if is {
-                self.own.insert(key.clone())
-            } else {
-                self.own.remove(key)
-            };
-        }
         if are_locals_stale {
             self.locals_changed(resources, &changed_items, &mut stale_programs);
         }
-        for key in changed {
+        for key in changed.iter().filter(|key| active::is_policy(key.kind)) {
             self.policy_changed(key, resources.get(key), &mut stale_blocks, &mut stale_programs);
         }
         if changed.iter().any(|key| key.kind == Kind::Tier) {
@@ -252,7 +250,7 @@ impl Calculation {
         &mut self,
         name: &str,
         resources: &Resources,
-        changed_items: &mut BTreeSet<Key>,
+        changed_items: &mut BTreeSet<Arc<Key>>,
         stale_blocks: &mut BTreeSet<BlockName>,
         stale_programs: &mut BTreeSet<Key>,
     ) {
@@ -270,8 +268,8 @@ impl Calculation {
         }
         if old.is_some() != profile.is_some() {
             // Whoever lists it has another block in its place.
-            let listing = self.items.listing(name).filter(|key| self.local.contains_key(key));
-            stale_programs.extend(listing.cloned());
+            let listing = self.items.listing(name).filter(|key| self.local.contains_key(&***key));
+            stale_programs.extend(listing.map(|key| Key::clone(key)));
         }
         match profile {
             Some(profile) => self.profiles.insert(name.to_owned(), profile),
@@ -282,8 +280,8 @@ impl Calculation {
         }
     }
 
-    fn item_changed(&mut self, key: &Key, resources: &Resources) {
-        let item = resources.get(key).and_then(|resource| Item::of(resource, &self.profile_labels));
+    fn item_changed(&mut self, key: &Arc<Key>, resource: Option<&Resource>) {
+        let item = resource.and_then(|resource| Item::of(resource, &self.profile_labels));
         if item.is_some() && self.items.by_key(key) == item.as_ref() {
             return;
         }
@@ -296,7 +294,7 @@ impl Calculation {
     fn locals_changed(
         &mut self,
         resources: &Resources,
-        changed_items: &BTreeSet<Key>,
+        changed_items: &BTreeSet<Arc<Key>>,
         stale_programs: &mut BTreeSet<Key>,
     ) {
         let local::Active { keys: now, problems, closed } =

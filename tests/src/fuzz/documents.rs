@@ -183,6 +183,11 @@ fn converted(resource: &Resource) {
 fn same_again(resource: &Resource) {
     let text = resource.to_json().to_string();
     let json: Value = serde_json::from_str(&text).expect("our own JSON");
+    assert_eq!(
+        Resource::from_written(text.as_bytes()).unwrap_or_else(|| resource.clone()),
+        *resource,
+        "as text: {text}"
+    );
     match Resource::from_json(&json) {
         Ok(again) => assert_eq!(again, *resource, "by JSON: {text}"),
         Err(errors) => panic!("refused when read again: {} in {text}", errors[0]),
@@ -289,6 +294,9 @@ fn object(is_sealed: bool, rest: &[u8]) -> Seen {
     let json = rest.get(16..).unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
     let whole: Value = serde_json::from_slice(json).unwrap_or_default();
+    if let (Some(found), Ok(expected)) = (Resource::from_written(json), Resource::from_json(&whole)) {
+        assert_eq!(found, expected, "straight from the text, and by way of a document");
+    }
     let (written, name) = (text(&whole["kind"]), text(&whole["metadata"]["name"]));
     let kind = Kind::of(&text(&whole["apiVersion"]), &written).map_or(written, |kind| kind.name().to_string());
     let namespace = text(&whole["metadata"]["namespace"]);
@@ -304,13 +312,14 @@ fn object(is_sealed: bool, rest: &[u8]) -> Seen {
             assert!(reason.contains("object"), "{reason}");
             Seen::refused(reason.chars().rev().filter(|c| !c.is_ascii_digit()).take(20).collect::<String>())
         }
-        Ok((key, stored)) => {
+        Ok(stored) => {
+            let key = Key::clone(&stored.key);
             assert_eq!(sum.as_ref().map(|sum| &sum[..]), bytes.get(..8), "read in spite of its checksum");
             assert_eq!(key, stored.resource.key());
             let encoded = record::encode_object(&key, stored.revision, &stored.resource);
             let (kind, namespace, name) = record::table_key(&key);
             let again = record::decode_object((kind, namespace, name), &encoded);
-            assert_eq!(again.as_ref().map(|(key, stored)| (key, stored)), Ok((&key, &stored)));
+            assert_eq!(again.as_ref(), Ok(&stored));
             Seen::accepted(fields(&stored.resource))
         }
     }

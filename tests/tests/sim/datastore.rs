@@ -97,7 +97,7 @@ fn no_update_is_lost_between_writers_that_compare() {
         let mut conflicts = 0;
         for _ in 0..EACH {
             loop {
-                let Stored { resource, revision } = now(store.get(&key("counter"))).unwrap();
+                let Stored { resource, revision, .. } = now(store.get(&key("counter"))).unwrap();
                 // Without this, one writer is often done before the next begins.
                 thread::yield_now();
                 let next = profile("counter", content(&resource) + 1);

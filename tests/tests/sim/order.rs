@@ -38,8 +38,10 @@ fn delete(key: &Key) -> Update {
 }
 
 fn snapshot(objects: &BTreeMap<Key, Resource>) -> SyncEvent {
-    let stored =
-        objects.values().map(|resource| Stored { resource: Arc::new(resource.clone()), revision: Revision(0) });
+    let stored = objects.iter().map(|(key, resource)| {
+        let (key, resource) = (Arc::new(key.clone()), Arc::new(resource.clone()));
+        Stored { key, resource, revision: Revision(0) }
+    });
     SyncEvent::Snapshot(stored.collect())
 }
 
@@ -88,7 +90,7 @@ fn history(random: &mut Random, wanted: &BTreeMap<Key, Resource>) -> Vec<SyncEve
 struct Follower {
     resources: Resources,
     calculation: Calculation,
-    changed: BTreeSet<Key>,
+    changed: BTreeSet<Arc<Key>>,
     /// What whoever follows the changes knows.
     known: NodeState,
 }

@@ -56,7 +56,7 @@ fn workload_endpoint(lab: &Lab, endpoint: &Endpoint) -> Resource {
         ..WorkloadEndpointSpec::default()
     };
     let mut metadata = Metadata::namespaced(&endpoint.namespace, spec.derived_name());
-    metadata.labels.clone_from(&endpoint.labels);
+    metadata.labels.extend(endpoint.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     // The labels Calico gives every endpoint of Kubernetes.
     for (label, value) in [("namespace", endpoint.namespace.as_str()), ("orchestrator", "k8s")] {
         metadata.labels.insert(format!("projectcalico.org/{label}"), value.to_owned());

@@ -1,4 +1,4 @@
-//! The file of the embedded store: made, opened, checked, read whole, and written one batch at a time.
+//! The file of the embedded store: made, opened, checked, and written one batch at a time.
 //!
 //! ```text
 //! objects        (kind, namespace, name) → record.rs
@@ -13,34 +13,31 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use redb::{
-    Builder, Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError,
-    WriteTransaction,
-};
+use redb::{Builder, Database, Durability, TableDefinition, WriteTransaction};
 
+use super::super::StoreError;
 use super::super::record;
-use super::super::transaction::{self, Pending, Transaction};
-use super::super::{Revision, StoreError};
-use super::{Batch, Change, Mirror};
+use super::super::transaction::{self, Pending};
+use super::load::{self, Fault};
+use super::{Batch, Mirror};
 
-const OBJECTS: TableDefinition<(&str, &str, &str), &[u8]> = TableDefinition::new("objects");
-const HISTORY: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new("history");
-const TRANSACTIONS: TableDefinition<u64, &[u8]> = TableDefinition::new("transactions");
-const PENDING: TableDefinition<&str, &[u8]> = TableDefinition::new("pending");
-const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+pub(super) const OBJECTS: TableDefinition<(&str, &str, &str), &[u8]> = TableDefinition::new("objects");
+pub(super) const HISTORY: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new("history");
+pub(super) const TRANSACTIONS: TableDefinition<u64, &[u8]> = TableDefinition::new("transactions");
+pub(super) const PENDING: TableDefinition<&str, &[u8]> = TableDefinition::new("pending");
+pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
-const PENDING_KEY: &str = "confirm";
+pub(super) const PENDING_KEY: &str = "confirm";
 
 /// Keys of `META`.
-const META_FORMAT: &str = "format";
-const META_REVISION: &str = "revision";
-const META_COMPACTED: &str = "compacted";
-const META_OBJECTS: &str = "objects";
+pub(super) const META_FORMAT: &str = "format";
+pub(super) const META_REVISION: &str = "revision";
+pub(super) const META_COMPACTED: &str = "compacted";
+pub(super) const META_OBJECTS: &str = "objects";
 
 /// Counts up when a file of this layout could not be read by an older program.
-const FORMAT: u64 = 1;
+pub(super) const FORMAT: u64 = 1;
 
 /// Pages that redb keeps in memory. Reads are answered by the mirror, so these serve opening and committing only; its
 /// default would keep the whole file a second time.
@@ -57,8 +54,8 @@ pub(super) fn persist(database: &Database, batch: &Batch) -> Result<(), redb::Er
         for key in &batch.deletes {
             objects.remove(record::table_key(key))?;
         }
-        for (_, key, bytes) in &batch.puts {
-            objects.insert(record::table_key(key), bytes.as_slice())?;
+        for (stored, bytes) in &batch.puts {
+            objects.insert(record::table_key(&stored.key), bytes.as_slice())?;
         }
         let mut history = transaction.open_table(HISTORY)?;
         for position in &batch.forgotten {
@@ -173,7 +170,7 @@ pub(super) fn open(path: &Path) -> Result<(Database, Mirror), StoreError> {
     let opened = catch_unwind(AssertUnwindSafe(|| {
         let mut database = Builder::new().set_cache_size(CACHE_BYTES).create_file(file)?;
         let is_clean = database.check_integrity()?;
-        let mirror = read(&database)?;
+        let mirror = load::read(&database)?;
         Ok((database, is_clean, mirror))
     }));
     let (database, is_clean, mirror) = match opened {
@@ -193,104 +190,6 @@ pub(super) fn open(path: &Path) -> Result<(Database, Mirror), StoreError> {
         ));
     }
     Ok((database, mirror))
-}
-
-/// Why the contents are not acceptable, although redb can read them.
-enum Fault {
-    Damaged(String),
-    Format(u64),
-}
-
-fn read(database: &Database) -> Result<Result<Mirror, Fault>, redb::Error> {
-    let transaction = database.begin_read()?;
-    let meta = transaction.open_table(META)?;
-    let number = |name| -> Result<u64, redb::Error> { Ok(meta.get(name)?.map_or(0, |value| value.value())) };
-    let format = number(META_FORMAT)?;
-    if format != FORMAT {
-        return Ok(Err(Fault::Format(format)));
-    }
-    let mut mirror = Mirror {
-        revision: Revision(number(META_REVISION)?),
-        compacted: Revision(number(META_COMPACTED)?),
-        ..Mirror::default()
-    };
-    for entry in transaction.open_table(OBJECTS)?.iter()? {
-        let (key, bytes) = entry?;
-        match record::decode_object(key.value(), bytes.value()) {
-            Ok((key, stored)) => mirror.objects.insert(key, stored),
-            Err(reason) => return Ok(Err(Fault::Damaged(reason))),
-        };
-    }
-    for entry in transaction.open_table(HISTORY)?.iter()? {
-        let (position, bytes) = entry?;
-        let bytes = bytes.value();
-        let update = match record::decode_update(position.value(), bytes) {
-            Ok(update) => update,
-            Err(reason) => return Ok(Err(Fault::Damaged(reason))),
-        };
-        mirror.history_bytes += bytes.len();
-        mirror.history.push_back(Change { update, index: position.value().1, bytes: bytes.len() });
-    }
-    match read_transactions(&transaction, &mut mirror)? {
-        Ok(()) => {}
-        Err(reason) => return Ok(Err(Fault::Damaged(reason))),
-    }
-    let counted = number(META_OBJECTS)?;
-    Ok(check_sums(&mirror, counted).map(|()| mirror))
-}
-
-/// The history of transactions. A file of a release before there was one has no such tables.
-fn read_transactions(transaction: &ReadTransaction, mirror: &mut Mirror) -> Result<Result<(), String>, redb::Error> {
-    match transaction.open_table(TRANSACTIONS) {
-        Err(TableError::TableDoesNotExist(_)) => {}
-        Err(error) => return Err(error.into()),
-        Ok(table) => {
-            for entry in table.iter()? {
-                let (revision, bytes) = entry?;
-                let (revision, bytes) = (revision.value(), bytes.value());
-                match transaction::decode::<Transaction>("transaction", revision, bytes) {
-                    Ok(kept) if kept.revision == revision => mirror.remember(Arc::new(kept), bytes.len()),
-                    Ok(_) => return Ok(Err(format!("transaction {revision} is stored under another's number"))),
-                    Err(reason) => return Ok(Err(reason)),
-                }
-            }
-        }
-    }
-    match transaction.open_table(PENDING) {
-        Err(TableError::TableDoesNotExist(_)) => {}
-        Err(error) => return Err(error.into()),
-        Ok(table) => {
-            let found = table.get(PENDING_KEY)?;
-            let found = found.map(|bytes| transaction::decode("confirmation", 0, bytes.value()));
-            match found.transpose() {
-                Ok(pending) => mirror.pending = pending,
-                Err(reason) => return Ok(Err(reason)),
-            }
-        }
-    }
-    let waits = mirror.pending.as_ref().map(|pending| pending.revision);
-    let is_kept = |revision: u64| mirror.transactions.iter().any(|kept| kept.transaction.revision == revision);
-    Ok(match waits.is_none_or(is_kept) {
-        true => Ok(()),
-        false => Err("what waits for its confirmation is not in the history".to_string()),
-    })
-}
-
-/// Whether the tables agree with each other.
-fn check_sums(mirror: &Mirror, counted: u64) -> Result<(), Fault> {
-    if mirror.objects.len() as u64 != counted {
-        let found = mirror.objects.len();
-        return Err(Fault::Damaged(format!("{found} objects found, {counted} expected")));
-    }
-    let newest = mirror.objects.values().map(|stored| stored.revision).max();
-    let last = mirror.history.back().map(|change| change.update.revision);
-    let is_consistent = newest.is_none_or(|newest| newest <= mirror.revision)
-        && last.unwrap_or_default() == mirror.revision
-        && mirror.compacted <= mirror.revision;
-    if !is_consistent {
-        return Err(Fault::Damaged("objects, history and revision disagree".to_string()));
-    }
-    Ok(())
 }
 
 fn damaged(path: &Path, reason: &str) -> StoreError {

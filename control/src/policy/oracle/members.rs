@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use config::net::Cidr;
-use config::resource::{HostEndpoint, Resource, WorkloadEndpoint};
+use config::resource::{HostEndpoint, Metadata, Resource, WorkloadEndpoint};
 use config::selector::Selector;
 
 use super::TCP;
@@ -50,13 +50,13 @@ pub fn members(resources: &Resources) -> Vec<Member> {
     });
     let sets = resources.network_sets().map(|set| {
         let namespace = set.metadata.namespace.clone().unwrap_or_default();
-        let mut labels = labels_with_profiles(resources, &set.metadata.labels, &[format!("kns.{namespace}")]);
+        let mut labels = labels_with_profiles(resources, own_labels(&set.metadata), &[format!("kns.{namespace}")]);
         labels.insert(NAMESPACE.into(), namespace);
         let name = Resource::NetworkSet(set.clone()).key().to_string();
         Member { name, labels, addresses: set.spec.nets.clone(), ports: Vec::new() }
     });
     let global_sets = resources.global_network_sets().map(|set| {
-        let mut labels = set.metadata.labels.clone();
+        let mut labels = own_labels(&set.metadata);
         labels.remove(NAMESPACE);
         let name = Resource::GlobalNetworkSet(set.clone()).key().to_string();
         Member { name, labels, addresses: set.spec.nets.clone(), ports: Vec::new() }
@@ -80,7 +80,7 @@ pub fn slices(resources: &Resources) -> Vec<Slice> {
         let ports = slice.ports.iter();
         Some(Slice {
             namespace: slice.metadata.namespace.clone().unwrap_or_default(),
-            service: service.clone(),
+            service: service.to_owned(),
             addresses: addresses.filter_map(|address| address.parse().ok()).collect(),
             ports: ports.filter_map(|port| Some((port.protocol.map_or(TCP, |p| p.number()), port.port?))).collect(),
         })
@@ -89,7 +89,10 @@ pub fn slices(resources: &Resources) -> Vec<Slice> {
 }
 
 pub fn labels_of_workload(resources: &Resources, endpoint: &WorkloadEndpoint) -> Labels {
-    let mut labels = labels_with_profiles(resources, &endpoint.metadata.labels, &endpoint.spec.profiles);
+    let mut own = own_labels(&endpoint.metadata);
+    // Who it is and what it inherits is not for its own labels to say.
+    own.retain(|label, _| !label.starts_with("pcns.") && !label.starts_with("pcsa.") && label != SERVICE_ACCOUNT);
+    let mut labels = labels_with_profiles(resources, own, &endpoint.spec.profiles);
     labels.insert(NAMESPACE.into(), endpoint.metadata.namespace.clone().unwrap_or_default());
     labels.insert(ORCHESTRATOR.into(), endpoint.spec.orchestrator.clone());
     if !endpoint.spec.service_account_name.is_empty() {
@@ -99,14 +102,18 @@ pub fn labels_of_workload(resources: &Resources, endpoint: &WorkloadEndpoint) ->
 }
 
 pub fn labels_of_host(resources: &Resources, endpoint: &HostEndpoint) -> Labels {
-    let mut labels = labels_with_profiles(resources, &endpoint.metadata.labels, &endpoint.spec.profiles);
+    let mut labels = labels_with_profiles(resources, own_labels(&endpoint.metadata), &endpoint.spec.profiles);
     labels.remove(NAMESPACE);
     labels
 }
 
+fn own_labels(metadata: &Metadata) -> Labels {
+    metadata.labels.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
 /// Own labels, and those of profiles that nobody before gave.
-fn labels_with_profiles(resources: &Resources, own: &Labels, profiles: &[String]) -> Labels {
-    let mut labels = own.clone();
+fn labels_with_profiles(resources: &Resources, own: Labels, profiles: &[String]) -> Labels {
+    let mut labels = own;
     for name in profiles {
         for (label, value) in labels_of_profile(resources, name) {
             labels.entry(label).or_insert(value);
@@ -127,13 +134,13 @@ fn labels_of_profile(resources: &Resources, name: &str) -> Labels {
     };
     if let Some(namespace) = resources.namespaces().find(|namespace| format!("kns.{}", namespace.metadata.name) == name)
     {
-        return inherited("pcns.", &namespace.metadata.labels, &namespace.metadata.name);
+        return inherited("pcns.", &own_labels(&namespace.metadata), &namespace.metadata.name);
     }
     for account in resources.service_accounts() {
         let metadata = &account.metadata;
         let of = metadata.namespace.as_deref().unwrap_or_default();
         if format!("ksa.{of}.{}", metadata.name) == name {
-            return inherited("pcsa.", &metadata.labels, &metadata.name);
+            return inherited("pcsa.", &own_labels(metadata), &metadata.name);
         }
     }
     Labels::new()
