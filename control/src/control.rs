@@ -45,6 +45,10 @@ pub const HOST_INTERFACE: &str = "vrouter-fp";
 /// How often it is looked whether the time for a confirmation is over.
 const CONFIRMATION_PAUSE: Duration = Duration::from_millis(200);
 
+/// How long reconciliation is left alone while a step fails: twice this, twice as long with every attempt, and at most.
+const RECONCILE_PAUSE: Duration = Duration::from_millis(10);
+const RECONCILE_PAUSE_MAX: Duration = Duration::from_secs(1);
+
 /// How long an interface that could not be attached is left alone.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -102,6 +106,9 @@ pub struct Control<D> {
     unanswered: Vec<(Revision, Reply, Value)>,
     /// When attaching was tried last.
     retried: Instant,
+    /// When the kernel's state was reconciled last, and how long that is left alone if a step failed.
+    reconciled: Instant,
+    reconcile_pause: Duration,
     /// When it was last looked whether something waits for a confirmation.
     confirmation_checked: Instant,
 }
@@ -173,6 +180,8 @@ impl<D: Datastore> Control<D> {
             dirty: Dirty { tables: true, reconcile: true, links: true, routes: true },
             unanswered: Vec::new(),
             retried: Instant::now(),
+            reconciled: Instant::now(),
+            reconcile_pause: RECONCILE_PAUSE,
             confirmation_checked: Instant::now(),
         }
     }
@@ -387,6 +396,15 @@ impl<D: Datastore> Control<D> {
             }
             Err(error) => self.note("host", vec![chain(&error)]),
         }
+        self.reconciled = Instant::now();
+        self.reconcile_pause = match self.has_problems("host") {
+            true => (self.reconcile_pause * 2).min(RECONCILE_PAUSE_MAX),
+            false => RECONCILE_PAUSE,
+        };
+    }
+
+    fn has_problems(&self, part: &str) -> bool {
+        self.problems.get(part).is_some_and(|problems| !problems.is_empty())
     }
 
     /// Records the problems of one part, and logs those that are new.
@@ -414,13 +432,8 @@ impl<D: Datastore> Control<D> {
         self.take_punts();
         self.dirty.tables |= self.resolver.expire(Instant::now());
         self.save_some_flows();
-        if self.problems.get("host").is_some_and(|problems| !problems.is_empty()) {
-            self.dirty.reconcile = true;
-        }
-        if self.problems.get("interfaces").is_some_and(|problems| !problems.is_empty()) {
-            let is_due = self.retried.elapsed() > RETRY;
-            self.dirty.tables |= is_due;
-        }
+        self.dirty.reconcile |= self.has_problems("host") && self.reconciled.elapsed() >= self.reconcile_pause;
+        self.dirty.tables |= self.has_problems("interfaces") && self.retried.elapsed() > RETRY;
     }
 
     /// Keeps the packets that workers punted, and asks for the neighbours they wait for.
