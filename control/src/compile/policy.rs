@@ -33,6 +33,8 @@ pub struct PolicyCompiler {
     blocks: Positions<BlockName>,
     /// Sets that are in no rule any more, with the members they still have.
     retired: Vec<(usize, Vec<Member>)>,
+    /// The programs of the last call and what became of them. Most are the very same the next time, with all their blocks.
+    programs: Vec<(Option<Arc<Program>>, ProgramSpec)>,
     acl: Acl,
 }
 
@@ -70,8 +72,15 @@ impl PolicyCompiler {
             }
         }
         if changes.other || !changes.blocks.is_empty() {
-            let programs = programs(state).map(|program| self.program(program, names)).collect();
-            self.editor.set_programs(programs);
+            let mut known = std::mem::take(&mut self.programs).into_iter();
+            for program in programs(state) {
+                let spec = match known.next() {
+                    Some((known, spec)) if is_same(known.as_ref(), program) => spec,
+                    _ => self.program(program, names),
+                };
+                self.programs.push((program.cloned(), spec));
+            }
+            self.editor.set_programs(self.programs.iter().map(|(_, spec)| spec.clone()).collect());
         }
         self.acl = self.editor.commit();
         self.acl.clone()
@@ -201,6 +210,14 @@ impl<T> Default for Split<T> {
 impl<T> Split<T> {
     fn put(&mut self, item: T, is_added: bool) {
         if is_added { self.added.push(item) } else { self.removed.push(item) }
+    }
+}
+
+/// Whether it is not only an equal program, but the one that was there.
+fn is_same(known: Option<&Arc<Program>>, program: Option<&Arc<Program>>) -> bool {
+    match (known, program) {
+        (Some(known), Some(program)) => Arc::ptr_eq(known, program),
+        (known, program) => known.is_none() && program.is_none(),
     }
 }
 
