@@ -6,12 +6,14 @@
 //! | `xsk.rs` | `Queue` over AF_XDP sockets by xsk-rs |
 //! | `memory.rs` | `Queue` over rings in memory: tests, benches, trace |
 //! | `program.rs`, `steer.bpf.c` | our XDP program and its loader |
+//! | `attached.rs` | which XDP programs an interface has |
 //! | `guard.rs`, `guard.bpf.c` | the programs of an uplink with a host endpoint |
 //! | `sleep.rs` | epoll and eventfd: where a worker with nothing to do waits |
 //!
 //! The contract is [`Queue`]: receive, send, flush, reclaim, a descriptor to sleep on. It says nothing that only one
 //! back-end could do. All `unsafe` of the crate lives in this folder and in `rcu.rs`.
 
+mod attached;
 pub mod guard;
 pub mod memory;
 pub mod program;

@@ -22,6 +22,7 @@ use aya::{Ebpf, EbpfLoader};
 use libbpf_sys::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE};
 
 use super::XdpMode;
+use super::attached::Attached;
 use super::guard::{self, Guard, Openings};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
@@ -229,8 +230,7 @@ impl Program {
     /// Takes our programs off an interface; it is the kernel's again. Nothing of ours there is no error.
     pub fn detach(ifindex: u32) -> Result<(), ProgramError> {
         guard::detach_outgoing(ifindex)?;
-        for mode in [XdpMode::Native, XdpMode::Generic] {
-            let id = attached_id(ifindex, mode)?;
+        for (mode, id) in attached_ids(ifindex)? {
             if id == 0 || !is_ours(id) {
                 continue;
             }
@@ -328,21 +328,16 @@ fn netlink_attach(ifindex: u32, fd: RawFd, mode: XdpMode) -> io::Result<()> {
     if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
 }
 
-/// Number of the program attached in this mode, or 0.
-fn attached_id(ifindex: u32, mode: XdpMode) -> Result<u32, ProgramError> {
-    let mut id = 0;
-    // SAFETY: `id` outlives the call.
-    let result = unsafe { libbpf_sys::bpf_xdp_query_id(c_index(ifindex), flags(mode) as i32, &mut id) };
-    if result < 0 {
-        return Err(ProgramError::Query { ifindex, source: io::Error::from_raw_os_error(-result) });
-    }
-    Ok(id)
+/// Numbers of the programs attached in each mode, or 0.
+fn attached_ids(ifindex: u32) -> Result<[(XdpMode, u32); 2], ProgramError> {
+    let Attached { native, generic } =
+        Attached::to(ifindex).map_err(|source| ProgramError::Query { ifindex, source })?;
+    Ok([(XdpMode::Native, native), (XdpMode::Generic, generic)])
 }
 
 /// Name of a program on the interface that is not ours.
 fn foreign_program(ifindex: u32) -> Result<Option<String>, ProgramError> {
-    for mode in [XdpMode::Native, XdpMode::Generic] {
-        let id = attached_id(ifindex, mode)?;
+    for (_, id) in attached_ids(ifindex)? {
         if id != 0 && !is_ours(id) {
             let name = name(id).unwrap_or_default();
             return Ok(Some(if name.is_empty() { format!("program {id}") } else { name }));
