@@ -25,6 +25,7 @@
 //! | `upgrade.rs` | the daemon is restarted under ten thousand flows and five hundred policies |
 //! | `host.rs` | host endpoints, and what workloads may not say |
 //! | `guarded.rs` | a host endpoint with two workers, with long packets, and with both |
+//! | `told.rs` | what `trace` and `why` tell about host endpoints is what happens |
 //! | `input.rs` | wrong manifests, restarts, endpoints that do not behave |
 //!
 //! Each needs root, and is not run without.
@@ -47,6 +48,7 @@ mod rule_order;
 mod rule_peers;
 mod rule_services;
 mod rule_sets;
+mod told;
 mod upgrade;
 mod workers;
 
