@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use config::resource::{Key, Kind, Resource};
-use control::judge::{Crossing, Judge, OTHER_UPLINK, Place, Said};
+use control::judge::{Crossing, Judge, OTHER_UPLINK, Place, Said, uplink_of};
 use control::policy::decided::Decided;
 use control::policy::oracle::Fields;
 use control::resources::Resources;
@@ -48,6 +48,8 @@ fn places(resources: &Resources) -> Vec<Place> {
     };
     let uplinks = ["eth0", "eth1"].into_iter().filter(is_named).chain([OTHER_UPLINK]);
     places.extend(uplinks.map(|name| Place::Uplink(name.to_owned())));
+    let found = resources.host_endpoints().filter(|host| host.spec.node == NODE && host.spec.interface_name.is_empty());
+    places.extend(found.map(|host| Place::Uplink(uplink_of("", &host.metadata.name))));
     places.extend([Place::Stack, Place::Stack, Place::Somebody]);
     places
 }

@@ -218,7 +218,13 @@ pub fn host_endpoint(random: &mut Random) -> Resource {
     if random.chance(30) {
         spec["ports"] = json!([{ "name": "http", "protocol": "TCP", "port": random.pick(&[79, 80, 81]) }]);
     }
-    make("HostEndpoint", json!({ "name": random.pick(&["h0", "h1", "h2"]), "labels": labels(random) }), spec)
+    let number = random.below(3);
+    if random.chance(20) {
+        // Found by an address that no other one expects.
+        spec["interfaceName"] = json!("");
+        spec["expectedIPs"] = json!([format!("203.0.113.{number}")]);
+    }
+    make("HostEndpoint", json!({ "name": format!("h{number}"), "labels": labels(random) }), spec)
 }
 
 fn route(random: &mut Random) -> Resource {
