@@ -116,7 +116,7 @@ pub struct Worker<Q: Queue> {
     received: Vec<Packet>,
     counters: Arc<Counters>,
     commands: Arc<ArrayQueue<Command<Q>>>,
-    records: Recorder,
+    records: Option<Recorder>,
     punt: Lane,
     inject: Lane,
     /// From each worker to this one, and from this one to each.
@@ -170,7 +170,7 @@ pub fn build<Q: Queue>(parts: Vec<Parts>) -> std::io::Result<Vec<(Worker<Q>, Rem
             received: Vec::with_capacity(BURST),
             counters: remote.counters.clone(),
             commands: remote.commands.clone(),
-            records: Recorder::new(remote.records.clone()),
+            records: Some(Recorder::new(remote.records.clone())),
             punt: remote.punt.clone(),
             inject: remote.inject.clone(),
             incoming: (0..count).map(|from| lanes[from][position].clone()).collect(),
@@ -201,6 +201,11 @@ impl<Q: Queue> Worker<Q> {
         self.interfaces.attach(interface, queue, &mut self.umem);
     }
 
+    /// Records nothing from now on. For benchmarks: what recording costs is the difference.
+    pub fn stop_recording(&mut self) {
+        self.records = None;
+    }
+
     /// One breath. Returns how many packets passed.
     pub fn breathe(&mut self, now: Now) -> usize {
         let tables = self.tables.enter();
@@ -214,11 +219,14 @@ impl<Q: Queue> Worker<Q> {
         if gathered > 0 {
             self.pipeline.run(burst, umem, tables, now, |_, _, _| {});
             let before = counters.handed_off.get();
+            if let Some(records) = &mut self.records {
+                records.begin_breath();
+            }
             let mut exits = tx::Exits {
                 worker: self.index,
                 handoff: &self.outgoing,
                 punt: &self.punt,
-                records: &mut self.records,
+                records: self.records.as_mut(),
                 generation: tables.generation,
             };
             tx::burst(burst, &mut self.interfaces, umem, tables, &mut exits, counters);

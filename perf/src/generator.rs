@@ -12,7 +12,7 @@ use fastpath::io::xsk::{QueueOptions, XskMemory, XskOptions};
 
 use crate::cpu::Task;
 use crate::lab::{Lab, LabError, Place, system};
-use crate::tables::{A_IPV4, A_MAC, B_IPV4, ROUTER_MAC};
+use crate::tables::{A_IPV4, A_MAC, B_IPV4, DENIED_PORT, ROUTER_MAC};
 
 const IPV4_AT: usize = ethernet::HEADER_LEN;
 const UDP_AT: usize = IPV4_AT + 20;
@@ -67,6 +67,18 @@ pub fn address(frame: &mut [u8], index: u32) {
     frame[UDP_AT..UDP_AT + 2].copy_from_slice(&port.to_be_bytes());
     // A checksum of 0 says that there is none. RFC 768.
     frame[UDP_AT + 6..PAYLOAD_AT].fill(0);
+}
+
+/// Another destination, which [`crate::tables::two_endpoints_but_one_port`] denies.
+pub fn to_denied_port(frame: &mut [u8]) {
+    frame[UDP_AT + 2..UDP_AT + 4].copy_from_slice(&DENIED_PORT.to_be_bytes());
+}
+
+/// A source that is not the sender's own.
+pub fn from_nobody(frame: &mut [u8]) {
+    let length = frame.len() - UDP_AT;
+    let header = build::ipv4(B_IPV4 + 3, B_IPV4 + 2, protocol::UDP, length);
+    frame[IPV4_AT..UDP_AT].copy_from_slice(&header);
 }
 
 /// Leaves in the frame what a stack leaves for hardware to finish: the sum of the pseudo header.

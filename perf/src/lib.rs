@@ -7,6 +7,7 @@
 //! | `lab.rs` | namespaces, veth pairs, and the two ways of forwarding between them |
 //! | `generator.rs`, `sink.rs` | where packets come from and where they are counted |
 //! | `cpu.rs` | what a thread has cost, and that it is not kept waiting |
+//! | `recorder.rs` | what the recorder of recent drops costs |
 //! | `sets.rs` | addresses that join and leave sets, and policies full of them |
 //! | `cluster.rs` | the daemon with a large cluster in its datastore: start, memory, changes |
 //! | `tables.rs`, `linear.rs` | what the router is told; policy by walking the rules, for comparison |
@@ -26,6 +27,7 @@ pub mod lab;
 pub mod latency;
 pub mod linear;
 pub mod memory;
+pub mod recorder;
 pub mod report;
 pub mod sets;
 pub mod sink;
@@ -123,6 +125,10 @@ pub enum Error {
     Lab(#[from] lab::LabError),
     #[error(transparent)]
     Report(#[from] report::ReportError),
+    #[error("make a worker in memory")]
+    Worker(#[source] std::io::Error),
+    #[error("make a worker in memory: none was made")]
+    NoWorker,
 }
 
 /// Measures, prints, and writes the lines.

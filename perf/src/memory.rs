@@ -25,7 +25,7 @@ use crate::generator::{self, Random};
 use crate::lab::LabError;
 use crate::report::{Measurement, Report, ReportError, Spread};
 use crate::tables::{self, A, B};
-use crate::{Error, Scale, linear, sets};
+use crate::{Error, Scale, linear, recorder, sets};
 
 const STAGES: [Stage; 8] = [
     Stage::Parse,
@@ -39,7 +39,7 @@ const STAGES: [Stage; 8] = [
 ];
 
 /// Smallest Ethernet frame without its checksum.
-const SHORT: usize = 60;
+pub(crate) const SHORT: usize = 60;
 const LONG: usize = 1514;
 const MTU: u16 = 1500;
 /// Lookups in one window, and different ones before the first comes again: more than a branch predictor remembers.
@@ -52,7 +52,7 @@ pub fn measure(scale: &Scale, report: &mut Report) -> Result<(), Error> {
     Ok(())
 }
 
-fn on_one_core(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
+fn on_one_core(scale: &Scale, report: &mut Report) -> Result<(), Error> {
     if let Some(core) = core_affinity::get_core_ids().and_then(|cores| cores.last().copied()) {
         core_affinity::set_for_current(core);
     }
@@ -61,7 +61,8 @@ fn on_one_core(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
     policies(scale, report)?;
     sets::measure(scale, report)?;
     lookups(scale, report)?;
-    checksums(scale, report)
+    checksums(scale, report)?;
+    recorder::measure(scale, report)
 }
 
 /// Pipeline, tables and frames, and a clock that stands still.

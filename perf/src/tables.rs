@@ -77,6 +77,23 @@ pub fn two_endpoints(rules: usize, mtu: u16) -> Tables {
     }
 }
 
+/// A port that nobody may reach, where a measurement needs one.
+pub const DENIED_PORT: u16 = 7;
+
+/// The same with two rules: one port is denied, everything else is allowed.
+pub fn two_endpoints_but_one_port(mtu: u16) -> Tables {
+    let mut spec = policy(1);
+    let deny = RuleSpec {
+        l4: L4Match { protocol: Some(protocol::UDP), ..L4Match::default() },
+        source: SideMatch::default(),
+        destination: SideMatch { ports: vec![(DENIED_PORT, DENIED_PORT)], ..SideMatch::default() },
+        action: Action::Deny,
+        index: RuleIndex(2),
+    };
+    spec.blocks[0].insert(0, deny);
+    Tables { policy: Acl::build(&spec), ..two_endpoints(1, mtu) }
+}
+
 /// One program of one tier of one policy: rules as a cluster has them, and a last one that allows everything.
 pub fn policy(rules: usize) -> AclSpec {
     const PORTS: [u16; 8] = [53, 80, 443, 2379, 3306, 5432, 8080, 9090];

@@ -5,13 +5,14 @@
 //! Drops: `transmit_ring_full`, `handoff_ring_full`, `punt_ring_full`, `interface_down`.
 
 use crate::burst::{Burst, DropReason, Slot, Verdict};
+use crate::flow::Key;
 use crate::handoff::Lane;
 use crate::interfaces::Interfaces;
 use crate::io::Queue;
 use crate::io::umem::Umem;
 use crate::packet::Packet;
 use crate::stats::counters::Counters;
-use crate::stats::record::{Record, Recorder};
+use crate::stats::record::{RecordKind, Recorder};
 use crate::table::{InterfaceIndex, Tables, WorkerIndex};
 
 /// Where packets go that do not leave by a queue of this worker.
@@ -21,7 +22,8 @@ pub struct Exits<'a> {
     /// To each worker; the lane to oneself stays empty.
     pub handoff: &'a [Lane],
     pub punt: &'a Lane,
-    pub records: &'a mut Recorder,
+    /// None: nothing is recorded.
+    pub records: Option<&'a mut Recorder>,
     /// Of the tables that decided.
     pub generation: u32,
 }
@@ -72,15 +74,8 @@ pub fn burst<Q: Queue>(
                     interface.sent_packets.add(1);
                     interface.sent_bytes.add(length);
                     if !slot.log.is_none() {
-                        let record = Record {
-                            key: slot.key,
-                            ingress: slot.ingress,
-                            reason: None,
-                            rule: slot.rule,
-                            log: slot.log,
-                            generation: exits.generation,
-                        };
-                        push(record, exits, counters);
+                        let kind = RecordKind { reason: None, rule: slot.rule, log: slot.log, ingress: slot.ingress };
+                        keep(kind, &slot.key, exits, counters);
                     }
                 }
                 Err(packet) => {
@@ -198,13 +193,14 @@ fn discard(slot: Slot, umem: &mut Umem, exits: &mut Exits<'_>, counters: &Counte
 }
 
 fn note(slot: &Slot, exits: &mut Exits<'_>, counters: &Counters) {
-    if let Some(record) = Record::of(slot, exits.generation) {
-        push(record, exits, counters);
+    if let Some(kind) = RecordKind::of(slot) {
+        keep(kind, &slot.key, exits, counters);
     }
 }
 
-fn push(record: Record, exits: &mut Exits<'_>, counters: &Counters) {
-    if !exits.records.push(record) {
+fn keep(kind: RecordKind, key: &Key, exits: &mut Exits<'_>, counters: &Counters) {
+    let generation = exits.generation;
+    if exits.records.as_deref_mut().is_some_and(|records| !records.keep(kind, key, generation)) {
         counters.records_lost.add(1);
     }
 }

@@ -31,8 +31,14 @@ pub struct Record {
     pub generation: u32,
 }
 
-/// What two records of one kind have in common.
-type RecordKind = (Option<DropReason>, RuleIndex, RuleIndex, InterfaceIndex);
+/// What two records of one kind have in common; as in [`Record`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RecordKind {
+    pub reason: Option<DropReason>,
+    pub rule: RuleIndex,
+    pub log: RuleIndex,
+    pub ingress: InterfaceIndex,
+}
 
 /// Places for the kinds seen since the ring was emptied.
 const KINDS: usize = 1024;
@@ -52,6 +58,10 @@ pub fn waiting(ring: &Records) -> impl Iterator<Item = Record> {
 /// A worker's end of the ring.
 pub struct Recorder {
     ring: Records,
+    /// What the first half of the ring still takes in this breath; unknown until it is asked.
+    room: Option<usize>,
+    /// What there was no room for last: the next packet of a flood is like it.
+    last: Option<RecordKind>,
     seen: Box<[Option<RecordKind>]>,
     /// Some place in `seen` is taken.
     has_seen: bool,
@@ -59,94 +69,126 @@ pub struct Recorder {
 
 impl Recorder {
     pub fn new(ring: Records) -> Self {
-        Self { ring, seen: vec![None; KINDS].into_boxed_slice(), has_seen: false }
+        Self { ring, room: None, last: None, seen: vec![None; KINDS].into_boxed_slice(), has_seen: false }
     }
 
-    /// False when the record was not kept.
-    pub fn push(&mut self, record: Record) -> bool {
-        if self.ring.len() < RECORDS / 2 {
-            if self.has_seen {
-                self.seen.fill(None);
-                self.has_seen = false;
-            }
-            return self.ring.push(record).is_ok();
-        }
-        let kind = record.kind();
-        let place = &mut self.seen[place_of(kind)];
-        if *place == Some(kind) {
+    /// Once a breath is often enough to look what control has taken.
+    pub fn begin_breath(&mut self) {
+        self.room = None;
+    }
+
+    /// Keeps a record; false when there was no room for it. It is made only when there is.
+    #[inline]
+    pub fn keep(&mut self, kind: RecordKind, key: &Key, generation: u32) -> bool {
+        if !self.takes(kind) {
             return false;
         }
-        *place = Some(kind);
-        self.has_seen = true;
-        self.ring.push(record).is_ok()
-    }
-}
-
-fn place_of((reason, rule, log, interface): RecordKind) -> usize {
-    let reason = reason.map_or(0, |reason| reason as u64 + 1);
-    let mixed = reason | u64::from(interface.0) << 8 | u64::from(rule.0) << 24;
-    let mixed = (mixed ^ u64::from(log.0).rotate_left(40)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    // The high bits are the well mixed ones.
-    (mixed >> 54) as usize
-}
-
-impl Record {
-    fn kind(&self) -> RecordKind {
-        (self.reason, self.rule, self.log, self.ingress)
+        let RecordKind { reason, rule, log, ingress } = kind;
+        self.ring.push(Record { key: *key, ingress, reason, rule, log, generation }).is_ok()
     }
 
-    /// The record of a slot, if it is worth one.
+    /// Whether there is room for one more of this kind. Under a flood the answer is no, and nothing else is done.
     #[inline]
-    pub fn of(slot: &Slot, generation: u32) -> Option<Self> {
+    fn takes(&mut self, kind: RecordKind) -> bool {
+        if self.room == Some(0) && self.last == Some(kind) {
+            return false;
+        }
+        let room = match self.room {
+            Some(room) => room,
+            None => {
+                let room = (RECORDS / 2).saturating_sub(self.ring.len());
+                if room > 0 && self.has_seen {
+                    self.seen.fill(None);
+                    self.has_seen = false;
+                    self.last = None;
+                }
+                room
+            }
+        };
+        self.room = Some(room.saturating_sub(1));
+        if room > 0 {
+            return true;
+        }
+        let place = &mut self.seen[place_of(kind)];
+        let is_new = *place != Some(kind);
+        if is_new {
+            *place = Some(kind);
+            self.has_seen = true;
+        }
+        self.last = Some(kind);
+        is_new
+    }
+}
+
+impl RecordKind {
+    /// None when a slot is not worth a record.
+    #[inline]
+    pub fn of(slot: &Slot) -> Option<Self> {
         let reason = match slot.verdict {
             Verdict::Drop(reason) => Some(reason),
             _ if slot.log.is_none() => return None,
             _ => None,
         };
-        let is_policy = reason.is_some_and(DropReason::is_policy);
-        let rule = if is_policy { slot.rule } else { RuleIndex::NONE };
-        Some(Self { key: slot.key, ingress: slot.ingress, reason, rule, log: slot.log, generation })
+        // The rule of a flow says nothing about a drop for another reason.
+        let names_rule = reason.is_none_or(DropReason::is_policy);
+        let rule = if names_rule { slot.rule } else { RuleIndex::NONE };
+        Some(Self { reason, rule, log: slot.log, ingress: slot.ingress })
     }
+}
+
+fn place_of(RecordKind { reason, rule, log, ingress }: RecordKind) -> usize {
+    let reason = reason.map_or(0, |reason| reason as u64 + 1);
+    let mixed = reason | u64::from(ingress.0) << 8 | u64::from(rule.0) << 24;
+    let mixed = (mixed ^ u64::from(log.0).rotate_left(40)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    // The high bits are the well mixed ones.
+    (mixed >> 54) as usize
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn record(rule: u32) -> Record {
-        Record {
-            key: Key::default(),
-            ingress: InterfaceIndex(1),
-            reason: Some(DropReason::PolicyIngress),
-            rule: RuleIndex(rule),
-            log: RuleIndex::NONE,
-            generation: 1,
-        }
+    fn kind(rule: u32) -> RecordKind {
+        let reason = Some(DropReason::PolicyIngress);
+        RecordKind { reason, rule: RuleIndex(rule), log: RuleIndex::NONE, ingress: InterfaceIndex(1) }
+    }
+
+    /// One record in a breath of its own.
+    fn push(recorder: &mut Recorder, rule: u32) -> bool {
+        recorder.begin_breath();
+        recorder.keep(kind(rule), &Key::default(), 1)
     }
 
     #[test]
     fn a_flood_of_one_kind_does_not_hide_another() {
-        let ring = ring();
-        let mut recorder = Recorder::new(ring.clone());
-        let kept = (0..100_000).filter(|_| recorder.push(record(1))).count();
-        assert_eq!(kept, RECORDS / 2 + 1, "half of the ring, and the first beyond it");
-        let others = (2..102).filter(|rule| recorder.push(record(*rule))).count();
-        assert_eq!(others, 100);
-        let found =
-            std::iter::from_fn(|| ring.pop()).map(|record| record.rule.0).collect::<std::collections::BTreeSet<_>>();
-        assert_eq!(found.len(), 101);
-        // Control has emptied the ring: everything is welcome again.
-        assert!(recorder.push(record(1)) && recorder.push(record(1)));
+        for breath in [1, 64, 100_000] {
+            let ring = ring();
+            let mut recorder = Recorder::new(ring.clone());
+            let mut kept = 0;
+            for number in 0..100_000 {
+                if number % breath == 0 {
+                    recorder.begin_breath();
+                }
+                kept += usize::from(recorder.keep(kind(1), &Key::default(), 1));
+            }
+            assert_eq!(kept, RECORDS / 2 + 1, "half of the ring, and the first beyond it");
+            let others = (2..102).filter(|rule| recorder.keep(kind(*rule), &Key::default(), 1)).count();
+            assert_eq!(others, 100);
+            let found = std::iter::from_fn(|| ring.pop()).map(|record| record.rule.0);
+            assert_eq!(found.collect::<std::collections::BTreeSet<_>>().len(), 101);
+            // Control has emptied the ring: everything is welcome again.
+            assert!(push(&mut recorder, 1) && push(&mut recorder, 1));
+        }
     }
 
     #[test]
     fn a_visit_ends_however_fast_records_come() {
         let ring = ring();
         let mut recorder = Recorder::new(ring.clone());
-        assert!((0..3).all(|_| recorder.push(record(1))));
+        assert!((0..3).all(|_| push(&mut recorder, 1)));
         let mut taken = 0;
         for _ in waiting(&ring) {
-            assert!(recorder.push(record(1)) && recorder.push(record(1)));
+            assert!(push(&mut recorder, 1) && push(&mut recorder, 1));
             taken += 1;
         }
         assert_eq!((taken, ring.len()), (3, 6));
@@ -154,7 +196,6 @@ mod tests {
 
     #[test]
     fn places_are_within_the_table() {
-        let kinds = (0..5000).map(|rule| record(rule).kind());
-        assert!(kinds.map(place_of).all(|place| place < KINDS));
+        assert!((0..5000).map(|rule| place_of(kind(rule))).all(|place| place < KINDS));
     }
 }
