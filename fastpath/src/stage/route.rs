@@ -59,9 +59,7 @@ fn way_out(slot: &mut Slot, flows: &FlowTable, tables: &Tables) -> Result<(), Ve
         (InterfaceKind::Uplink, InterfaceKind::Uplink) => return Err(Verdict::Drop(DropReason::NotLocal)),
         // A reply to what the host itself began is not a request to the host.
         (InterfaceKind::Workload, InterfaceKind::Host)
-            if slot.flow.is_none()
-                && slot.fragment != Fragment::Later
-                && !lists::may_reach_host(&policy::question(&slot.key), tables) =>
+            if slot.flow.is_none() && slot.fragment != Fragment::Later && !may_reach_host(slot, tables) =>
         {
             return Err(Verdict::Drop(DropReason::EndpointToHost));
         }
@@ -76,6 +74,13 @@ fn way_out(slot: &mut Slot, flows: &FlowTable, tables: &Tables) -> Result<(), Ve
         return Err(Verdict::Respond(Answer::TooBig(adjacency.mtu)));
     }
     Ok(())
+}
+
+/// Asked about few packets, and kept out of the way of all others.
+#[cold]
+#[inline(never)]
+fn may_reach_host(slot: &Slot, tables: &Tables) -> bool {
+    lists::may_reach_host(&policy::question(&slot.key), tables)
 }
 
 /// A frame that passes is not routed by us, so nobody is told why it could not.
