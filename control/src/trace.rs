@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use config::resource::PolicyType;
+use config::resource::{PolicyType, Resource};
 use etherparse::{IpNumber, PacketBuilder, PacketBuilderStep};
 use fastpath::burst::{Burst, Fragment, Passage, Slot, Verdict};
 use fastpath::flow::{FlowTable, FlowWriter, KeyKind, unmapped_address};
@@ -145,10 +145,10 @@ fn sender<D>(control: &Control<D>, request: &TraceRequest) -> Result<[u8; 6], Ap
 fn ingress<D>(control: &Control<D>, from: &str) -> Result<InterfaceIndex, ApiError> {
     let endpoint = control.state().endpoints.iter().find(|endpoint| {
         let namespace = endpoint.key.namespace.as_deref().unwrap_or_default();
-        let pod = control.resources.workload_endpoints().find(|resource| {
-            resource.metadata.name == endpoint.key.name && resource.metadata.namespace.as_deref() == Some(namespace)
-        });
-        let is_pod = pod.is_some_and(|resource| from == format!("{namespace}/{}", resource.spec.pod));
+        let is_pod = match control.resources.get(&endpoint.key) {
+            Some(Resource::WorkloadEndpoint(resource)) => from == format!("{namespace}/{}", resource.spec.pod),
+            _ => false,
+        };
         is_pod || from == format!("{namespace}/{}", endpoint.key.name)
     });
     let from = if from == HOST { HOST_INTERFACE } else { from };

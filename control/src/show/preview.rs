@@ -229,4 +229,26 @@ spec: {stagedAction: Delete}
         assert_eq!(change.before.rule, "NetworkPolicy shop/db ingress[0]");
         assert_eq!(change.after.rule, "Tier default: end of tier, ingress default deny");
     }
+
+    #[test]
+    fn flows_that_a_host_endpoint_would_deny_are_listed() {
+        let host = "apiVersion: projectcalico.org/v3\nkind: HostEndpoint\nmetadata: {name: h, labels: {is: host}}\n\
+                    spec: {node: n, expectedIPs: [192.0.2.10]}\n";
+        let forward = "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {name: forward}\n\
+                       spec: {selector: is == 'host', applyOnForward: true, types: [Ingress], ingress: [\
+                       {action: Deny, protocol: TCP, destination: {ports: [80]}}, {action: Allow}]}\n";
+        let text = format!("{RESOURCES}---\n{host}");
+        let now: Resources = config::yaml::parse("case", &text).expect("legal").into_iter().collect();
+        let given = config::yaml::parse("case", forward).expect("legal");
+        let to_host = OpenFlow {
+            fields: Fields { destination: "192.0.2.10".parse().expect("an address"), ..flow(22, "cali2").fields },
+            ..flow(22, HOST_INTERFACE)
+        };
+        let flows = vec![flow(80, "cali2"), flow(443, "cali2"), to_host];
+        let uplinks = Uplinks::from([("up0".to_owned(), vec!["192.0.2.10".parse().expect("an address")])]);
+        let preview = Preview { node: "n".into(), now, given, is_staged: false, flows, uplinks, most: 9 };
+        let view = preview.answer();
+        assert_eq!((view.judged, view.now_denied, view.now_allowed), (3, 1, 0));
+        assert_eq!(view.changes[0].after.rule, "GlobalNetworkPolicy forward ingress[0]");
+    }
 }
