@@ -113,7 +113,14 @@ fn numbered_endpoint(random: &mut Random, number: usize, place: usize) -> Resour
     if random.chance(60) {
         spec["serviceAccountName"] = json!(random.pick(&["web", "db"]));
     }
-    let metadata = json!({ "name": format!("e{number}"), "namespace": namespace, "labels": labels(random) });
+    let mut labels = labels(random);
+    // Claims. The account's counts where the endpoint says none, as in Calico.
+    for (label, value) in [("pcns.team", "red"), ("pcsa.trust", "high"), ("projectcalico.org/serviceaccount", "web")] {
+        if random.chance(20) {
+            labels[label] = json!(value);
+        }
+    }
+    let metadata = json!({ "name": format!("e{number}"), "namespace": namespace, "labels": labels });
     make("WorkloadEndpoint", metadata, spec)
 }
 

@@ -90,8 +90,8 @@ pub fn slices(resources: &Resources) -> Vec<Slice> {
 
 pub fn labels_of_workload(resources: &Resources, endpoint: &WorkloadEndpoint) -> Labels {
     let mut own = own_labels(&endpoint.metadata);
-    // Who it is and what it inherits is not for its own labels to say.
-    own.retain(|label, _| !label.starts_with("pcns.") && !label.starts_with("pcsa.") && label != SERVICE_ACCOUNT);
+    // What it inherits is not for its own labels to say.
+    own.retain(|label, _| !label.starts_with("pcns.") && !label.starts_with("pcsa."));
     let mut labels = labels_with_profiles(resources, own, &endpoint.spec.profiles);
     labels.insert(NAMESPACE.into(), endpoint.metadata.namespace.clone().unwrap_or_default());
     labels.insert(ORCHESTRATOR.into(), endpoint.spec.orchestrator.clone());
