@@ -273,13 +273,15 @@ impl<D: Datastore> Control<D> {
         }
         if !self.changed.is_empty() {
             let changed = std::mem::take(&mut self.changed);
-            self.calculation.update(&self.resources, &changed);
-            self.note("resources", self.state().problems.clone());
-            let changes = self.calculation.take_changes();
-            self.dirty.tables |= !changes.is_empty();
             // The fewer old snapshots are still read, the less has to be copied.
             self.publisher.reclaim();
-            self.acl = self.policy.update(self.calculation.state(), &changes, &mut self.names);
+            let (is_changed, acl) = match self.is_ready() {
+                true => self.policy.follow(&mut self.calculation, &self.resources, &changed, &mut self.names),
+                false => self.follow_while_attaching(&changed),
+            };
+            self.dirty.tables |= is_changed;
+            self.acl = acl;
+            self.note("resources", self.state().problems.clone());
         }
         if std::mem::take(&mut self.dirty.tables) {
             let errors = self.attach();
@@ -292,6 +294,18 @@ impl<D: Datastore> Control<D> {
             self.reconcile().await;
         }
         self.answer_writes();
+    }
+
+    /// The first calculation may take seconds, and attaching waits for the kernel most of the time: side by side. What is
+    /// attached has no tables yet and drops everything; what cannot be is tried again, and told, when there are tables.
+    fn follow_while_attaching(&mut self, changed: &BTreeSet<Arc<Key>>) -> (bool, Acl) {
+        let wanted = self.orphans().collect();
+        let Control { calculation, policy, names, resources, attachments, kernel, .. } = self;
+        std::thread::scope(|scope| {
+            let following = scope.spawn(|| policy.follow(calculation, resources, changed, names));
+            attachments.sync(&wanted, Guards::default(), &kernel.links, &mut Vec::new());
+            following.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     async fn read_kernel(&mut self) -> Result<(), crate::host::HostError> {
@@ -376,16 +390,19 @@ impl<D: Datastore> Control<D> {
     /// The interfaces that should be attached: endpoints', uplinks, and the way to the host.
     fn wanted(&self, claims: &BTreeMap<String, usize>) -> BTreeMap<String, InterfaceKind> {
         let endpoints = self.state().endpoints.iter().map(|e| (e.interface.clone(), InterfaceKind::Workload));
-        // An interface with the workload prefix and no endpoint: nobody says what it may do, so it may do nothing.
-        let prefix = self.settings.default_workload_interface_prefix.as_str();
-        let orphans = self.kernel.links.values().filter(|link| !prefix.is_empty() && link.name.starts_with(prefix));
-        let orphans = orphans.map(|link| (link.name.clone(), InterfaceKind::Workload));
         let closed = self.state().closed_interfaces.iter().map(|name| (name.clone(), InterfaceKind::Workload));
         let uplinks = self.settings.uplinks.iter().chain(claims.keys());
         let uplinks = uplinks.map(|name| (name.clone(), InterfaceKind::Uplink));
         let host = (HOST_INTERFACE.to_owned(), InterfaceKind::Host);
         // A workload's interface that a host endpoint names stays a workload's.
-        uplinks.chain(orphans).chain(closed).chain(endpoints).chain([host]).collect()
+        uplinks.chain(self.orphans()).chain(closed).chain(endpoints).chain([host]).collect()
+    }
+
+    /// Interfaces with the workload prefix. Where there is no endpoint nobody says what they may do, so they may do nothing.
+    fn orphans(&self) -> impl Iterator<Item = (String, InterfaceKind)> {
+        let prefix = self.settings.default_workload_interface_prefix.as_str();
+        let links = self.kernel.links.values().filter(move |link| !prefix.is_empty() && link.name.starts_with(prefix));
+        links.map(|link| (link.name.clone(), InterfaceKind::Workload))
     }
 
     async fn reconcile(&mut self) {

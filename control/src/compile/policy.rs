@@ -4,12 +4,12 @@
 //! see in one step. A set that no rule refers to any more is emptied after the tables without it are published: until then
 //! its members keep their meaning.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
 
 use config::net::{Cidr, IpVersion, PortRange};
-use config::resource::{Action, PolicyType};
+use config::resource::{Action, Key, PolicyType};
 use fastpath::flow::mapped_address;
 use fastpath::table::ProgramIndex;
 use fastpath::table::acl::{
@@ -21,6 +21,8 @@ use super::{RuleNames, range_of};
 use crate::node_state::{
     BlockName, Changes, HostEndpointState, Member, NodeState, Program, ProgramEnd, ResolvedRule, ResolvedSide, SetName,
 };
+use crate::policy::Calculation;
+use crate::resources::Resources;
 
 /// Programs of one host endpoint.
 const HOST_PROGRAMS: usize = 7;
@@ -39,6 +41,20 @@ pub struct PolicyCompiler {
 }
 
 impl PolicyCompiler {
+    /// Brings the state up to date with changed resources, and the policy with the state. True when the state is another
+    /// than before. What comes back has to be published before the next call.
+    pub fn follow(
+        &mut self,
+        calculation: &mut Calculation,
+        resources: &Resources,
+        changed: &BTreeSet<Arc<Key>>,
+        names: &mut RuleNames,
+    ) -> (bool, Acl) {
+        calculation.update(resources, changed);
+        let changes = calculation.take_changes();
+        (!changes.is_empty(), self.update(calculation.state(), &changes, names))
+    }
+
     /// Follows the changes of a state since the last call. What comes back has to be published before the next call.
     pub fn update(&mut self, state: &NodeState, changes: &Changes, names: &mut RuleNames) -> Acl {
         if changes.is_empty() {
