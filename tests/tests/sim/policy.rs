@@ -58,7 +58,9 @@ pub fn evaluate(
         PolicyType::Ingress => endpoint.ingress,
         PolicyType::Egress => endpoint.egress,
     };
-    let decision = tables.policy.evaluate(program, &tables.policy.classify(&question(fields)));
+    let classes = tables.policy.classify(&question(fields));
+    let decision = tables.policy.evaluate(program, &classes);
+    assert_eq!(decision, tables.policy.evaluate_plainly(program, &classes), "with vector instructions and without");
     let name = |index: RuleIndex| node.names.name(index).map(str::to_owned);
     let rule = name(decision.rule).expect("every decision has a name");
     Some(Verdict { allow: decision.outcome == Outcome::Allow, rule, log: name(decision.log) })
