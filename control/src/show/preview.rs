@@ -7,7 +7,9 @@
 //!
 //! Works on copies, on a thread of its own: the control loop goes on. Nothing is written and no counter moves.
 
-use config::resource::{GlobalNetworkPolicy, Key, Kind, NetworkPolicy, Resource, StagedAction};
+use config::resource::{
+    GlobalNetworkPolicy, Key, Kind, KubernetesNetworkPolicy, NetworkPolicy, Resource, StagedAction,
+};
 use fastpath::flow::KeyKind;
 use fastpath::header::protocol;
 use fastpath::table::interface::InterfaceKind;
@@ -139,6 +141,20 @@ fn promote(resources: &mut Resources) -> u64 {
             _ => {}
         }
     }
+    for staged in resources.staged_kubernetes_network_policies() {
+        let metadata = staged.metadata.clone();
+        match staged.spec.staged_action {
+            StagedAction::Set => {
+                let policy = KubernetesNetworkPolicy { metadata, spec: staged.spec.policy() };
+                puts.push(Resource::KubernetesNetworkPolicy(policy));
+            }
+            StagedAction::Delete => {
+                let namespace = metadata.namespace.unwrap_or_default();
+                removals.push(Key::namespaced(Kind::KubernetesNetworkPolicy, namespace, metadata.name));
+            }
+            _ => {}
+        }
+    }
     let count = (puts.len() + removals.len()) as u64;
     puts.into_iter().for_each(|resource| resources.put(resource));
     removals.iter().for_each(|key| resources.remove(key));
@@ -228,6 +244,24 @@ spec: {stagedAction: Delete}
         assert_eq!((change.destination_port, change.before.verdict.as_str()), (Some(80), "allow"));
         assert_eq!(change.before.rule, "NetworkPolicy shop/db ingress[0]");
         assert_eq!(change.after.rule, "Tier default: end of tier, ingress default deny");
+    }
+
+    #[test]
+    fn staged_policies_of_kubernetes_form_are_promoted_too() {
+        let text = "apiVersion: projectcalico.org/v3\nkind: WorkloadEndpoint\n\
+                    metadata: {name: n-k8s-db-eth0, namespace: shop, labels: {app: db}}\n\
+                    spec: {node: n, orchestrator: k8s, pod: db, endpoint: eth0, interfaceName: cali2, ipNetworks: [10.0.0.2/32], \
+                    profiles: [projectcalico-default-allow]}\n---\n\
+                    apiVersion: projectcalico.org/v3\nkind: StagedKubernetesNetworkPolicy\nmetadata: {name: db, namespace: shop}\n\
+                    spec: {podSelector: {matchLabels: {app: db}}, ingress: [{ports: [{protocol: TCP, port: 443}]}]}\n";
+        let now: Resources = config::yaml::parse("case", text).expect("legal").into_iter().collect();
+        let flows = vec![flow(80, "cali2"), flow(443, "cali2")];
+        let uplinks = Uplinks::from([("up0".to_owned(), Vec::new())]);
+        let preview = Preview { node: "n".into(), now, given: Vec::new(), is_staged: true, flows, uplinks, most: 9 };
+        let view = preview.answer();
+        assert_eq!((view.promoted, view.judged, view.now_denied, view.now_allowed), (1, 2, 1, 0));
+        assert_eq!(view.changes[0].destination_port, Some(80));
+        assert_eq!(view.changes[0].after.rule, "Tier default: end of tier, ingress default deny");
     }
 
     #[test]
