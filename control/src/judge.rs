@@ -91,8 +91,7 @@ pub struct Said {
 impl Said {
     /// A list that is not asked, because of the port.
     pub fn failsafe(list: List, endpoint: Option<Key>) -> Self {
-        let direction = if list.is_ingress() { PolicyType::Ingress } else { PolicyType::Egress };
-        let verdict = Verdict { allow: true, rule: decided::failsafe(direction), log: None };
+        let verdict = Verdict { allow: true, rule: decided::failsafe(list), log: None };
         Self { list: Some(list), endpoint, verdict }
     }
 
@@ -101,7 +100,7 @@ impl Said {
     }
 
     pub fn direction(&self) -> PolicyType {
-        if self.list.is_some_and(List::is_ingress) { PolicyType::Ingress } else { PolicyType::Egress }
+        self.list.map_or(PolicyType::Egress, decided::direction)
     }
 }
 

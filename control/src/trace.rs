@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use config::resource::{PolicyType, Resource};
+use config::resource::Resource;
 use etherparse::{IpNumber, PacketBuilder, PacketBuilderStep};
 use fastpath::burst::{Burst, Fragment, Passage, Slot, Verdict};
 use fastpath::flow::{FlowTable, FlowWriter, KeyKind, unmapped_address};
@@ -105,10 +105,7 @@ fn decisions<D>(control: &Control<D>, tables: &Tables, slot: &Slot) -> Vec<Decis
         let (list, outcome, rule) = match step {
             // The stage itself says so.
             Step::Refuse(_) => return Outcome::Deny,
-            Step::Open(list) => {
-                let direction = if list.is_ingress() { PolicyType::Ingress } else { PolicyType::Egress };
-                (list, Outcome::Undecided, decided::failsafe(direction))
-            }
+            Step::Open(list) => (list, Outcome::Undecided, decided::failsafe(list)),
             Step::Ask(list, program) => {
                 let decision = tables.policy.evaluate(program, &classes);
                 (list, decision.outcome, control.names.name(decision.rule).unwrap_or_default().to_owned())

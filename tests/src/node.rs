@@ -108,19 +108,12 @@ impl Kernel {
         for (position, attachment) in plan.attachments.iter().enumerate() {
             let index = LinkIndex(position as u32 + 1);
             let link = Link {
-                index,
-                name: attachment.name.clone(),
                 mac: Some(MacAddress(attachment.mac)),
                 mtu: attachment.mtu.into(),
                 up: attachment.is_up,
                 running: attachment.is_up,
-                loopback: false,
                 kind: Some("veth".to_string()),
-                tx_queues: 1,
-                rx_queues: 1,
-                xdp: None,
-                peer: None,
-                controller: None,
+                ..Link::named(index, &attachment.name)
             };
             kernel.links.insert(index, link);
             let attached = Attached {

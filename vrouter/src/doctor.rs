@@ -409,21 +409,7 @@ mod tests {
 
     #[test]
     fn network_cards() {
-        let card = Link {
-            index: LinkIndex(2),
-            name: "eth0".to_owned(),
-            mac: None,
-            mtu: 1500,
-            up: true,
-            running: true,
-            loopback: false,
-            kind: None,
-            tx_queues: 1,
-            rx_queues: 1,
-            xdp: None,
-            peer: None,
-            controller: None,
-        };
+        let card = Link::named(LinkIndex(2), "eth0");
         let native = XdpFeatures {
             native: true,
             zero_copy: true,

@@ -45,6 +45,25 @@ pub struct Link {
 }
 
 impl Link {
+    /// An Ethernet that is up, and of which nothing else is known.
+    pub fn named(index: LinkIndex, name: &str) -> Self {
+        Self {
+            index,
+            name: name.to_owned(),
+            mac: None,
+            mtu: 1500,
+            up: true,
+            running: true,
+            loopback: false,
+            kind: None,
+            tx_queues: 1,
+            rx_queues: 1,
+            xdp: None,
+            peer: None,
+            controller: None,
+        }
+    }
+
     /// Switched on, and with somebody at the other end: what is sent here arrives somewhere.
     pub fn can_carry(&self) -> bool {
         self.up && self.running
@@ -235,19 +254,11 @@ impl From<&LinkMessage> for Link {
     fn from(message: &LinkMessage) -> Link {
         let flags = message.header.flags;
         let mut link = Link {
-            index: LinkIndex(message.header.index),
-            name: String::new(),
-            mac: None,
             mtu: 0,
             up: flags.contains(LinkFlags::Up),
             running: flags.contains(LinkFlags::Running),
             loopback: flags.contains(LinkFlags::Loopback),
-            kind: None,
-            tx_queues: 1,
-            rx_queues: 1,
-            xdp: None,
-            peer: None,
-            controller: None,
+            ..Link::named(LinkIndex(message.header.index), "")
         };
         let mut peer_is_elsewhere = false;
         for attribute in &message.attributes {

@@ -253,27 +253,9 @@ impl Kernel {
         let number = u16::try_from(self.links.len()).ok().filter(|number| *number < u16::MAX);
         let number = number.ok_or_else(|| format!("node {node} has more than {} interfaces", u16::MAX - 1))?;
         let (index, link) = (InterfaceIndex(number), LinkIndex(u32::from(number) + 1));
-        self.links.insert(link, made_up_link(link, name));
+        self.links.insert(link, Link::named(link, name));
         self.attached.insert(name.to_owned(), Attachment { index, link, kind, owner: WorkerIndex(0) });
         Ok(index)
-    }
-}
-
-fn made_up_link(index: LinkIndex, name: &str) -> Link {
-    Link {
-        index,
-        name: name.to_owned(),
-        mac: None,
-        mtu: 1500,
-        up: true,
-        running: true,
-        loopback: false,
-        kind: None,
-        tx_queues: 1,
-        rx_queues: 1,
-        xdp: None,
-        peer: None,
-        controller: None,
     }
 }
 

@@ -59,9 +59,14 @@ pub fn list_name(list: List) -> &'static str {
     }
 }
 
-/// The name of what leaves a port open.
-pub fn failsafe(direction: PolicyType) -> String {
-    format!("{FAILSAFE}: {}", direction.word())
+/// Whether it is about packets that come in or go out.
+pub fn direction(list: List) -> PolicyType {
+    if list.is_ingress() { PolicyType::Ingress } else { PolicyType::Egress }
+}
+
+/// The name of what leaves a port open in a list.
+pub fn failsafe(list: List) -> String {
+    format!("{FAILSAFE}: {}", direction(list).word())
 }
 
 impl DefaultDecision {

@@ -97,8 +97,8 @@ pub struct Membership<'a> {
 }
 
 impl Membership<'_> {
-    /// Many of one set: it is looked up once.
-    fn add_all(&mut self, set: &SetName, members: impl IntoIterator<Item = Member>) {
+    /// The set is looked up once for all of them.
+    fn add(&mut self, set: &SetName, members: impl IntoIterator<Item = Member>) {
         let counts = self.members.entry(set.clone()).or_default();
         let changes = self.changes.entry(set.clone()).or_default();
         for member in members {
@@ -110,14 +110,6 @@ impl Membership<'_> {
         }
         if changes.is_empty() {
             self.changes.remove(set);
-        }
-    }
-
-    fn add(&mut self, set: &SetName, member: Member) {
-        let count = self.members.entry(set.clone()).or_default().entry(member.clone()).or_insert(0);
-        *count += 1;
-        if *count == 1 {
-            self.toggle(set, member, true);
         }
     }
 
@@ -176,11 +168,11 @@ impl Sets {
                     self.of_item.entry(*item_id).or_default().insert(id);
                 }
                 let selected = selected.iter().filter_map(|id| items.get(*id));
-                membership.add_all(&name, selected.flat_map(|item| source.members_of(item)));
+                membership.add(&name, selected.flat_map(|item| source.members_of(item)));
             }
             (SetSource::Service { namespace, name: service, with_ports }, _) => {
                 let members = self.slices.members(namespace, service, *with_ports);
-                membership.add_all(&name, members);
+                membership.add(&name, members);
             }
             _ => {}
         }
@@ -237,7 +229,7 @@ impl Sets {
             let (before, after) = (brought(old, was_in.contains(id)), brought(new, is_in.contains(id)));
             if before != after {
                 // First what comes: a member that stays never seems to be gone.
-                after.into_iter().for_each(|member| membership.add(&set.name, member));
+                membership.add(&set.name, after);
                 before.into_iter().for_each(|member| membership.remove(&set.name, member));
             }
         }
@@ -264,14 +256,12 @@ impl Sets {
                 let now: BTreeSet<Member> = self.slices.members(&namespace, &service, with_ports).into_iter().collect();
                 let before: BTreeSet<Member> =
                     membership.members.get(&name).into_iter().flat_map(BTreeMap::keys).cloned().collect();
-                now.difference(&before).for_each(|member| membership.add(&name, member.clone()));
+                membership.add(&name, now.difference(&before).cloned());
                 before.difference(&now).for_each(|member| membership.remove(&name, member.clone()));
             }
         }
     }
-}
 
-impl Sets {
     /// What a Service leads to: its addresses, and those with their ports.
     pub fn service(&self, namespace: &str, service: &str) -> BTreeSet<Member> {
         let mut members = self.slices.members(namespace, service, false);

@@ -1,12 +1,12 @@
 //! The host endpoints of this node: where they are in force, and which policies stand in which list.
 
-use config::resource::{HostEndpoint, Key, Kind, PolicyType};
+use config::resource::{HostEndpoint, Key, Kind};
 use fastpath::stage::lists::List;
 
 use crate::control::Control;
 use crate::http::views::{HostEndpointView, HostInterfaceView, HostListView};
 use crate::node_state::{BlockName, HostEndpointState, Program};
-use crate::policy::decided::list_name;
+use crate::policy::decided::{self, list_name};
 
 /// In the order in which they are asked, inward and then outward.
 const LISTS: [List; 7] = [
@@ -64,7 +64,7 @@ fn lists(endpoint: &HostEndpointState) -> Vec<HostListView> {
 }
 
 fn list_view(list: List, program: &Program) -> HostListView {
-    let direction = if list.is_ingress() { PolicyType::Ingress } else { PolicyType::Egress };
+    let direction = decided::direction(list);
     let owner = |block: &BlockName| {
         let text = block.to_string();
         text.strip_suffix(direction.word()).map(|owner| owner.trim_end().to_owned()).unwrap_or(text)

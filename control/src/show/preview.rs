@@ -8,7 +8,8 @@
 //! Works on copies, on a thread of its own: the control loop goes on. Nothing is written and no counter moves.
 
 use config::resource::{
-    GlobalNetworkPolicy, Key, Kind, KubernetesNetworkPolicy, NetworkPolicy, Resource, StagedAction,
+    GlobalNetworkPolicy, KubernetesNetworkPolicy, NetworkPolicy, Resource, StagedAction, StagedGlobalNetworkPolicy,
+    StagedKubernetesNetworkPolicy, StagedNetworkPolicy,
 };
 use fastpath::flow::KeyKind;
 use fastpath::header::protocol;
@@ -115,49 +116,27 @@ fn uplinks<D>(control: &Control<D>) -> Uplinks {
 
 /// Makes policies of staged ones. Returns of how many.
 fn promote(resources: &mut Resources) -> u64 {
-    let mut puts = Vec::new();
-    let mut removals = Vec::new();
-    for staged in resources.staged_network_policies() {
-        let metadata = staged.metadata.clone();
-        match staged.spec.staged_action {
-            StagedAction::Set => {
-                puts.push(Resource::NetworkPolicy(NetworkPolicy { metadata, spec: staged.spec.policy() }));
-            }
-            StagedAction::Delete => {
-                let namespace = metadata.namespace.unwrap_or_default();
-                removals.push(Key::namespaced(Kind::NetworkPolicy, namespace, metadata.name));
-            }
-            _ => {}
+    let mut promotions: Vec<(StagedAction, Resource)> = Vec::new();
+    for StagedNetworkPolicy { metadata, spec } in resources.staged_network_policies() {
+        let policy = NetworkPolicy { metadata: metadata.clone(), spec: spec.policy() };
+        promotions.push((spec.staged_action, Resource::NetworkPolicy(policy)));
+    }
+    for StagedGlobalNetworkPolicy { metadata, spec } in resources.staged_global_network_policies() {
+        let policy = GlobalNetworkPolicy { metadata: metadata.clone(), spec: spec.policy() };
+        promotions.push((spec.staged_action, Resource::GlobalNetworkPolicy(policy)));
+    }
+    for StagedKubernetesNetworkPolicy { metadata, spec } in resources.staged_kubernetes_network_policies() {
+        let policy = KubernetesNetworkPolicy { metadata: metadata.clone(), spec: spec.policy() };
+        promotions.push((spec.staged_action, Resource::KubernetesNetworkPolicy(policy)));
+    }
+    promotions.retain(|(action, _)| matches!(action, StagedAction::Set | StagedAction::Delete));
+    let count = promotions.len() as u64;
+    for (action, policy) in promotions {
+        match action {
+            StagedAction::Delete => resources.remove(&policy.key()),
+            _ => resources.put(policy),
         }
     }
-    for staged in resources.staged_global_network_policies() {
-        let metadata = staged.metadata.clone();
-        match staged.spec.staged_action {
-            StagedAction::Set => {
-                let policy = GlobalNetworkPolicy { metadata, spec: staged.spec.policy() };
-                puts.push(Resource::GlobalNetworkPolicy(policy));
-            }
-            StagedAction::Delete => removals.push(Key::cluster(Kind::GlobalNetworkPolicy, metadata.name)),
-            _ => {}
-        }
-    }
-    for staged in resources.staged_kubernetes_network_policies() {
-        let metadata = staged.metadata.clone();
-        match staged.spec.staged_action {
-            StagedAction::Set => {
-                let policy = KubernetesNetworkPolicy { metadata, spec: staged.spec.policy() };
-                puts.push(Resource::KubernetesNetworkPolicy(policy));
-            }
-            StagedAction::Delete => {
-                let namespace = metadata.namespace.unwrap_or_default();
-                removals.push(Key::namespaced(Kind::KubernetesNetworkPolicy, namespace, metadata.name));
-            }
-            _ => {}
-        }
-    }
-    let count = (puts.len() + removals.len()) as u64;
-    puts.into_iter().for_each(|resource| resources.put(resource));
-    removals.iter().for_each(|key| resources.remove(key));
     count
 }
 

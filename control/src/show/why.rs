@@ -4,7 +4,6 @@
 
 use std::time::Instant;
 
-use config::resource::PolicyType;
 use fastpath::flow::{Key, KeyKind, unmapped_address};
 use fastpath::header::protocol;
 use fastpath::stage::lists::List;
@@ -14,7 +13,7 @@ use super::{nearest, protocol_name};
 use crate::control::Control;
 use crate::http::views::{DecisionView, DifferenceView, NearView, RecentDropView, WhyRequest, WhyView};
 use crate::node_state::{EndpointState, Program};
-use crate::policy::decided::{Decided, list_name};
+use crate::policy::decided::{self, Decided, list_name};
 use crate::policy::oracle::{Difference, Fields, Near, Verdict};
 
 /// Drops in an answer that did not say how many.
@@ -152,7 +151,7 @@ fn who_dropped<'a, D>(control: &'a Control<D>, list: List, seen: &Seen) -> Optio
 
 /// A decision with the rule that almost turned it.
 pub fn decision<D>(control: &Control<D>, asked: &Asked<'_>, verdict: &Verdict, decided: &Decided) -> DecisionView {
-    let direction = if asked.list.is_ingress() { PolicyType::Ingress } else { PolicyType::Egress };
+    let direction = decided::direction(asked.list);
     let program = asked.endpoint.and_then(|endpoint| endpoint.program);
     let nearest =
         program.and_then(|program| nearest::nearest(&control.calculation, program, direction, asked.fields, verdict));
