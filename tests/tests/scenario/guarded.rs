@@ -9,7 +9,7 @@ use tests::daemon::Daemon;
 use tests::talk::{Service, echo, is_silent, pings, udp, until_connected, until_reachable};
 use tests::topology::{Machine, Topology};
 
-use crate::{CLIENT, FAR, NODE, WEB, ip};
+use crate::{CLIENT, FAR, NODE, WEB, ip, two_and_far_with};
 
 const SSH: u16 = 22;
 /// Long enough for many bursts, and for acknowledgements that change threads the other way.
@@ -51,28 +51,12 @@ spec:
   egress: [{ action: Deny, protocol: TCP, destination: { ports: [9003] } }, { action: Pass }]
 ";
 
-fn description(mtu: u32) -> String {
-    format!(
-        r#"
-endpoints:
-  - {{ name: web, addresses: [10.65.0.2, "fd65::2"], mtu: {mtu} }}
-  - {{ name: client, addresses: [10.65.0.3, "fd65::3"], mtu: {mtu} }}
-hosts:
-  - name: far
-    addresses: [192.0.2.2/24, "2001:db8::2/64"]
-    uplink: up0
-    nodeAddresses: [192.0.2.1/24, "2001:db8::1/64"]
-    mtu: {mtu}
-"#
-    )
-}
-
 fn bulk(from: &Machine, service: &Service) {
     echo(&mut until_connected(from, service.address), BULK).unwrap();
 }
 
 fn story(name: &str, workers: &str, mtu: u32) {
-    let Some(topology) = Topology::up(name, &description(mtu)) else { return };
+    let Some(topology) = Topology::up(name, &two_and_far_with(mtu, "")) else { return };
     let (node, far, client, web) = (topology.node(), topology.at("far"), topology.at("client"), topology.at("web"));
     let daemon = Daemon::start(&topology, &["--workers", workers]);
     let services = |at: &Machine, addresses: [&str; 2], port| addresses.map(|a| Service::start(at, ip(a), port));

@@ -11,26 +11,10 @@ use tests::talk::until_reachable;
 use tests::topology::{Machine, Topology, said};
 use tests::wait;
 
-use crate::{FAR, WEB, ip};
+use crate::{FAR, WEB, ip, two_and_far_with};
 
 /// Far below what passes here on a bad day, far above what a connection carries whose packets are dropped.
 const LEAST: f64 = 20e6;
-
-fn description(mtu: u32, offload: &str) -> String {
-    format!(
-        r#"
-endpoints:
-  - {{ name: web, addresses: [10.65.0.2, "fd65::2"], mtu: {mtu}, offload: {offload} }}
-  - {{ name: client, addresses: [10.65.0.3, "fd65::3"], mtu: {mtu}, offload: {offload} }}
-hosts:
-  - name: far
-    addresses: [192.0.2.2/24, "2001:db8::2/64"]
-    uplink: up0
-    nodeAddresses: [192.0.2.1/24, "2001:db8::1/64"]
-    mtu: {mtu}
-"#
-    )
-}
 
 /// Bits per second that arrived.
 fn iperf(from: &Machine, to: &str, reverse: &str) -> f64 {
@@ -43,7 +27,7 @@ fn iperf(from: &Machine, to: &str, reverse: &str) -> f64 {
 }
 
 fn story(name: &str, mtu: u32, offload: &str) {
-    let Some(topology) = Topology::up(name, &description(mtu, offload)) else { return };
+    let Some(topology) = Topology::up(name, &two_and_far_with(mtu, &format!(", offload: {offload}"))) else { return };
     let daemon = Daemon::start(&topology, &[]);
     let (web, client, far) = (topology.at("web"), topology.at("client"), topology.at("far"));
     for (to, addresses) in [(&web, WEB), (&far, FAR)] {

@@ -66,6 +66,23 @@ hosts:
     nodeAddresses: [192.0.2.1/24, "2001:db8::1/64"]
 "#;
 
+/// The same with links of this MTU, and `more` settings for each workload.
+fn two_and_far_with(mtu: u32, more: &str) -> String {
+    format!(
+        r#"
+endpoints:
+  - {{ name: web, addresses: [10.65.0.2, "fd65::2"], mtu: {mtu}{more} }}
+  - {{ name: client, addresses: [10.65.0.3, "fd65::3"], mtu: {mtu}{more} }}
+hosts:
+  - name: far
+    addresses: [192.0.2.2/24, "2001:db8::2/64"]
+    uplink: up0
+    nodeAddresses: [192.0.2.1/24, "2001:db8::1/64"]
+    mtu: {mtu}
+"#
+    )
+}
+
 /// Their addresses, by family.
 const WEB: [&str; 2] = ["10.65.0.2", "fd65::2"];
 const CLIENT: [&str; 2] = ["10.65.0.3", "fd65::3"];

@@ -177,54 +177,57 @@ impl Editor {
         let is_meant = changed.sets.iter().any(|set| self.published_sets.contains(set));
         self.replace_blocks(changed.blocks);
 
-        let has_room = self.members.len() <= self.current.members.room();
+        let is_at_once = has_new_prefixes || is_crowded || (is_meant && (is_structural || moves.len() > STORES_MAX));
+        let has_new_members = self.move_members(&moves, prefixes, is_renumbered, is_at_once);
+        if is_structural {
+            self.make_blocks(has_new_members);
+        }
+        self.current.clone()
+    }
+
+    /// Gives members their classes: in the table that is read, or, if that has to be seen at once, in a copy of it, or in one
+    /// made anew. True when it is another table.
+    fn move_members(&mut self, moves: &[Move], prefixes: Arc<Prefixes>, is_anew: bool, is_at_once: bool) -> bool {
         self.older.retain(|blocks| blocks.strong_count() > 0);
         let is_shared = !self.older.is_empty() && !moves.is_empty();
-        let has_new_members = if is_renumbered || !has_room || moves.len() > self.members.len() / 2 {
+        let has_room = self.members.len() <= self.current.members.room();
+        let table = if is_anew || !has_room || moves.len() > self.members.len() / 2 {
             self.members.retain(|_, classes| classes.own != Class::NONE);
             let table = Members::with_room(self.members.len() * 2, prefixes);
             self.members.iter().for_each(|(member, classes)| table.set(*member, classes.effective));
-            self.current.members = Arc::new(table);
-            true
-        } else if has_new_prefixes
-            || is_crowded
-            || is_shared
-            || (is_meant && (is_structural || moves.len() > STORES_MAX))
-        {
+            table
+        } else if is_at_once || is_shared {
             let copy = self.current.members.copy(prefixes);
             moves.iter().for_each(|step| copy.set(step.member, step.to));
-            self.current.members = Arc::new(copy);
-            true
+            copy
         } else {
             moves.iter().for_each(|step| self.current.members.set(step.member, step.to));
-            false
+            return false;
         };
-        if has_new_members {
-            self.older.clear();
-        }
-        if is_structural {
-            for class in (1..).map(Class).take(self.rows.len().saturating_sub(1)) {
-                if !self.classes.is_held(class) {
-                    self.rows[class.0 as usize] = None;
-                }
+        self.current.members = Arc::new(table);
+        self.older.clear();
+        true
+    }
+
+    /// What is published beside the members, anew: blocks, programs, and the classes that are in use.
+    fn make_blocks(&mut self, has_new_members: bool) {
+        for class in (1..).map(Class).take(self.rows.len().saturating_sub(1)) {
+            if !self.classes.is_held(class) {
+                self.rows[class.0 as usize] = None;
             }
-            let blocks = Arc::new(Blocks {
-                classes: ClassTable::new(&self.rows),
-                heads: self.blocks.iter().map(|record| Some(record.as_ref()?.head.clone())).collect(),
-                programs: self.programs.clone(),
-                asks_for_named_ports: self
-                    .blocks
-                    .iter()
-                    .flatten()
-                    .any(|record| record.head.block.asks_for_named_ports()),
-            });
-            let old = std::mem::replace(&mut self.current.blocks, blocks);
-            if !has_new_members {
-                self.older.push(Arc::downgrade(&old));
-            }
-            self.published_sets = self.asking.keys().copied().collect();
         }
-        self.current.clone()
+        let records = || self.blocks.iter().flatten();
+        let blocks = Arc::new(Blocks {
+            classes: ClassTable::new(&self.rows),
+            heads: self.blocks.iter().map(|record| Some(record.as_ref()?.head.clone())).collect(),
+            programs: self.programs.clone(),
+            asks_for_named_ports: records().any(|record| record.head.block.asks_for_named_ports()),
+        });
+        let old = std::mem::replace(&mut self.current.blocks, blocks);
+        if !has_new_members {
+            self.older.push(Arc::downgrade(&old));
+        }
+        self.published_sets = self.asking.keys().copied().collect();
     }
 
     /// How many classes there are, used or not.
