@@ -25,7 +25,7 @@ use crate::compile::{self, Choices, Compiled, HostView, PolicyCompiler, RouteRow
 use crate::datastore::{Datastore, Revision, SyncEvent, undo};
 use crate::event::Event;
 use crate::felix::FelixSettings;
-use crate::guard;
+use crate::guard::{self, Claims};
 use crate::host::{Host, HostEvent, InterfaceAddress, Link, LinkIndex, Neighbour, Route};
 use crate::http::answer::{self, Answered};
 use crate::http::api::{ApiCall, ApiError, ApiRequest, ErrorCode};
@@ -135,7 +135,7 @@ impl<D> Control<D> {
     }
 
     /// Which interface has which host endpoint.
-    pub(crate) fn claims(&self) -> BTreeMap<String, usize> {
+    pub(crate) fn claims(&self) -> Claims {
         let uplinks = self.settings.uplinks.iter().map(String::as_str).collect();
         guard::claims_among(self.state(), &self.kernel.links, &self.kernel.addresses, uplinks)
     }
@@ -378,7 +378,7 @@ impl<D: Datastore> Control<D> {
         self.give_back();
     }
 
-    fn guards(&self, claims: &BTreeMap<String, usize>) -> Guards {
+    fn guards(&self, claims: &Claims) -> Guards {
         let openings = Openings {
             ports: guard::port_filters(&self.state().felix),
             own_addresses: guard::own_addresses(&self.kernel.addresses),
@@ -388,7 +388,7 @@ impl<D: Datastore> Control<D> {
     }
 
     /// The interfaces that should be attached: endpoints', uplinks, and the way to the host.
-    fn wanted(&self, claims: &BTreeMap<String, usize>) -> BTreeMap<String, InterfaceKind> {
+    fn wanted(&self, claims: &Claims) -> BTreeMap<String, InterfaceKind> {
         let endpoints = self.state().endpoints.iter().map(|e| (e.interface.clone(), InterfaceKind::Workload));
         let closed = self.state().closed_interfaces.iter().map(|name| (name.clone(), InterfaceKind::Workload));
         let uplinks = self.settings.uplinks.iter().chain(claims.keys());

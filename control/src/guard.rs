@@ -20,13 +20,16 @@ use crate::felix::FelixSettings;
 use crate::host::{InterfaceAddress, Link, LinkIndex};
 use crate::node_state::{HostEndpointState, NodeState};
 
+/// By the interface's name, the position of its host endpoint.
+pub type Claims = BTreeMap<String, usize>;
+
 /// Which of [`NodeState::host_endpoints`] each attached uplink has.
 pub fn claims(
     state: &NodeState,
     links: &BTreeMap<LinkIndex, Link>,
     addresses: &[InterfaceAddress],
     attached: &BTreeMap<String, Attachment>,
-) -> BTreeMap<String, usize> {
+) -> Claims {
     let uplinks = attached.iter().filter(|(_, attachment)| attachment.kind == InterfaceKind::Uplink);
     claims_among(state, links, addresses, uplinks.map(|(name, _)| name.as_str()).collect())
 }
@@ -37,7 +40,7 @@ pub fn claims_among(
     links: &BTreeMap<LinkIndex, Link>,
     addresses: &[InterfaceAddress],
     uplinks: BTreeSet<&str>,
-) -> BTreeMap<String, usize> {
+) -> Claims {
     let mut claims = BTreeMap::new();
     let endpoints = || state.host_endpoints.iter().enumerate();
     // A workload's interface is none of the host's.

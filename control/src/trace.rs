@@ -100,6 +100,7 @@ fn decisions<D>(control: &Control<D>, tables: &Tables, slot: &Slot) -> Vec<Decis
     let fields = why::fields(&slot.key);
     let classes = tables.policy.classify(&packet);
     let way = Way { from, to, before: &packet, packet: &packet };
+    let claims = control.claims();
     let mut decisions = Vec::new();
     lists::walk(&way, tables, |step| {
         let (list, outcome, rule) = match step {
@@ -112,7 +113,7 @@ fn decisions<D>(control: &Control<D>, tables: &Tables, slot: &Slot) -> Vec<Decis
             }
         };
         let interface = control.attachments.name_of(if list.is_at_the_start() { slot.ingress } else { egress });
-        let endpoint = interface.and_then(|name| why::on_interface(control, list, name));
+        let endpoint = interface.and_then(|name| why::on_interface(control, &claims, list, name));
         let decided = Decided::by(&rule, &control.resources);
         let allow = !matches!(step, Step::Ask(list, _) if list.stops_at(outcome));
         let verdict = oracle::Verdict { allow, rule, log: None };

@@ -4,6 +4,7 @@ use config::resource::{HostEndpoint, Key, Kind};
 use fastpath::stage::lists::List;
 
 use crate::control::Control;
+use crate::guard::Claims;
 use crate::http::views::{HostEndpointView, HostInterfaceView, HostListView};
 use crate::node_state::{BlockName, HostEndpointState, Program};
 use crate::policy::decided::{self, list_name};
@@ -22,15 +23,15 @@ const LISTS: [List; 7] = [
 pub fn host_endpoints<D>(control: &Control<D>) -> Vec<HostEndpointView> {
     let node = control.settings.node_name.as_str();
     let own = control.resources.host_endpoints().filter(|endpoint| endpoint.spec.node == node);
-    own.map(|endpoint| view(control, endpoint)).collect()
+    let claims = control.claims();
+    own.map(|endpoint| view(control, &claims, endpoint)).collect()
 }
 
-fn view<D>(control: &Control<D>, endpoint: &HostEndpoint) -> HostEndpointView {
+fn view<D>(control: &Control<D>, claims: &Claims, endpoint: &HostEndpoint) -> HostEndpointView {
     let (name, spec) = (&endpoint.metadata.name, &endpoint.spec);
     let key = Key::cluster(Kind::HostEndpoint, name);
     let state = control.state();
     let position = state.host_endpoints.iter().position(|endpoint| endpoint.key == key);
-    let claims = control.claims();
     let has = claims.iter().filter(|(_, claimed)| Some(**claimed) == position);
     let interfaces = has.map(|(name, _)| HostInterfaceView {
         name: name.clone(),

@@ -11,6 +11,7 @@ use fastpath::stage::lists::List;
 use super::recent::Seen;
 use super::{nearest, protocol_name};
 use crate::control::Control;
+use crate::guard::Claims;
 use crate::http::views::{DecisionView, DifferenceView, NearView, RecentDropView, WhyRequest, WhyView};
 use crate::node_state::{EndpointState, Program};
 use crate::policy::decided::{self, Decided, list_name};
@@ -24,9 +25,10 @@ pub fn why<D>(control: &Control<D>, request: &WhyRequest) -> WhyView {
     let most = request.last.unwrap_or(USUAL).min(MOST);
     let found = control.drops.recent.find(most, |seen| is_wanted(request, seen));
     let now = Instant::now();
+    let claims = control.claims();
     let lost: u64 = control.attachments.remotes().map(|remote| remote.counters.records_lost.get()).sum();
     WhyView {
-        drops: found.into_iter().map(|seen| view(control, seen, now)).collect(),
+        drops: found.into_iter().map(|seen| view(control, &claims, seen, now)).collect(),
         remembered: control.drops.recent.len() as u64,
         not_kept: lost + control.drops.recent.forgotten,
         generation: control.generation,
@@ -64,7 +66,7 @@ pub fn fields(key: &Key) -> Fields {
     }
 }
 
-fn view<D>(control: &Control<D>, seen: &Seen, now: Instant) -> RecentDropView {
+fn view<D>(control: &Control<D>, claims: &Claims, seen: &Seen, now: Instant) -> RecentDropView {
     let key = &seen.key;
     let fields = fields(key);
     let (source_port, destination_port) = ports(key);
@@ -88,7 +90,7 @@ fn view<D>(control: &Control<D>, seen: &Seen, now: Instant) -> RecentDropView {
         decision: seen.about.rule.as_ref().and_then(|rule| {
             let list = List::ALL.into_iter().find(|list| list.drop_reason() == reason)?;
             let verdict = Verdict { allow: false, rule: rule.clone(), log: None };
-            let asked = Asked { list, endpoint: who_dropped(control, list, seen), fields: &fields };
+            let asked = Asked { list, endpoint: who_dropped(control, claims, list, seen), fields: &fields };
             Some(decision(control, &asked, &verdict, &seen.about.decided))
         }),
     }
@@ -109,9 +111,14 @@ pub struct AskedEndpoint<'a> {
 }
 
 /// The endpoint that has a list, by the interface it is on.
-pub fn on_interface<'a, D>(control: &'a Control<D>, list: List, interface: &str) -> Option<AskedEndpoint<'a>> {
+pub fn on_interface<'a, D>(
+    control: &'a Control<D>,
+    claims: &Claims,
+    list: List,
+    interface: &str,
+) -> Option<AskedEndpoint<'a>> {
     if list.is_of_host_endpoint() {
-        return host_endpoint(control, list, interface);
+        return host_endpoint(control, claims, list, interface);
     }
     let endpoint = control.state().endpoints.iter().find(|endpoint| endpoint.interface == interface)?;
     Some(of_workload(endpoint, list))
@@ -122,31 +129,35 @@ fn of_workload(endpoint: &EndpointState, list: List) -> AskedEndpoint<'_> {
     AskedEndpoint { key: &endpoint.key, program: Some(program) }
 }
 
-fn host_endpoint<'a, D>(control: &'a Control<D>, list: List, uplink: &str) -> Option<AskedEndpoint<'a>> {
-    let position = *control.claims().get(uplink)?;
+fn host_endpoint<'a, D>(
+    control: &'a Control<D>,
+    claims: &Claims,
+    list: List,
+    uplink: &str,
+) -> Option<AskedEndpoint<'a>> {
+    let position = *claims.get(uplink)?;
     let endpoint = control.state().host_endpoints.get(position)?;
     Some(AskedEndpoint { key: &endpoint.key, program: endpoint.program(list) })
 }
 
 /// Whose list dropped a packet that came in by an interface.
-fn who_dropped<'a, D>(control: &'a Control<D>, list: List, seen: &Seen) -> Option<AskedEndpoint<'a>> {
+fn who_dropped<'a, D>(control: &'a Control<D>, claims: &Claims, list: List, seen: &Seen) -> Option<AskedEndpoint<'a>> {
     let destination = unmapped_address(seen.key.destination);
     if list == List::WorkloadIngress {
         let is_its = |endpoint: &&EndpointState| endpoint.addresses.iter().any(|net| net.contains(destination));
         return control.state().endpoints.iter().find(is_its).map(|endpoint| of_workload(endpoint, list));
     }
     if list.is_at_the_start() {
-        return on_interface(control, list, seen.about.interface.as_deref()?);
+        return on_interface(control, claims, list, seen.about.interface.as_deref()?);
     }
     // By which uplink it would have left is not recorded: by the only one there is, or by the one it would take now.
-    let claims = control.claims();
     let only = claims.keys().next().filter(|_| claims.len() == 1).cloned();
     let by_route = || {
         let tables = control.publisher.current();
         let adjacency = tables.adjacency(tables.route(seen.key.destination, seen.key.is_ipv4()))?;
         control.attachments.name_of(adjacency.interface).map(str::to_owned)
     };
-    host_endpoint(control, list, &only.or_else(by_route)?)
+    host_endpoint(control, claims, list, &only.or_else(by_route)?)
 }
 
 /// A decision with the rule that almost turned it.
