@@ -17,6 +17,7 @@
 //! | `flow` | what workers write |
 //! | `io`, `interfaces`, `handoff` | where packets enter, leave, and change threads |
 //! | `rcu` | publication |
+//! | `mapped` | memory of large tables, prefetching |
 //! | `stats` | counters and records |
 //!
 //! Invariants: no allocation, lock, log, clock or syscall inside a stage; every packet ends sent, answered, punted, handed
@@ -28,6 +29,7 @@ pub mod handoff;
 pub mod header;
 pub mod interfaces;
 pub mod io;
+pub mod mapped;
 pub mod packet;
 pub mod pipeline;
 pub mod rcu;
