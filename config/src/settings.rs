@@ -41,6 +41,8 @@ pub struct Settings {
     pub log_level: LogLevel,
     pub frames_per_worker: usize,
     pub flow_table_size: usize,
+    /// Flows of one interface on one worker; 0: a quarter of what the worker has room for.
+    pub flow_quota: usize,
     pub policy_change: PolicyChange,
     pub default_endpoint_to_host_action: EndpointToHostAction,
     pub default_workload_interface_prefix: String,
@@ -83,7 +85,8 @@ impl Settings {
             log_format: LogFormat::Text,
             log_level: LogLevel::Info,
             frames_per_worker: 16_384,
-            flow_table_size: 65_536,
+            flow_table_size: 524_288,
+            flow_quota: 0,
             policy_change: PolicyChange::Preserve,
             default_endpoint_to_host_action: EndpointToHostAction::Drop,
             default_workload_interface_prefix: "cali".to_string(),
@@ -150,7 +153,7 @@ const PREFIX_MAX: usize = 10;
 const CORE_MAX: usize = 1023;
 
 /// Everything that can be set, in the order it is shown.
-pub const SETTINGS: [Setting; 21] = [
+pub const SETTINGS: [Setting; 22] = [
     Setting {
         name: NODE_NAME,
         about: "this node's name in the datastore; default: the host's name",
@@ -236,8 +239,13 @@ pub const SETTINGS: [Setting; 21] = [
     },
     Setting {
         name: "flowTableSize",
-        about: "flows each worker can remember; default: 65536",
+        about: "flows all workers together can remember; default: 524288",
         take: Take::One(|settings, text| range(&mut settings.flow_table_size, text, 1_024, 16_777_216)),
+    },
+    Setting {
+        name: "flowQuota",
+        about: "flows that one interface may have on one worker; default: 0, a quarter of the worker's",
+        take: Take::One(|settings, text| range(&mut settings.flow_quota, text, 0, 16_777_216)),
     },
     Setting {
         name: "policyChange",

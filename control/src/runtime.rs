@@ -104,7 +104,10 @@ pub async fn run(
         memories.push(memory);
         parts.push(worker::Parts {
             umem,
-            flows: FlowWriter::new(flows.clone(), worker, workers, publisher.grace()),
+            flows: match FlowWriter::new(flows.clone(), worker, workers, publisher.grace()) {
+                writer if settings.flow_quota == 0 => writer,
+                writer => writer.with_quota(settings.flow_quota as u32),
+            },
             tables: publisher.reader(),
             poll: match settings.poll {
                 settings::Poll::Sleep => Poll::Sleep,

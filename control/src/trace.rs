@@ -61,6 +61,10 @@ pub fn trace<D>(control: &Control<D>, request: &TraceRequest) -> Result<TraceVie
     let known = |index: InterfaceIndex| control.attachments.name_of(index).unwrap_or("?").to_owned();
     pipeline.run(&mut burst, &mut umem, tables, Now(0), |stage, burst, _| {
         let Some(slot) = burst.slots.first() else { return };
+        // Nothing is recalled of an empty flow table.
+        if stage == Stage::Recall {
+            return;
+        }
         // A stage that found the packet decided already has nothing to say about it; `respond` writes the answer.
         let is_answer = matches!(before, Verdict::Respond(_)) && stage == Stage::Respond;
         if before != Verdict::Forward && !is_answer {
@@ -259,6 +263,7 @@ fn detail(
         }
         Stage::Admit if slot.passage != Passage::None => "left to the host's stack".into(),
         Stage::Admit => format!("source belongs to the sender on {}", interface(slot.ingress)),
+        Stage::Recall => String::new(),
         Stage::Classify => match slot.flow {
             Some(_) => "part of a known flow".into(),
             None if slot.fragment == Fragment::Later => "a fragment whose first has to be found".into(),

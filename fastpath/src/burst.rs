@@ -4,6 +4,7 @@
 //! `Forward`; a slot that got another verdict keeps it to the end, where `tx` counts it once.
 
 use crate::flow::{self, FlowHandle};
+use crate::header::{protocol, tcp};
 use crate::packet::Packet;
 use crate::table::{AdjacencyIndex, InterfaceIndex, RuleIndex};
 
@@ -136,6 +137,8 @@ drop_reasons! {
     FlowWrongInterface = "flow_wrong_interface",
     /// The flow table has no room for a new flow.
     FlowTableFull = "flow_table_full",
+    /// The endpoint has as many flows as one may have.
+    FlowQuota = "flow_quota",
     /// ICMP error about a packet that no open flow sent.
     IcmpErrorUnmatched = "icmp_error_unmatched",
     /// Denied by the sender's egress policy.
@@ -247,12 +250,10 @@ pub struct Slot {
     pub ingress: InterfaceIndex,
     /// The way out: set by `classify` for a known flow, by `route` otherwise.
     pub adjacency: AdjacencyIndex,
-    /// The known flow, and the direction this packet travels in it.
+    /// The known flow, and the direction this packet travels in it. Before `classify`: found, and not believed yet.
     pub flow: Option<FlowHandle>,
     /// The flow's recorded decision is older than the tables: decide again where it may have changed.
     pub stale: bool,
-    /// Opens a connection anew under the key of a known flow: policy decides as for a new one.
-    pub reopens: bool,
     /// The rule that decided: the deny rule of a drop, the last allow rule of a new flow.
     pub rule: RuleIndex,
     /// A `Log` rule matched on the way.
@@ -269,7 +270,9 @@ pub struct Slot {
     pub fragment_len: u16,
     pub tcp_flags: u8,
     pub ttl: u8,
-    pub dont_fragment: bool,
+    /// A whole packet from one to one that we route, is no error, and does not open a TCP connection: what was decided for
+    /// its flow goes for it too.
+    pub is_plain: bool,
     /// Quotes another packet.
     pub is_icmp_error: bool,
     /// Sent to a group or to everybody on the link.
@@ -293,7 +296,6 @@ impl Slot {
             adjacency: AdjacencyIndex::NONE,
             flow: None,
             stale: false,
-            reopens: false,
             rule: RuleIndex::NONE,
             log: RuleIndex::NONE,
             network: Network::None,
@@ -306,13 +308,19 @@ impl Slot {
             fragment_len: 0,
             tcp_flags: 0,
             ttl: 0,
-            dont_fragment: false,
+            is_plain: false,
             is_icmp_error: false,
             is_group: false,
             passage: Passage::None,
             is_untracked: false,
             is_orphan: false,
         }
+    }
+
+    /// Opens a TCP connection; under the key of a known flow anew, so that policy decides as for a new one.
+    #[inline]
+    pub fn opens_connection(&self) -> bool {
+        self.key.protocol == protocol::TCP && self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
     }
 
     pub fn drop(&mut self, reason: DropReason) {
@@ -325,17 +333,20 @@ impl Slot {
     }
 }
 
-const _: () = assert!(size_of::<Slot>() <= 160);
+const _: () = assert!(size_of::<Slot>() <= 128);
 
 /// The packets of one breath.
 pub struct Burst {
     pub slots: Vec<Slot>,
+    /// Positions of the slots that the recorded decision of an open flow did not settle: those between `recall` and
+    /// `rewrite` look at no others.
+    open: Vec<u16>,
 }
 
 impl Burst {
     /// A burst that never allocates again.
     pub fn with_capacity() -> Self {
-        Self { slots: Vec::with_capacity(BURST) }
+        Self { slots: Vec::with_capacity(BURST), open: Vec::with_capacity(BURST) }
     }
 
     pub fn is_full(&self) -> bool {
@@ -349,5 +360,33 @@ impl Burst {
     /// The slots still on their way.
     pub fn forward(&mut self) -> impl Iterator<Item = &mut Slot> {
         self.slots.iter_mut().filter(|slot| slot.verdict == Verdict::Forward)
+    }
+
+    /// Shows every slot, and leaves those open of which `is_open` says so.
+    pub(crate) fn sort_out(&mut self, mut is_open: impl FnMut(&mut Slot) -> bool) {
+        self.open.clear();
+        for (position, slot) in (0..).zip(&mut self.slots) {
+            if is_open(slot) {
+                self.open.push(position);
+            }
+        }
+    }
+
+    /// The open slots, whatever their verdict.
+    pub(crate) fn each_open(&mut self, mut visit: impl FnMut(&mut Slot)) {
+        for position in &self.open {
+            if let Some(slot) = self.slots.get_mut(usize::from(*position)) {
+                visit(slot);
+            }
+        }
+    }
+
+    /// The open slots still on their way.
+    pub(crate) fn undecided(&mut self, mut visit: impl FnMut(&mut Slot)) {
+        self.each_open(|slot| {
+            if slot.verdict == Verdict::Forward {
+                visit(slot);
+            }
+        });
     }
 }

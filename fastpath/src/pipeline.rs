@@ -6,13 +6,14 @@ use crate::burst::Burst;
 use crate::flow::limiter::Limiter;
 use crate::flow::{FlowWriter, Seconds};
 use crate::io::umem::Umem;
-use crate::stage::{admit, classify, parse, policy, remember, respond, rewrite, route};
+use crate::stage::{admit, classify, parse, policy, recall, remember, respond, rewrite, route};
 use crate::table::Tables;
 
 /// The stages, for those who watch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
     Parse,
+    Recall,
     Admit,
     Classify,
     Route,
@@ -26,6 +27,7 @@ impl Stage {
     pub fn name(self) -> &'static str {
         match self {
             Stage::Parse => "parse",
+            Stage::Recall => "recall",
             Stage::Admit => "admit",
             Stage::Classify => "classify",
             Stage::Route => "route",
@@ -73,6 +75,8 @@ impl Pipeline {
 
         parse::burst(burst, umem, tables);
         watch(Stage::Parse, burst, umem);
+        recall::burst(burst, self.flows.table(), tables, seconds);
+        watch(Stage::Recall, burst, umem);
         admit::burst(burst, umem, tables);
         watch(Stage::Admit, burst, umem);
         classify::burst(burst, umem, self.flows.table(), tables, seconds);

@@ -301,10 +301,9 @@ impl<Q: Queue> Worker<Q> {
                     self.pipeline.flows.purge(interface);
                 }
                 Command::Restore(flows) => {
-                    let now = self.clock.now().seconds();
                     for flow in &flows {
                         // What does not fit is judged as new when it goes on.
-                        let _ = self.pipeline.flows.restore(flow, now);
+                        let _ = self.pipeline.flows.restore(flow);
                     }
                 }
                 Command::Stop => self.is_stopped = true,

@@ -27,8 +27,9 @@ use crate::report::{Measurement, Report, ReportError, Spread};
 use crate::tables::{self, A, B};
 use crate::{Error, Scale, linear, recorder, sets};
 
-const STAGES: [Stage; 8] = [
+const STAGES: [Stage; 9] = [
     Stage::Parse,
+    Stage::Recall,
     Stage::Admit,
     Stage::Classify,
     Stage::Route,
@@ -87,7 +88,7 @@ impl Bench {
         let publisher = Publisher::new(());
         let table = FlowTable::new(flow_capacity as u32);
         Bench {
-            pipeline: Pipeline::new(FlowWriter::new(table, 0, 1, publisher.grace())),
+            pipeline: Pipeline::new(FlowWriter::new(table, 0, 1, publisher.grace()).with_quota(u32::MAX)),
             tables: tables::two_endpoints(rules, MTU),
             umem: Umem::heap(2048, 2 * BURST),
             burst: Burst::with_capacity(),

@@ -42,12 +42,14 @@ pub struct Options {
     /// Packets that each ring of each queue holds.
     pub ring: usize,
     pub flows: u32,
+    /// Flows of one interface on one worker.
+    pub quota: u32,
     pub poll: Poll,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { workers: 1, frames: 1024, frame_size: 2048, ring: 512, flows: 4096, poll: Poll::Always }
+        Self { workers: 1, frames: 1024, frame_size: 2048, ring: 512, flows: 4096, quota: u32::MAX, poll: Poll::Always }
     }
 }
 
@@ -152,7 +154,8 @@ impl Router {
         let parts = (0..options.workers)
             .map(|index| Parts {
                 umem: Umem::heap(options.frame_size, options.frames),
-                flows: FlowWriter::new(flows.clone(), index, options.workers, publisher.grace()),
+                flows: FlowWriter::new(flows.clone(), index, options.workers, publisher.grace())
+                    .with_quota(options.quota),
                 tables: publisher.reader(),
                 poll: options.poll,
                 clock: Clock::start(),

@@ -42,6 +42,7 @@ fn every_setting_from_a_file() {
         log_level: LogLevel::Debug,
         frames_per_worker: 2048,
         flow_table_size: 4096,
+        flow_quota: 512,
         policy_change: PolicyChange::Reevaluate,
         default_endpoint_to_host_action: EndpointToHostAction::Accept,
         default_workload_interface_prefix: "tap".into(),

@@ -3,7 +3,7 @@
 //! A clock hand over the entries, no timer per flow: nothing has to be kept in order when a packet arrives.
 
 use super::Seconds;
-use super::table::FlowWriter;
+use super::writer::FlowWriter;
 
 /// Entries looked at in one call: short enough to hide between two bursts.
 const SLICE: u32 = 256;
@@ -13,7 +13,7 @@ impl FlowWriter {
     pub fn sweep(&mut self, now: Seconds) -> usize {
         let mut ended = 0;
         for _ in 0..SLICE.min(self.share()) {
-            self.cursor = if self.cursor + 1 >= self.share() { 0 } else { self.cursor + 1 };
+            self.advance();
             if let Some((index, state, idle)) = self.inspect(self.cursor, now)
                 && idle >= state.timeout()
             {

@@ -3,7 +3,9 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `mod.rs` | the key of a flow |
-//! | `table.rs` | the table all workers share: lookup, insert, eviction |
+//! | `table.rs` | the table all workers share: lookup, what is recorded |
+//! | `bucket.rs`, `entry.rs` | its two parts: where a key is found, and what a flow is |
+//! | `writer.rs` | what one worker enters and removes: insert, eviction, quotas |
 //! | `tcp_state.rs` | from TCP flags to the state that decides how long an idle flow lives |
 //! | `expiry.rs` | the sweep: each worker ages the entries it made |
 //! | `restore.rs` | a flow as plain values, and how it comes back after a restart |
@@ -12,14 +14,18 @@
 //! The two directions of a flow arrive at different interfaces and so, perhaps, at different workers. Therefore there
 //! is one table, read without locks by all; the entries of a worker are allocated, aged and freed by that worker only.
 
+mod bucket;
+mod entry;
 pub mod expiry;
 pub mod limiter;
 pub mod restore;
 pub mod table;
 pub mod tcp_state;
+pub mod writer;
 
 pub use restore::FlowView;
-pub use table::{FlowHandle, FlowTable, FlowWriter};
+pub use table::{FlowHandle, FlowTable};
+pub use writer::FlowWriter;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -127,19 +133,24 @@ impl Key {
         }
     }
 
-    /// Five words: the form in which a key is stored and compared.
+    /// Five words: the form in which a key is stored.
     pub(crate) fn words(&self) -> [u64; 5] {
-        let ports = u64::from(self.source_port) << 48
-            | u64::from(self.destination_port) << 32
-            | u64::from(self.protocol) << 8
-            | u64::from(self.kind as u8);
         [
             (self.source >> 64) as u64,
             self.source as u64,
             (self.destination >> 64) as u64,
             self.destination as u64,
-            ports,
+            self.ports_word(),
         ]
+    }
+
+    /// Ports, protocol and kind; the other bits are zero.
+    #[inline(always)]
+    pub(crate) fn ports_word(&self) -> u64 {
+        u64::from(self.source_port) << 48
+            | u64::from(self.destination_port) << 32
+            | u64::from(self.protocol) << 8
+            | u64::from(self.kind as u8)
     }
 
     pub(crate) fn from_words(words: [u64; 5]) -> Self {

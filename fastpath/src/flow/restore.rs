@@ -6,8 +6,8 @@
 //!
 //! Left out: fragments, whose datagram is over before anybody restarts.
 
-use super::table::{FlowWriter, InsertError};
 use super::tcp_state::State;
+use super::writer::{FlowWriter, InsertError};
 use super::{Key, KeyKind, Seconds};
 use crate::table::{AdjacencyIndex, InterfaceIndex, RuleIndex};
 
@@ -45,12 +45,12 @@ impl FlowView {
 
 impl FlowWriter {
     /// Enters a flow of an earlier process, if there is a free entry. A flow that is there stays as it is.
-    pub fn restore(&mut self, flow: &FlowView, now: Seconds) -> Result<(), InsertError> {
+    pub fn restore(&mut self, flow: &FlowView) -> Result<(), InsertError> {
         let hash = self.table().hash(&flow.key);
         if flow.key.kind == KeyKind::Fragment || self.table().lookup(&flow.key, hash).is_some() {
             return Ok(());
         }
-        self.place(flow, 0, (AdjacencyIndex::NONE, NO_GENERATION), hash, now).map(|_| ())
+        self.place(flow, 0, flow.ingress, (AdjacencyIndex::NONE, NO_GENERATION), hash).map(|_| ())
     }
 }
 
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn what_comes_back_is_what_was_looked_at_and_has_to_be_routed_again() {
         let mut writer = writer(64);
-        writer.restore(&flow(1), 3600).unwrap();
+        writer.restore(&flow(1)).unwrap();
         assert_eq!(writer.table().iter().collect::<Vec<_>>(), [flow(1)]);
         for key in [flow(1).key, flow(1).key.reversed()] {
             let handle = writer.table().lookup(&key, writer.table().hash(&key)).unwrap();
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn it_ages_on_from_where_it_was() {
         let mut writer = writer(64);
-        writer.restore(&flow(1), 3600).unwrap();
+        writer.restore(&flow(1)).unwrap();
         writer.sweep(3100 + 3599);
         assert_eq!(writer.live(), 1);
         writer.sweep(3100 + 3600);
@@ -125,11 +125,12 @@ mod tests {
             tcp_flags: tcp::SYN,
             bytes: 60,
             covered: 0,
+            charged: InterfaceIndex(4),
         };
         writer.insert(&new, 3600).unwrap();
         let before: Vec<FlowView> = writer.table().iter().collect();
-        writer.restore(&flow(1), 3600).unwrap();
-        writer.restore(&FlowView { key: Key { kind: KeyKind::Fragment, ..flow(2).key }, ..flow(2) }, 3600).unwrap();
+        writer.restore(&flow(1)).unwrap();
+        writer.restore(&FlowView { key: Key { kind: KeyKind::Fragment, ..flow(2).key }, ..flow(2) }).unwrap();
         assert_eq!(writer.table().iter().collect::<Vec<_>>(), before);
     }
 
@@ -137,9 +138,9 @@ mod tests {
     fn what_does_not_fit_is_refused_and_displaces_nothing() {
         let mut writer = writer(64);
         for number in 0..64 {
-            writer.restore(&flow(number), 3600).unwrap();
+            writer.restore(&flow(number)).unwrap();
         }
-        assert_eq!(writer.restore(&flow(64), 3600), Err(InsertError::Full));
+        assert_eq!(writer.restore(&flow(64)), Err(InsertError::Full));
         assert_eq!(writer.table().iter().count(), 64);
     }
 }

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use super::*;
-use crate::flow::KeyKind;
+use crate::flow::{FlowWriter, KeyKind};
 use crate::header::{protocol, tcp};
 use crate::rcu::Publisher;
 
 fn table(capacity: u32) -> (Publisher<()>, FlowWriter) {
     let publisher = Publisher::new(());
     let table = FlowTable::with_hasher(capacity, ahash::RandomState::with_seeds(1, 2, 3, 4));
-    let writer = FlowWriter::new(table, 0, 1, publisher.grace());
+    let writer = FlowWriter::new(table, 0, 1, publisher.grace()).with_quota(u32::MAX);
     (publisher, writer)
 }
 
@@ -32,6 +32,7 @@ fn new(writer: &FlowWriter, key: Key) -> NewFlow {
         hash: writer.table().hash(&key),
         ingress: InterfaceIndex(1),
         egress: InterfaceIndex(2),
+        charged: InterfaceIndex(1),
         adjacency: AdjacencyIndex(7),
         generation: 3,
         rule: RuleIndex(9),
@@ -146,6 +147,52 @@ fn a_scan_does_not_shut_out_new_flows() {
         assert!(writer.insert(&flow, 1).is_ok(), "flow {number} of a scan was refused");
     }
     assert!(writer.live() <= 1024);
+}
+
+#[test]
+fn an_interface_has_so_many_flows_and_no_more() {
+    let (publisher, writer) = table(4096);
+    let mut reader = publisher.reader();
+    let mut writer = writer.with_quota(100);
+    let from = |writer: &FlowWriter, number: u32, charged: u16| NewFlow {
+        charged: InterfaceIndex(charged),
+        ..new(writer, key(number))
+    };
+    for number in 0..100 {
+        let flow = from(&writer, number, 1);
+        let handle = writer.insert(&flow, 0).unwrap();
+        establish(&writer, handle);
+    }
+    let refused = from(&writer, 100, 1);
+    assert_eq!(writer.insert(&refused, 0), Err(InsertError::Quota), "established flows do not go");
+    let other = from(&writer, 101, 2);
+    assert!(writer.insert(&other, 0).is_ok(), "another interface has room of its own");
+    // An opening flow makes room, but only for its own interface, and only when the hand comes by it.
+    let mut entered = 0;
+    for number in 200..600 {
+        reader.enter();
+        let flow = from(&writer, number, 3);
+        entered += usize::from(writer.insert(&flow, 0).is_ok());
+    }
+    assert!(entered > 200, "a scan ends its own flows: {entered} of 400 entered");
+    assert_eq!([1, 2, 3].map(|interface| writer.charged(InterfaceIndex(interface))), [100, 1, 100]);
+    assert_eq!(writer.live(), 201);
+    assert_eq!(writer.purge(InterfaceIndex(2)), 201);
+    assert_eq!([1, 2, 3].map(|interface| writer.charged(InterfaceIndex(interface))), [0; 3]);
+}
+
+/// Keys of both families with the same tag, alike in all that is compared first.
+#[test]
+fn ipv6_addresses_are_compared_whole() {
+    let (_publisher, mut writer) = table(64);
+    let flow = new(&writer, Key { source: 1 << 64, destination: 2, ..key(1) });
+    let handle = writer.insert(&flow, 0).unwrap();
+    // The mixture of addresses is the same: a change of one word is undone in another.
+    let alike = Key { source: (1 ^ 1 << 17) << 64 | 1, ..flow.key };
+    assert!(!writer.table().is(handle, &alike));
+    assert!(writer.table().is(handle, &flow.key));
+    assert!(writer.table().is(handle.reversed(), &flow.key.reversed()));
+    assert!(!writer.table().is(handle.reversed(), &flow.key));
 }
 
 #[test]

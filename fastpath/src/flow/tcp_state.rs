@@ -101,6 +101,9 @@ impl State {
     }
 }
 
+/// Flags that may move the state each time they are seen, and not only the first time.
+pub(super) const TURNS: u8 = tcp::SYN | tcp::RST;
+
 /// The state of a flow that begins with this packet.
 pub fn first(key: &Key, _tcp_flags: u8) -> State {
     match (key.kind, key.protocol) {

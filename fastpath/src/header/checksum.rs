@@ -59,13 +59,13 @@ fn fold_once(sum: u64) -> u64 {
 
 /// Sum of the pseudo header. RFC 9293 §3.1 for IPv4, RFC 8200 §8.1 for IPv6. Addresses as in [`crate::flow::Key`]:
 /// IPv4 in mapped form, of which only the IPv4 part counts.
+#[inline]
 pub fn pseudo_header(source: u128, destination: u128, is_ipv4: bool, protocol: u8, length: usize) -> Sum {
-    let sum = if is_ipv4 {
-        Sum::new().bytes(&(source as u32).to_be_bytes()).bytes(&(destination as u32).to_be_bytes())
-    } else {
-        Sum::new().bytes(&source.to_be_bytes()).bytes(&destination.to_be_bytes())
+    let words = |address: u128| {
+        let [low, second, third, high] = [0, 32, 64, 96].map(|shift| u64::from((address >> shift) as u32));
+        if is_ipv4 { low } else { low + second + third + high }
     };
-    sum.bytes(&(length as u32).to_be_bytes()).word(u16::from(protocol))
+    Sum(words(source) + words(destination) + u64::from(length as u32) + u64::from(protocol))
 }
 
 /// A checksum after one 16-bit word under it changed. RFC 1624 equation 3.

@@ -1,6 +1,6 @@
 //! Stage: only what its sender may send.
 //!
-//! Assumes: parsed slots. Leaves: packets with a source that is the sender's own and a destination that can be routed;
+//! Assumes: parsed slots that are open. Leaves: packets with a source that is the sender's own and a destination that can be routed;
 //! ARP and neighbour discovery for the gateway, and echo requests to it, have become answers.
 //! What passes between the host's own stack and an uplink with a host endpoint is left alone here.
 //! Drops: martians, spoofed sources, unknown endpoints, router messages from endpoints, ARP and ND not for the gateway.
@@ -19,20 +19,16 @@ use crate::table::interface::{Interface, InterfaceKind};
 use crate::table::{GATEWAY_IPV4, GATEWAY_IPV6, Tables};
 
 pub fn burst(burst: &mut Burst, umem: &Umem, tables: &Tables) {
-    for slot in burst.forward() {
-        let Some(interface) = tables.interface(slot.ingress) else {
-            slot.drop(DropReason::InterfaceDown);
-            continue;
-        };
+    burst.undecided(|slot| {
+        let Some(interface) = tables.interface(slot.ingress) else { return slot.drop(DropReason::InterfaceDown) };
         if slot.passage == Passage::ToHost && leads_to_workload(slot, tables) {
             slot.passage = Passage::None;
         }
         // The host's stack knows which of its own packets make sense; policy says which may pass.
-        if slot.passage != Passage::None && slot.network != Network::Arp {
-            continue;
+        if slot.passage == Passage::None || slot.network == Network::Arp {
+            slot.verdict = admit(slot, umem.data(&slot.packet), interface, tables);
         }
-        slot.verdict = admit(slot, umem.data(&slot.packet), interface, tables);
-    }
+    });
 }
 
 fn admit(slot: &Slot, bytes: &[u8], interface: &Interface, tables: &Tables) -> Verdict {

@@ -1,4 +1,4 @@
-//! Stage: known flows.
+//! Stage: known flows whose packets `recall` did not settle.
 //!
 //! Assumes: admitted slots. Leaves: for a packet of a known flow its handle and the way out that was recorded, or
 //! `stale` when the tables have changed since; for fragments the way of their first; for an ICMP error the flow of the
@@ -7,26 +7,17 @@
 
 use crate::burst::{Burst, DropReason, Fragment, Passage, Slot};
 use crate::flow::{FlowHandle, FlowTable, Key, Seconds};
-use crate::header::{protocol, tcp};
 use crate::io::umem::Umem;
 use crate::stage::parse;
 use crate::table::interface::InterfaceKind;
 use crate::table::{InterfaceIndex, Tables};
 
 pub fn burst(burst: &mut Burst, umem: &Umem, flows: &FlowTable, tables: &Tables, now: Seconds) {
-    for slot in burst.forward() {
-        if slot.is_icmp_error {
-            error(slot, umem, flows, tables);
-        } else {
-            known(slot, flows, tables, now);
-        }
-    }
-}
-
-fn known(slot: &mut Slot, flows: &FlowTable, tables: &Tables, now: Seconds) {
-    slot.hash = flows.hash(&slot.key);
-    let Some(handle) = flows.lookup(&slot.key, slot.hash) else { return };
-    take(slot, handle, flows, tables, now);
+    burst.undecided(|slot| match slot.flow.take() {
+        _ if slot.is_icmp_error => error(slot, umem, flows, tables),
+        Some(found) => take(slot, found, flows, tables, now),
+        None => {}
+    });
 }
 
 /// A fragment whose first was not remembered yet when the burst was classified: the first may have been in the same burst,
@@ -63,8 +54,7 @@ fn take(slot: &mut Slot, handle: FlowHandle, flows: &FlowTable, tables: &Tables,
     slot.flow = Some(handle);
     slot.rule = flows.rule(handle);
     slot.adjacency = decision.adjacency;
-    slot.reopens = slot.key.protocol == protocol::TCP && slot.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
-    slot.stale = slot.reopens || decision.generation != tables.generation || decision.adjacency.is_none();
+    slot.stale = slot.opens_connection() || decision.generation != tables.generation || decision.adjacency.is_none();
     flows.touch(handle, slot.packet.len() as u32, slot.tcp_flags, now);
 }
 

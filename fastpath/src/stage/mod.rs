@@ -4,8 +4,9 @@
 //! |---|---|
 //! | `rx.rs` | slots with a packet and its interface |
 //! | `parse.rs` | offsets and the flow key, or the reason why there is none |
+//! | `recall.rs` | packets of open flows settled by what was recorded for them; the stages down to `remember` see the rest |
 //! | `admit.rs` | only packets their sender may send: no martian, no spoofed source; ARP and ND for the gateway taken out |
-//! | `classify.rs` | the known flow and its recorded way out |
+//! | `classify.rs` | the known flow, and whether its recorded way out still holds |
 //! | `route.rs` | the way out of everything else; TTL and MTU checked |
 //! | `policy.rs` | new flows allowed or denied, with the rule |
 //! | `remember.rs` | allowed new flows in the flow table |
@@ -23,6 +24,7 @@ pub mod classify;
 pub mod lists;
 pub mod parse;
 pub mod policy;
+pub mod recall;
 pub mod remember;
 pub mod respond;
 pub mod rewrite;

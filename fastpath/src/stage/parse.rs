@@ -19,6 +19,8 @@ use crate::io::umem::Umem;
 use crate::table::Tables;
 use crate::table::interface::{Interface, InterfaceKind};
 
+mod usual;
+
 /// The largest datagram. RFC 791 §3.1.
 const MAX_DATAGRAM: usize = 65_535;
 
@@ -28,9 +30,9 @@ pub fn burst(burst: &mut Burst, umem: &mut Umem, tables: &Tables) {
             slot.drop(DropReason::InterfaceDown);
             continue;
         };
-        let result = {
-            let bytes = umem.data(&slot.packet);
-            parse(slot, bytes, interface, tables)
+        let result = match usual::parse(slot, umem.data(&slot.packet), interface) {
+            Some(length) => Ok(length),
+            None => parse(slot, umem.data(&slot.packet), interface, tables),
         };
         match result {
             // A datagram longer than its packet was refused, so this only ever cuts padding.
@@ -65,7 +67,7 @@ fn parse(slot: &mut Slot, bytes: &[u8], interface: &Interface, tables: &Tables) 
     slot.is_group = ethernet::is_group(&destination);
     // Groups are the host's business, where it has an endpoint.
     let is_group = slot.is_group && slot.passage == Passage::None;
-    match ethertype {
+    let length = match ethertype {
         ethernet::ETHERTYPE_IPV4 if is_group => Err(DropReason::DestinationMartian),
         ethernet::ETHERTYPE_IPV4 => ipv4(slot, packet, available).map(|length| l3 + length),
         ethernet::ETHERTYPE_IPV6 => {
@@ -81,7 +83,11 @@ fn parse(slot: &mut Slot, bytes: &[u8], interface: &Interface, tables: &Tables) 
             Ok(slot.packet.len())
         }
         _ => Err(DropReason::EthertypeUnknown),
-    }
+    }?;
+    let is_one_to_one = slot.passage == Passage::None && !slot.is_group && slot.network != Network::Arp;
+    let is_whole = slot.fragment == Fragment::Whole && !slot.is_icmp_error;
+    slot.is_plain = is_one_to_one && is_whole && !slot.opens_connection();
+    Ok(length)
 }
 
 /// What arrives at an uplink with a host endpoint is the host's unless it leads to a workload, which `admit` finds out.
@@ -144,7 +150,6 @@ fn ipv4(slot: &mut Slot, packet: &[u8], available: usize) -> Result<usize, DropR
     slot.l3_len = total_len as u32;
     slot.l4 = slot.l3 + header_len as u16;
     slot.ttl = header.ttl();
-    slot.dont_fragment = header.dont_fragment();
     slot.identification = header.identification().into();
     slot.key.source = mapped(header.source());
     slot.key.destination = mapped(header.destination());
@@ -173,7 +178,6 @@ fn ipv6(slot: &mut Slot, packet: &[u8], available: usize) -> Result<usize, DropR
     slot.l3_len = total_len as u32;
     slot.l4 = slot.l3 + chain.offset as u16;
     slot.ttl = header.hop_limit();
-    slot.dont_fragment = true;
     slot.key.source = header.source();
     slot.key.destination = header.destination();
     slot.key.protocol = chain.protocol;

@@ -20,9 +20,9 @@ use crate::table::interface::InterfaceKind;
 use crate::table::{InterfaceIndex, PolicyChange, Tables};
 
 pub fn burst(burst: &mut Burst, flows: &FlowTable, tables: &Tables) {
-    for slot in burst.forward() {
+    burst.undecided(|slot| {
         if slot.is_untracked || !goes_on(slot, tables) {
-            continue;
+            return;
         }
         let egress = tables.adjacency(slot.adjacency).map_or(slot.ingress, |adjacency| adjacency.interface);
         match slot.flow {
@@ -32,7 +32,7 @@ pub fn burst(burst: &mut Burst, flows: &FlowTable, tables: &Tables) {
             None => judge(slot, slot.key, slot.ingress, egress, tables),
             // Decided with the first fragment, or with the flow it is about.
             Some(_) if slot.fragment == Fragment::Later || slot.is_icmp_error => {}
-            Some(_) if slot.reopens => judge(slot, slot.key, slot.ingress, egress, tables),
+            Some(_) if slot.opens_connection() => judge(slot, slot.key, slot.ingress, egress, tables),
             // Decided under older tables, and the setting says to decide again: as its first packet was.
             Some(handle) if slot.stale && tables.policy_change == PolicyChange::Reevaluate => {
                 let (from, to) = match handle.direction() {
@@ -43,7 +43,7 @@ pub fn burst(burst: &mut Burst, flows: &FlowTable, tables: &Tables) {
             }
             Some(_) => {}
         }
-    }
+    });
 }
 
 /// Asks the list that keeps no state. False: the packet is decided.

@@ -2,18 +2,19 @@
 //!
 //! Assumes: slots that passed policy. Leaves: new flows in the flow table, known flows with their way out up to date,
 //! and for a first fragment an entry that its followers will find.
-//! Drops: `flow_table_full`; a flow that cannot be remembered may not begin, since its replies would be dropped.
+//! Drops: `flow_table_full`, `flow_quota`; a flow that cannot be remembered may not begin, since its replies would be dropped.
 //! `fragment_without_first`, and what `classify` drops, for fragments that came in one burst with their first or have none.
 
 use crate::burst::{Burst, DropReason, Fragment, Slot};
-use crate::flow::table::NewFlow;
+use crate::flow::writer::{InsertError, NewFlow};
 use crate::flow::{FlowWriter, Key, Seconds};
 use crate::header::tcp;
 use crate::stage::{classify, parse};
-use crate::table::Tables;
+use crate::table::interface::InterfaceKind;
+use crate::table::{InterfaceIndex, Tables};
 
 pub fn burst(burst: &mut Burst, flows: &mut FlowWriter, tables: &Tables, now: Seconds) {
-    for slot in burst.forward() {
+    burst.undecided(|slot| {
         match slot.flow {
             Some(handle) if slot.stale && !slot.is_icmp_error => {
                 flows.table().set_way_out(handle, slot.adjacency, tables.generation);
@@ -31,7 +32,7 @@ pub fn burst(burst: &mut Burst, flows: &mut FlowWriter, tables: &Tables, now: Se
             let hash = flows.table().hash(&key);
             enter(slot, key, hash, flows, tables, now);
         }
-    }
+    });
 }
 
 fn enter(slot: &mut Slot, key: Key, hash: u64, flows: &mut FlowWriter, tables: &Tables, now: Seconds) {
@@ -41,6 +42,7 @@ fn enter(slot: &mut Slot, key: Key, hash: u64, flows: &mut FlowWriter, tables: &
         hash,
         ingress: slot.ingress,
         egress,
+        charged: charged(slot.ingress, egress, tables),
         adjacency: slot.adjacency,
         generation: tables.generation,
         rule: slot.rule,
@@ -48,7 +50,15 @@ fn enter(slot: &mut Slot, key: Key, hash: u64, flows: &mut FlowWriter, tables: &
         bytes: slot.packet.len() as u32,
         covered: if slot.fragment == Fragment::First { slot.fragment_len } else { 0 },
     };
-    if flows.insert(&new, now).is_err() {
-        slot.drop(DropReason::FlowTableFull);
+    match flows.insert(&new, now) {
+        Ok(_) => {}
+        Err(InsertError::Full) => slot.drop(DropReason::FlowTableFull),
+        Err(InsertError::Quota) => slot.drop(DropReason::FlowQuota),
     }
+}
+
+/// Whose quota a flow counts against: the sender's, but an uplink sends for everybody, so then the receiver's.
+fn charged(ingress: InterfaceIndex, egress: InterfaceIndex, tables: &Tables) -> InterfaceIndex {
+    let is_uplink = tables.interface(ingress).is_some_and(|interface| interface.kind == InterfaceKind::Uplink);
+    if is_uplink { egress } else { ingress }
 }

@@ -24,15 +24,11 @@ const MAX_IPV6_ERROR: usize = ipv6::MIN_MTU as usize;
 const ALL_NODES: u128 = 0xff02_0000_0000_0000_0000_0000_0000_0001;
 
 pub fn burst(burst: &mut Burst, umem: &mut Umem, tables: &Tables, limiter: &mut Limiter) {
-    for slot in &mut burst.slots {
-        let Verdict::Respond(answer) = slot.verdict else { continue };
-        let Some(interface) = tables.interface(slot.ingress) else {
-            slot.drop(DropReason::InterfaceDown);
-            continue;
-        };
+    burst.each_open(|slot| {
+        let Verdict::Respond(answer) = slot.verdict else { return };
+        let Some(interface) = tables.interface(slot.ingress) else { return slot.drop(DropReason::InterfaceDown) };
         if !limiter.take(slot.ingress) {
-            slot.drop(DropReason::AnswerRateLimited);
-            continue;
+            return slot.drop(DropReason::AnswerRateLimited);
         }
         let is_written = match answer {
             Answer::Arp => arp_reply(slot, umem, interface.mac),
@@ -45,7 +41,7 @@ pub fn burst(burst: &mut Burst, umem: &mut Umem, tables: &Tables, limiter: &mut 
         if is_written.is_none() {
             slot.drop(answer.unanswered());
         }
-    }
+    });
 }
 
 /// Turns the layer 2 header round, tags and all. `l3` is where it ends.

@@ -8,6 +8,7 @@
 
 use crate::burst::{Burst, DropReason, Fragment, Network, Slot};
 use crate::header::checksum::{self, Sum, pseudo_header};
+use crate::header::ethernet;
 use crate::header::udp::{self, Udp};
 use crate::header::{protocol, tcp};
 use crate::io::umem::Umem;
@@ -21,28 +22,81 @@ pub fn burst(burst: &mut Burst, umem: &mut Umem, tables: &Tables) {
             slot.drop(DropReason::InterfaceDown);
             continue;
         };
-        if adjacency.kind == AdjacencyKind::Frame {
-            // The kernel that reads it checks what a veth behind an uplink may have left partial.
-            if slot.fragment == Fragment::Whole {
-                complete_checksum(slot, umem);
-            }
-            if let (Some(field), Some(source)) =
-                (umem.data_mut(&slot.packet).get_mut(6..12), adjacency.rewrite().get(6..12))
-            {
-                field.copy_from_slice(source);
-            }
-            continue;
-        }
         // A NIC delivers finished checksums; a veth delivers what the sender's stack left for hardware to finish.
         let is_from_uplink = tables.interface(slot.ingress).is_some_and(|i| i.kind == InterfaceKind::Uplink);
-        if !is_from_uplink && slot.fragment == Fragment::Whole {
-            complete_checksum(slot, umem);
+        if usual(slot, umem.data_mut(&slot.packet), adjacency, is_from_uplink) {
+            continue;
         }
-        age(slot, umem.data_mut(&slot.packet));
-        if let Err(reason) = layer2(slot, umem, adjacency) {
+        if let Err(reason) = unusual(slot, umem, adjacency, is_from_uplink) {
             slot.drop(reason);
         }
     }
+}
+
+/// The usual packet, at once: plain TCP or UDP of which only TTL and MAC addresses change. False, and nothing done, for all
+/// others.
+#[inline(always)]
+fn usual(slot: &Slot, bytes: &mut [u8], adjacency: &Adjacency, is_from_uplink: bool) -> bool {
+    const L3: usize = ethernet::HEADER_LEN;
+    let Some(addresses) = adjacency.untagged() else { return false };
+    let is_plain = slot.is_plain & (usize::from(slot.l3) == L3);
+    if !is_plain || !(is_from_uplink || !may_be_partial(slot, bytes)) {
+        return false;
+    }
+    let Some(frame) = bytes.first_chunk_mut::<{ L3 + 20 }>() else { return false };
+    match slot.network {
+        Network::Ipv4 => {
+            // TTL and protocol are one word of the checksum; taking one from TTL is taking 0x0100 from it.
+            let old = u16::from_be_bytes([frame[L3 + 8], frame[L3 + 9]]);
+            let sum = u16::from_be_bytes([frame[L3 + 10], frame[L3 + 11]]);
+            frame[L3 + 8] = frame[L3 + 8].saturating_sub(1);
+            let new = u16::from_be_bytes([frame[L3 + 8], frame[L3 + 9]]);
+            frame[L3 + 10..L3 + 12].copy_from_slice(&checksum::update(sum, old, new).to_be_bytes());
+        }
+        Network::Ipv6 => frame[L3 + 7] = frame[L3 + 7].saturating_sub(1),
+        Network::None | Network::Arp => return false,
+    }
+    frame[..12].copy_from_slice(addresses);
+    true
+}
+
+/// True when the transport checksum could be the sum of the pseudo header alone, so that it has to be looked at closely.
+#[inline(always)]
+fn may_be_partial(slot: &Slot, bytes: &[u8]) -> bool {
+    let (offset, length) = match slot.key.protocol {
+        protocol::TCP => (tcp::CHECKSUM_OFFSET, slot.l4_len()),
+        protocol::UDP => (udp::CHECKSUM_OFFSET, slot.l4_len()),
+        _ => return true,
+    };
+    let at = usize::from(slot.l4) + offset;
+    let Some(field) = bytes.get(at..).and_then(|rest| rest.first_chunk::<2>()) else { return true };
+    // A datagram that is shorter than its packet has another sum, and says so where the checksum is completed.
+    let is_padded = slot.key.protocol == protocol::UDP && bytes.get(at - 2..at) != Some(&(length as u16).to_be_bytes());
+    let pseudo =
+        pseudo_header(slot.key.source, slot.key.destination, slot.network == Network::Ipv4, slot.key.protocol, length);
+    is_padded || pseudo.fold().to_be_bytes() == *field
+}
+
+/// Any packet, step by step.
+#[inline(never)]
+fn unusual(slot: &mut Slot, umem: &mut Umem, adjacency: &Adjacency, is_from_uplink: bool) -> Result<(), DropReason> {
+    if adjacency.kind == AdjacencyKind::Frame {
+        // The kernel that reads it checks what a veth behind an uplink may have left partial.
+        if slot.fragment == Fragment::Whole {
+            complete_checksum(slot, umem);
+        }
+        if let (Some(field), Some(source)) =
+            (umem.data_mut(&slot.packet).get_mut(6..12), adjacency.rewrite().get(6..12))
+        {
+            field.copy_from_slice(source);
+        }
+        return Ok(());
+    }
+    if !is_from_uplink && slot.fragment == Fragment::Whole {
+        complete_checksum(slot, umem);
+    }
+    age(slot, umem.data_mut(&slot.packet));
+    layer2(slot, umem, adjacency)
 }
 
 /// Completes a partial checksum. Such a field holds the sum of the pseudo header, not complemented; a finished checksum
@@ -119,8 +173,8 @@ fn layer2(slot: &mut Slot, umem: &mut Umem, adjacency: &Adjacency) -> Result<(),
     let header = umem.data_mut(&slot.packet).get_mut(..new).ok_or(DropReason::FrameTooShort)?;
     header[..new - 2].copy_from_slice(rewrite);
     let ethertype = match slot.network {
-        Network::Ipv6 => crate::header::ethernet::ETHERTYPE_IPV6,
-        _ => crate::header::ethernet::ETHERTYPE_IPV4,
+        Network::Ipv6 => ethernet::ETHERTYPE_IPV6,
+        _ => ethernet::ETHERTYPE_IPV4,
     };
     header[new - 2..].copy_from_slice(&ethertype.to_be_bytes());
     Ok(())

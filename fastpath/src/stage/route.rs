@@ -13,7 +13,7 @@ use crate::table::interface::InterfaceKind;
 use crate::table::{AdjacencyIndex, InterfaceIndex, Tables};
 
 pub fn burst(burst: &mut Burst, flows: &FlowTable, tables: &Tables) {
-    for slot in burst.forward() {
+    burst.undecided(|slot| {
         match slot.passage {
             // The kernel has routed it, or will: there is one way, whatever was recorded.
             Passage::ToHost => slot.adjacency = passage(slot.ingress, tables)[0],
@@ -26,7 +26,7 @@ pub fn burst(burst: &mut Burst, flows: &FlowTable, tables: &Tables) {
         if let Err(verdict) = way_out(slot, flows, tables) {
             slot.verdict = verdict;
         }
-    }
+    });
 }
 
 /// The ways to the host's stack and from there, of an uplink.

@@ -70,6 +70,13 @@ impl Adjacency {
         Self::new(kind, interface, EndpointIndex::NONE, u16::MAX, [0; 6], [0; 6], [0; 2])
     }
 
+    /// The MAC addresses, if they are all there is in front of the EtherType of a packet that is routed.
+    #[inline(always)]
+    pub fn untagged(&self) -> Option<&[u8; 12]> {
+        let is_routed = !matches!(self.kind, AdjacencyKind::Frame);
+        self.rewrite.first_chunk().filter(|_| is_routed & (self.rewrite_len == 12))
+    }
+
     /// The bytes in front of the final EtherType.
     #[inline(always)]
     pub fn rewrite(&self) -> &[u8] {

@@ -79,7 +79,6 @@ fn judge(slot: &Slot, frame: &[u8]) -> Seen {
             (ttl, protocol) = (header.ttl(), header.protocol().0);
             is_fragment = header.is_fragmenting_payload();
             assert_eq!(slot.network, Network::Ipv4, "{}", said());
-            assert_eq!(slot.dont_fragment, header.dont_fragment(), "{}", said());
             if slot.fragment == Fragment::Later {
                 assert_eq!(slot.fragment_offset, header.fragments_offset().value() * 8, "{}", said());
             }

@@ -257,6 +257,7 @@ fn as_flags(settings: &Settings) -> Vec<(String, String)> {
         }),
         "framesPerWorker" => settings.frames_per_worker.to_string(),
         "flowTableSize" => settings.flow_table_size.to_string(),
+        "flowQuota" => settings.flow_quota.to_string(),
         "policyChange" => {
             word(if settings.policy_change == PolicyChange::Preserve { "preserve" } else { "reevaluate" })
         }

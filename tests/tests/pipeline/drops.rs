@@ -401,6 +401,20 @@ fn cases(reason: DropReason) -> Vec<Case> {
             })
             .sized(Options { flows: 64, ..Options::default() }),
         ],
+        FlowQuota => vec![
+            case("more new flows than one endpoint may have, while another goes on", |router| {
+                router.observe(|router| {
+                    for port in 0..40 {
+                        let frame = router.frame("a", &Packet::new(A, B).udp(4000 + port, 53));
+                        router.send("a", &frame);
+                    }
+                    let frame = router.frame("c", &Packet::new("10.0.0.3", B).udp(4000, 53));
+                    router.send("c", &frame);
+                    router.breathe();
+                })
+            })
+            .sized(Options { quota: 1, ..Options::default() }),
+        ],
         IcmpErrorUnmatched => vec![
             packet("about a packet nobody sent", "b", Packet::new(B, A).unreachable(&udp().bytes())),
             packet("over IPv6", "b", Packet::new(B6, A6).unreachable(&udp6().bytes())),
