@@ -359,7 +359,7 @@ impl Burst {
 
     /// The slots still on their way.
     pub fn forward(&mut self) -> impl Iterator<Item = &mut Slot> {
-        self.slots.iter_mut().filter(|slot| slot.verdict == Verdict::Forward)
+        self.slots.iter_mut().filter(|slot| matches!(slot.verdict, Verdict::Forward))
     }
 
     /// Shows every slot, and leaves those open of which `is_open` says so.

@@ -73,7 +73,7 @@ impl Pipeline {
         let seconds = now.seconds();
         self.limiter.set_now(now.0);
 
-        parse::burst(burst, umem, tables);
+        parse::burst(burst, umem, self.flows.table(), tables);
         watch(Stage::Parse, burst, umem);
         recall::burst(burst, self.flows.table(), tables, seconds);
         watch(Stage::Recall, burst, umem);

@@ -3,6 +3,8 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `memory.rs` | the stages, tables and checksum on one core, without kernel |
+//! | `instructions.rs` | instructions per packet and stage, counted under callgrind and held against a baseline |
+//! | `stages.rs` | bursts through the stages, for both of them |
 //! | `veth.rs`, `tcp.rs`, `latency.rs` | endpoint → router → endpoint over veth, kernel forwarding and router in turn |
 //! | `lab.rs` | namespaces, veth pairs, and the two ways of forwarding between them |
 //! | `generator.rs`, `sink.rs` | where packets come from and where they are counted |
@@ -23,6 +25,7 @@ pub mod baseline;
 pub mod cluster;
 pub mod cpu;
 pub mod generator;
+pub mod instructions;
 pub mod lab;
 pub mod latency;
 pub mod linear;
@@ -31,6 +34,7 @@ pub mod recorder;
 pub mod report;
 pub mod sets;
 pub mod sink;
+pub mod stages;
 pub mod tables;
 pub mod tcp;
 pub mod veth;
@@ -48,10 +52,12 @@ pub enum Topic {
     Tcp,
     Latency,
     Cluster,
+    Instructions,
 }
 
 impl Topic {
-    pub const ALL: [Topic; 5] = [Topic::Memory, Topic::Veth, Topic::Tcp, Topic::Latency, Topic::Cluster];
+    pub const ALL: [Topic; 6] =
+        [Topic::Memory, Topic::Instructions, Topic::Veth, Topic::Tcp, Topic::Latency, Topic::Cluster];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -60,6 +66,7 @@ impl Topic {
             Topic::Tcp => "tcp",
             Topic::Latency => "latency",
             Topic::Cluster => "cluster",
+            Topic::Instructions => "instructions",
         }
     }
 }
@@ -127,6 +134,10 @@ pub enum Error {
     Report(#[from] report::ReportError),
     #[error("make a worker in memory")]
     Worker(#[source] std::io::Error),
+    #[error(
+        "more instructions than the baseline allows; if that is right, run `perf instructions --save-baseline`\n  {0}"
+    )]
+    Dearer(String),
     #[error("make a worker in memory: none was made")]
     NoWorker,
 }
@@ -141,6 +152,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
             Topic::Tcp => tcp::measure(&options.scale, &mut report)?,
             Topic::Latency => latency::measure(&options.scale, &mut report)?,
             Topic::Cluster => cluster::measure(&options.scale, &mut report)?,
+            Topic::Instructions => instructions::measure(&mut report, &options.baselines, options.save_baseline)?,
         }
     }
     report.finish(options)?;

@@ -1,17 +1,19 @@
-//! `perf [all|smoke|memory|veth|tcp|latency|cluster]... [options]`: arguments to [`perf::Options`], and nothing else.
+//! `perf [all|smoke|memory|instructions|veth|tcp|latency|cluster]... [options]`: arguments to [`perf::Options`], and nothing else.
 
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use perf::instructions::{self, Scenario};
 use perf::{Options, Scale, Topic};
 
-const USAGE: &str = "usage: perf [all|smoke|memory|veth|tcp|latency|cluster]... [options]
+const USAGE: &str = "usage: perf [all|smoke|memory|instructions|veth|tcp|latency|cluster]... [options]
 
   all            everything, at full length (some minutes; needs root)
   smoke          everything, as short as possible
   memory         the pipeline and its tables in memory; needs no privilege
+  instructions   instructions per packet and stage, under callgrind, beside the baseline
   veth           packets per second between two namespaces, beside kernel forwarding
   tcp            iperf3 between two namespaces, beside kernel forwarding
   latency        UDP ping-pong between two namespaces, beside kernel forwarding
@@ -24,6 +26,10 @@ const USAGE: &str = "usage: perf [all|smoke|memory|veth|tcp|latency|cluster]... 
   --save-baseline    keep this run's lines in perf/baselines";
 
 fn main() -> ExitCode {
+    if let Some(scenario) = scenario() {
+        instructions::count(scenario);
+        return ExitCode::SUCCESS;
+    }
     let options = match parse(std::env::args().skip(1)) {
         Ok(options) => options,
         Err(message) => {
@@ -44,6 +50,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// `count SCENARIO`: what runs under callgrind.
+fn scenario() -> Option<Scenario> {
+    let mut arguments = std::env::args().skip(1);
+    let name = arguments.next().filter(|word| word == "count").and_then(|_| arguments.next())?;
+    Scenario::ALL.into_iter().find(|scenario| scenario.name() == name)
 }
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {

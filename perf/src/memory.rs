@@ -9,38 +9,25 @@ use std::hint::black_box;
 use std::thread;
 use std::time::Instant;
 
-use fastpath::burst::{BURST, Burst, Slot, Verdict};
+use fastpath::burst::BURST;
 use fastpath::flow::{FlowTable, FlowWriter, MAPPED_PREFIX};
 use fastpath::header::checksum::Sum;
 use fastpath::io::memory::ReplayQueue;
 use fastpath::io::umem::Umem;
-use fastpath::pipeline::{Now, Pipeline, Stage};
+use fastpath::pipeline::Now;
 use fastpath::rcu::Publisher;
+use fastpath::table::ProgramIndex;
 use fastpath::table::acl::{Acl, Question};
 use fastpath::table::lpm::{Address, Lpm, Prefix};
-use fastpath::table::{ProgramIndex, Tables};
 use fastpath::worker::{self, Clock, Parts, Poll};
 
 use crate::generator::{self, Random};
 use crate::lab::LabError;
 use crate::report::{Measurement, Report, ReportError, Spread};
+use crate::stages::{Bench, Order, SHORT, STAGES};
 use crate::tables::{self, A, B};
 use crate::{Error, Scale, linear, recorder, sets};
 
-const STAGES: [Stage; 9] = [
-    Stage::Parse,
-    Stage::Recall,
-    Stage::Admit,
-    Stage::Classify,
-    Stage::Route,
-    Stage::Policy,
-    Stage::Remember,
-    Stage::Respond,
-    Stage::Rewrite,
-];
-
-/// Smallest Ethernet frame without its checksum.
-pub(crate) const SHORT: usize = 60;
 const LONG: usize = 1514;
 const MTU: u16 = 1500;
 /// Lookups in one window, and different ones before the first comes again: more than a branch predictor remembers.
@@ -66,102 +53,9 @@ fn on_one_core(scale: &Scale, report: &mut Report) -> Result<(), Error> {
     recorder::measure(scale, report)
 }
 
-/// Pipeline, tables and frames, and a clock that stands still.
-struct Bench {
-    pipeline: Pipeline,
-    tables: Tables,
-    umem: Umem,
-    burst: Burst,
-    frame: Vec<u8>,
-    /// Its grace periods are what flows are freed by.
-    _publisher: Publisher<()>,
-}
-
-/// Time of a burst, in all and by stage.
-struct Burst256 {
-    nanoseconds: u64,
-    stages: [u64; STAGES.len()],
-}
-
-impl Bench {
-    fn new(rules: usize, flow_capacity: usize, frame: Vec<u8>) -> Bench {
-        let publisher = Publisher::new(());
-        let table = FlowTable::new(flow_capacity as u32);
-        Bench {
-            pipeline: Pipeline::new(FlowWriter::new(table, 0, 1, publisher.grace()).with_quota(u32::MAX)),
-            tables: tables::two_endpoints(rules, MTU),
-            umem: Umem::heap(2048, 2 * BURST),
-            burst: Burst::with_capacity(),
-            frame,
-            _publisher: publisher,
-        }
-    }
-
-    /// Passes a burst of packets of these flows and checks that all were forwarded.
-    fn pass(&mut self, by_stage: bool, mut flow: impl FnMut() -> u32) -> Burst256 {
-        let (burst, umem) = (&mut self.burst, &mut self.umem);
-        for _ in 0..BURST {
-            let Some(packet) = umem.copy_in([self.frame.as_slice()]) else { break };
-            write_flow(umem.data_mut(&packet), flow());
-            burst.slots.push(Slot::new(packet, A));
-        }
-        let count = burst.slots.len();
-        assert_eq!(count, BURST, "frames for a burst");
-        let mut stages = [0; STAGES.len()];
-        let start = Instant::now();
-        if by_stage {
-            let mut last = start;
-            self.pipeline.run(burst, umem, &self.tables, Now(1), |stage, _, _| {
-                let now = Instant::now();
-                stages[stage as usize] = (now - last).as_nanos() as u64;
-                last = now;
-            });
-        } else {
-            self.pipeline.run(burst, umem, &self.tables, Now(1), |_, _, _| {});
-        }
-        let nanoseconds = start.elapsed().as_nanos() as u64;
-        for slot in burst.slots.drain(..) {
-            assert_eq!(slot.verdict, Verdict::Forward, "a packet of the measurement was not forwarded");
-            umem.free(slot.packet);
-        }
-        Burst256 { nanoseconds, stages }
-    }
-}
-
-fn write_flow(frame: &mut [u8], flow: u32) {
-    let is_partial = frame[40..42] != [0; 2];
-    generator::address(frame, flow);
-    if is_partial {
-        generator::leave_partial_checksum(frame);
-    }
-}
-
-/// Flows in an order that no prefetcher guesses; every one comes once in a round.
-struct Order {
-    count: u32,
-    mask: u32,
-    next: u32,
-}
-
-impl Order {
-    fn new(count: usize) -> Order {
-        Order { count: count as u32, mask: count.next_power_of_two() as u32 - 1, next: 0 }
-    }
-
-    fn next(&mut self) -> u32 {
-        loop {
-            // Full period modulo a power of two: odd increment, multiplier 1 modulo 4. Hull, Dobell, 1962.
-            self.next = self.next.wrapping_mul(1_664_525).wrapping_add(1_013_904_223) & self.mask;
-            if self.next < self.count {
-                return self.next;
-            }
-        }
-    }
-}
-
 fn flow_hits(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
     for flows in [64, 50_000, 1_000_000].into_iter().filter(|flows| *flows <= scale.flows) {
-        let mut bench = Bench::new(1, flows.max(4096) * 5 / 4, generator::udp_frame(SHORT));
+        let mut bench = Bench::new(tables::two_endpoints(1, MTU), flows.max(4096) * 5 / 4, generator::udp_frame(SHORT));
         let mut order = Order::new(flows);
         for _ in 0..flows.div_ceil(BURST) + 4 {
             bench.pass(false, || order.next());
@@ -177,7 +71,7 @@ fn flow_hits(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
     }
     whole_breaths(scale, report)?;
     for (name, frame) in [("complete", generator::udp_frame(LONG)), ("partial", with_partial_checksum(LONG))] {
-        let mut bench = Bench::new(1, 4096, frame);
+        let mut bench = Bench::new(tables::two_endpoints(1, MTU), 4096, frame);
         let mut order = Order::new(64);
         let mut spread = Spread::default();
         for _ in 0..scale.bursts {
@@ -237,7 +131,11 @@ fn whole_breaths(scale: &Scale, report: &mut Report) -> Result<(), ReportError> 
 fn flow_misses(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
     for rules in [1, 10, 100, 1000].into_iter().filter(|rules| *rules <= scale.rules) {
         // A quarter of the table at most, which is what its owner should see.
-        let mut bench = Bench::new(rules, (scale.bursts * BURST * 4).max(4096), generator::udp_frame(SHORT));
+        let mut bench = Bench::new(
+            tables::two_endpoints(rules, MTU),
+            (scale.bursts * BURST * 4).max(4096),
+            generator::udp_frame(SHORT),
+        );
         let mut order = Order::new(scale.bursts * BURST);
         let mut spread = Spread::default();
         for _ in 0..scale.bursts / 2 {
@@ -411,16 +309,6 @@ pub(crate) fn thousands(number: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_order_visits_every_flow_once_a_round() {
-        for count in [1, 64, 1000] {
-            let mut order = Order::new(count);
-            let mut seen: Vec<u32> = (0..count).map(|_| order.next()).collect();
-            seen.sort_unstable();
-            assert_eq!(seen, (0..count as u32).collect::<Vec<_>>());
-        }
-    }
 
     #[test]
     fn digits_are_grouped() {

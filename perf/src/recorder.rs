@@ -22,8 +22,8 @@ use fastpath::table::Tables;
 use fastpath::worker::{self, Clock, Parts, Poll, Remote, Worker};
 
 use crate::generator;
-use crate::memory::SHORT;
 use crate::report::{Measurement, Report, ReportError, Spread};
+use crate::stages::SHORT;
 use crate::tables::{self, A, B};
 use crate::{Error, Scale};
 

@@ -78,6 +78,11 @@ impl Report {
         &self.machine
     }
 
+    /// The compiler that is there, which is most likely the one that made this.
+    pub fn compiler(&self) -> String {
+        output_of("rustc", &["--version"])
+    }
+
     /// Prints and writes one measurement.
     pub fn add(&mut self, measurement: Measurement) -> Result<(), ReportError> {
         self.print(&measurement);

@@ -14,7 +14,7 @@ use fastpath::table::acl::{
     Acl, AclSpec, Action, L4Match, ProgramEnd, ProgramSpec, RuleSpec, SideMatch, TierEnd, TierSpec,
 };
 use fastpath::table::adjacency::{Adjacency, AdjacencyKind};
-use fastpath::table::interface::{Endpoint, Interface, InterfaceKind};
+use fastpath::table::interface::{Endpoint, HostEndpoint, Interface, InterfaceKind};
 use fastpath::table::lpm::{Lpm, Prefix};
 use fastpath::table::{
     AdjacencyIndex, EndpointIndex, HostEndpointIndex, InterfaceIndex, ProgramIndex, RuleIndex, Tables, WorkerIndex,
@@ -75,6 +75,36 @@ pub fn two_endpoints(rules: usize, mtu: u16) -> Tables {
         policy: Acl::build(&policy(rules)),
         ..Tables::default()
     }
+}
+
+/// An uplink with a host endpoint whose list without state has this many rules, and the host behind it. Packets of
+/// [`two_endpoints`] come in by A, which is the uplink here, and go to the host by B.
+pub fn untracked(rules: usize, mtu: u16) -> Tables {
+    let mut tables = two_endpoints(1, mtu);
+    tables.policy = Acl::build(&policy(rules));
+    tables.host_endpoints = vec![HostEndpoint {
+        untracked_ingress: ProgramIndex(0),
+        untracked_egress: ProgramIndex::NONE,
+        pre_dnat: ProgramIndex::NONE,
+        forward_ingress: ProgramIndex::NONE,
+        forward_egress: ProgramIndex::NONE,
+        ingress: ProgramIndex(0),
+        egress: ProgramIndex(0),
+    }];
+    let passes = Adjacency::new(AdjacencyKind::Frame, B, EndpointIndex::NONE, mtu, [0; 6], ROUTER_MAC, [0; 2]);
+    tables.adjacencies = vec![passes];
+    for (kind, interface) in [InterfaceKind::Uplink, InterfaceKind::Host].into_iter().zip(&mut tables.interfaces[1..]) {
+        let Some(interface) = interface else { continue };
+        interface.kind = kind;
+        interface.endpoint = EndpointIndex::NONE;
+        if kind == InterfaceKind::Uplink {
+            interface.host_endpoint = HostEndpointIndex(0);
+            interface.to_host = AdjacencyIndex(0);
+        }
+    }
+    tables.routes_ipv4 = Lpm::default();
+    tables.routes_ipv6 = Lpm::default();
+    tables
 }
 
 /// A port that nobody may reach, where a measurement needs one.

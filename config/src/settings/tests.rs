@@ -82,7 +82,7 @@ fn refusals() {
         &[],
         &[],
         "v.yaml:2:1: logLvl: found an unknown setting, expected one of nodeName, uplinks, workers, poll, \
-             datastore, apiSocket, logFormat, logLevel, framesPerWorker, flowTableSize, policyChange, \
+             datastore, apiSocket, logFormat, logLevel, framesPerWorker, flowTableSize, flowQuota, policyChange, \
              defaultEndpointToHostAction, defaultWorkloadInterfacePrefix, xdpMode, endpointOffload, \
              failsafeInboundHostPorts, failsafeOutboundHostPorts, workloadSourceSpoofing, \
              allowVxlanPacketsFromWorkloads, allowIpipPacketsFromWorkloads, vxlanPort \

@@ -54,7 +54,7 @@ impl Bucket {
     #[inline(always)]
     fn matches(&self, tag: u16) -> u128 {
         let [low, high] = self.tags.each_ref().map(|tags| tags.load(Ordering::Relaxed));
-        let different = (u128::from(high) << 64 | u128::from(low)) ^ u128::from(tag) * LOW;
+        let different = (u128::from(high) << 64 | u128::from(low)) ^ (u128::from(tag) * LOW);
         different.wrapping_sub(LOW) & !different & HIGH
     }
 

@@ -5,6 +5,8 @@ use super::be16;
 pub const HEADER_LEN: usize = 8;
 /// Offset of the checksum from the start of the header.
 pub const CHECKSUM_OFFSET: usize = 6;
+/// Offset of the length from the start of the header.
+pub const LENGTH_OFFSET: usize = 4;
 
 /// View of a UDP header.
 pub struct Udp<'a>(&'a [u8; HEADER_LEN]);

@@ -78,6 +78,8 @@ impl FrameCount {
 pub struct Umem {
     base: NonNull<u8>,
     frame_size: usize,
+    /// Packet bytes that a frame can hold.
+    room: usize,
     /// Last freed, first used: its bytes are the likeliest to be in the cache.
     free: Vec<u32>,
     journal: Vec<u16>,
@@ -130,9 +132,11 @@ impl Umem {
         );
         assert!(frame_count > 0, "a worker needs frames");
         assert!(frame_count < NONE as usize, "frame count {frame_count} does not fit its index");
+        assert!(frame_size.checked_mul(frame_count).is_some(), "{frame_count} frames do not fit the address space");
         Umem {
             base,
             frame_size,
+            room: frame_size - HEADROOM,
             free: (0..frame_count as u32).rev().collect(),
             journal: vec![FREE; frame_count],
             chain: vec![UNLINKED; frame_count],
@@ -155,16 +159,18 @@ impl Umem {
 
     /// Packet bytes that one frame can hold.
     pub fn frame_room(&self) -> usize {
-        self.frame_size - HEADROOM
+        self.room
     }
 
     /// The bytes of the packet's first frame.
+    #[inline(always)]
     pub fn data(&self, packet: &Packet) -> &[u8] {
         debug_assert_eq!(usize::from(packet.offset), HEADROOM, "invariant 3");
         self.slice(packet.frame.0, packet.head_len())
     }
 
     /// The bytes of the packet's first frame, to be changed.
+    #[inline(always)]
     pub fn data_mut(&mut self, packet: &Packet) -> &mut [u8] {
         self.slice_mut(packet.frame.0, packet.head_len())
     }
@@ -350,11 +356,12 @@ impl Umem {
 
     /// Offset of a frame's packet bytes in our memory. Checked in release builds too: a token of another worker's
     /// memory must not reach past the end of this one.
+    #[inline(always)]
     fn start(&self, frame: u32, len: usize) -> usize {
-        let holder = self.journal[frame as usize];
-        debug_assert_eq!(holder, HELD, "frame {frame} looked at by one who does not have it");
-        assert!(len <= self.frame_room(), "{len} bytes do not fit frame {frame}");
-        frame as usize * self.frame_size + HEADROOM
+        debug_assert_eq!(self.journal[frame as usize], HELD, "frame {frame} looked at by one who does not have it");
+        assert!(((frame as usize) < self.journal.len()) & (len <= self.room), "{len} bytes do not fit frame {frame}");
+        // Cannot wrap: `new` has made sure that the last byte of the last frame has an address.
+        (frame as usize).wrapping_mul(self.frame_size).wrapping_add(HEADROOM)
     }
 }
 

@@ -18,6 +18,7 @@ use crate::table::adjacency::AdjacencyKind;
 use crate::table::interface::{Interface, InterfaceKind};
 use crate::table::{GATEWAY_IPV4, GATEWAY_IPV6, Tables};
 
+#[inline(never)]
 pub fn burst(burst: &mut Burst, umem: &Umem, tables: &Tables) {
     burst.undecided(|slot| {
         let Some(interface) = tables.interface(slot.ingress) else { return slot.drop(DropReason::InterfaceDown) };

@@ -12,6 +12,7 @@ use crate::stage::parse;
 use crate::table::interface::InterfaceKind;
 use crate::table::{InterfaceIndex, Tables};
 
+#[inline(never)]
 pub fn burst(burst: &mut Burst, umem: &Umem, flows: &FlowTable, tables: &Tables, now: Seconds) {
     burst.undecided(|slot| match slot.flow.take() {
         _ if slot.is_icmp_error => error(slot, umem, flows, tables),

@@ -1,12 +1,12 @@
 //! Stage: from bytes to offsets and the flow key.
 //!
-//! Assumes: slots fresh from `rx`. Leaves: `network`, `l3`, `l4`, `l3_len`, `key`, fragment facts, TTL; or a drop. The
+//! Assumes: slots fresh from `rx`. Leaves: `network`, `l3`, `l4`, `l3_len`, `key` and its hash, fragment facts, TTL; or a drop. The
 //! packet is cut to the length its network header gives, so that padding is never judged nor forwarded.
 //! Drops: everything malformed. Every length is checked against what contains it, the frame first.
 //! Sources: RFC 791, 8200, 792, 4443, 9293, 768; RFC 1858 and RFC 5722 for fragments.
 
 use crate::burst::{Burst, DropReason, Fragment, Network, Passage, Slot, Verdict};
-use crate::flow::{Key, KeyKind, mapped};
+use crate::flow::{FlowTable, Key, KeyKind, mapped};
 use crate::header::checksum::Sum;
 use crate::header::ethernet::{self, Ethernet, Tag};
 use crate::header::icmp::{self, Icmp};
@@ -16,24 +16,36 @@ use crate::header::tcp::{self, Tcp};
 use crate::header::udp::{self, Udp};
 use crate::header::{icmpv6, protocol};
 use crate::io::umem::Umem;
-use crate::table::Tables;
 use crate::table::interface::{Interface, InterfaceKind};
+use crate::table::{InterfaceIndex, Tables};
 
 mod usual;
+
+use usual::Entrance;
 
 /// The largest datagram. RFC 791 §3.1.
 const MAX_DATAGRAM: usize = 65_535;
 
-pub fn burst(burst: &mut Burst, umem: &mut Umem, tables: &Tables) {
+#[inline(never)]
+pub fn burst(burst: &mut Burst, umem: &mut Umem, flows: &FlowTable, tables: &Tables) {
+    let mut last = (InterfaceIndex::NONE, None);
     for slot in burst.forward() {
-        let Some(interface) = tables.interface(slot.ingress) else {
+        if slot.ingress != last.0 {
+            last = (slot.ingress, tables.interface(slot.ingress).map(Entrance::new));
+        }
+        let Some(entrance) = &last.1 else {
             slot.drop(DropReason::InterfaceDown);
             continue;
         };
-        let result = match usual::parse(slot, umem.data(&slot.packet), interface) {
+        let result = match usual::parse(slot, umem.data(&slot.packet), entrance, flows) {
             Some(length) => Ok(length),
-            None => parse(slot, umem.data(&slot.packet), interface, tables),
+            None => {
+                let result = parse(slot, umem.data(&slot.packet), entrance.interface, tables);
+                slot.hash = flows.hash(&slot.key);
+                result
+            }
         };
+        flows.prefetch_bucket(slot.hash);
         match result {
             // A datagram longer than its packet was refused, so this only ever cuts padding.
             Ok(length) if length < slot.packet.len() => {
@@ -47,7 +59,8 @@ pub fn burst(burst: &mut Burst, umem: &mut Umem, tables: &Tables) {
     }
 }
 
-/// Fills the slot from the packet's first frame. Returns the length that the packet should have.
+/// Fills the slot from the packet's first frame, piece by piece. Returns the length that the packet should have.
+#[inline(never)]
 fn parse(slot: &mut Slot, bytes: &[u8], interface: &Interface, tables: &Tables) -> Result<usize, DropReason> {
     let frame = Ethernet::at(bytes).ok_or(DropReason::FrameTooShort)?;
     let destination = frame.destination();

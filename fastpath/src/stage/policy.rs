@@ -19,6 +19,7 @@ use crate::table::acl::{Decision, Outcome, Question};
 use crate::table::interface::InterfaceKind;
 use crate::table::{InterfaceIndex, PolicyChange, Tables};
 
+#[inline(never)]
 pub fn burst(burst: &mut Burst, flows: &FlowTable, tables: &Tables) {
     burst.undecided(|slot| {
         if slot.is_untracked || !goes_on(slot, tables) {

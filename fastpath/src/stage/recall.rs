@@ -9,23 +9,20 @@
 //! depends on more than key, interface and tables is either looked at here (TTL, length) or makes a packet not plain:
 //! fragments, errors, groups, packets that pass to or from the host's stack, and those that open a connection anew.
 //!
-//! Three rounds, so that the lines that are touched are on their way before they are needed: hash and bucket, entry, all
-//! that is in it.
+//! In rounds, so that the lines that are touched are on their way before they are needed: `parse` has asked for the bucket,
+//! the first round here asks for the entry, the second reads it.
 
 use crate::burst::{Burst, Slot, Verdict};
 use crate::flow::{FlowTable, Seconds};
 use crate::table::Tables;
 use crate::table::adjacency::AdjacencyKind;
 
+#[inline(never)]
 pub fn burst(burst: &mut Burst, flows: &FlowTable, tables: &Tables, now: Seconds) {
-    for slot in burst.forward() {
-        slot.hash = flows.hash(&slot.key);
-        flows.prefetch_bucket(slot.hash);
-    }
     for slot in burst.forward() {
         slot.flow = flows.candidate(slot.hash);
     }
-    burst.sort_out(|slot| slot.verdict == Verdict::Forward && !settle(slot, flows, tables, now));
+    burst.sort_out(|slot| matches!(slot.verdict, Verdict::Forward) && !settle(slot, flows, tables, now));
 }
 
 /// True when nothing is left to decide.

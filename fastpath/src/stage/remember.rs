@@ -13,6 +13,7 @@ use crate::stage::{classify, parse};
 use crate::table::interface::InterfaceKind;
 use crate::table::{InterfaceIndex, Tables};
 
+#[inline(never)]
 pub fn burst(burst: &mut Burst, flows: &mut FlowWriter, tables: &Tables, now: Seconds) {
     burst.undecided(|slot| {
         match slot.flow {

@@ -23,6 +23,7 @@ const MAX_IPV6_ERROR: usize = ipv6::MIN_MTU as usize;
 /// All nodes on the link, to whom a solicitation without a source is answered. RFC 4861 §7.2.4.
 const ALL_NODES: u128 = 0xff02_0000_0000_0000_0000_0000_0000_0001;
 
+#[inline(never)]
 pub fn burst(burst: &mut Burst, umem: &mut Umem, tables: &Tables, limiter: &mut Limiter) {
     burst.each_open(|slot| {
         let Verdict::Respond(answer) = slot.verdict else { return };

@@ -16,6 +16,7 @@ use crate::table::Tables;
 use crate::table::adjacency::{Adjacency, AdjacencyKind};
 use crate::table::interface::InterfaceKind;
 
+#[inline(never)]
 pub fn burst(burst: &mut Burst, umem: &mut Umem, tables: &Tables) {
     for slot in burst.forward() {
         let Some(adjacency) = tables.adjacency(slot.adjacency) else {
@@ -40,18 +41,15 @@ fn usual(slot: &Slot, bytes: &mut [u8], adjacency: &Adjacency, is_from_uplink: b
     const L3: usize = ethernet::HEADER_LEN;
     let Some(addresses) = adjacency.untagged() else { return false };
     let is_plain = slot.is_plain & (usize::from(slot.l3) == L3);
-    if !is_plain || !(is_from_uplink || !may_be_partial(slot, bytes)) {
+    if !is_plain || !is_from_uplink && may_be_partial(slot, bytes) {
         return false;
     }
     let Some(frame) = bytes.first_chunk_mut::<{ L3 + 20 }>() else { return false };
     match slot.network {
         Network::Ipv4 => {
-            // TTL and protocol are one word of the checksum; taking one from TTL is taking 0x0100 from it.
-            let old = u16::from_be_bytes([frame[L3 + 8], frame[L3 + 9]]);
-            let sum = u16::from_be_bytes([frame[L3 + 10], frame[L3 + 11]]);
             frame[L3 + 8] = frame[L3 + 8].saturating_sub(1);
-            let new = u16::from_be_bytes([frame[L3 + 8], frame[L3 + 9]]);
-            frame[L3 + 10..L3 + 12].copy_from_slice(&checksum::update(sum, old, new).to_be_bytes());
+            let sum = u16::from_be_bytes([frame[L3 + 10], frame[L3 + 11]]);
+            frame[L3 + 10..L3 + 12].copy_from_slice(&checksum::after_ttl(sum).to_be_bytes());
         }
         Network::Ipv6 => frame[L3 + 7] = frame[L3 + 7].saturating_sub(1),
         Network::None | Network::Arp => return false,
@@ -63,18 +61,20 @@ fn usual(slot: &Slot, bytes: &mut [u8], adjacency: &Adjacency, is_from_uplink: b
 /// True when the transport checksum could be the sum of the pseudo header alone, so that it has to be looked at closely.
 #[inline(always)]
 fn may_be_partial(slot: &Slot, bytes: &[u8]) -> bool {
-    let (offset, length) = match slot.key.protocol {
-        protocol::TCP => (tcp::CHECKSUM_OFFSET, slot.l4_len()),
-        protocol::UDP => (udp::CHECKSUM_OFFSET, slot.l4_len()),
+    let l4 = usize::from(slot.l4);
+    let word = |at: usize| {
+        let field = bytes.get(l4.wrapping_add(at)..)?.first_chunk()?;
+        Some(u16::from_be_bytes(*field))
+    };
+    // A datagram that is shorter than its packet has another sum, and says how long it is.
+    let (field, covered) = match slot.key.protocol {
+        protocol::UDP => (word(udp::CHECKSUM_OFFSET), word(udp::LENGTH_OFFSET).map(usize::from)),
+        protocol::TCP => (word(tcp::CHECKSUM_OFFSET), Some(slot.l4_len())),
         _ => return true,
     };
-    let at = usize::from(slot.l4) + offset;
-    let Some(field) = bytes.get(at..).and_then(|rest| rest.first_chunk::<2>()) else { return true };
-    // A datagram that is shorter than its packet has another sum, and says so where the checksum is completed.
-    let is_padded = slot.key.protocol == protocol::UDP && bytes.get(at - 2..at) != Some(&(length as u16).to_be_bytes());
-    let pseudo =
-        pseudo_header(slot.key.source, slot.key.destination, slot.network == Network::Ipv4, slot.key.protocol, length);
-    is_padded || pseudo.fold().to_be_bytes() == *field
+    let (Some(field), Some(covered)) = (field, covered) else { return true };
+    let is_ipv4 = slot.network == Network::Ipv4;
+    pseudo_header(slot.key.source, slot.key.destination, is_ipv4, slot.key.protocol, covered).fold() == field
 }
 
 /// Any packet, step by step.

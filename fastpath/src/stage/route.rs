@@ -12,6 +12,7 @@ use crate::table::adjacency::{Adjacency, AdjacencyKind};
 use crate::table::interface::InterfaceKind;
 use crate::table::{AdjacencyIndex, InterfaceIndex, Tables};
 
+#[inline(never)]
 pub fn burst(burst: &mut Burst, flows: &FlowTable, tables: &Tables) {
     burst.undecided(|slot| {
         match slot.passage {

@@ -5,86 +5,123 @@
 //! where both can.
 //! See: RFC 1071 §2 (B) for sums that do not care about the order of bytes.
 
-use crate::burst::{Network, Slot};
-use crate::flow::mapped;
+use crate::burst::{Network, Passage, Slot};
+use crate::flow::{FlowTable, mapped};
 use crate::header::{ethernet, ipv4, ipv6, protocol, tcp, udp};
 use crate::table::interface::{Interface, InterfaceKind};
 
 const L3: usize = ethernet::HEADER_LEN;
+/// The shortest frame there is holds all that is read of IPv4 here.
+type Frame = [u8; L3 + 40];
+
+/// An interface as packets come in by it; worked out once for all that follow each other.
+pub(super) struct Entrance<'a> {
+    pub(super) interface: &'a Interface,
+    /// The MAC address as a number.
+    mac: u64,
+    passage: Passage,
+    is_usual: bool,
+}
+
+impl<'a> Entrance<'a> {
+    pub(super) fn new(interface: &'a Interface) -> Self {
+        let [a, b, c, d, e, f] = interface.mac;
+        // What the host sends by the private pair says in its MAC address where it goes.
+        let (passage, is_usual) = match interface.kind {
+            InterfaceKind::Uplink if !interface.host_endpoint.is_none() => (Passage::ToHost, true),
+            InterfaceKind::Workload | InterfaceKind::Uplink => (Passage::None, true),
+            InterfaceKind::Host => (Passage::None, false),
+        };
+        let is_usual = is_usual && interface.tags == [0; 2];
+        Self { interface, mac: u64::from_be_bytes([0, 0, a, b, c, d, e, f]), passage, is_usual }
+    }
+}
 
 /// Fills the slot, and returns the length that the packet should have. `None`: it has to be looked at piece by piece.
 #[inline(always)]
-pub(super) fn parse(slot: &mut Slot, bytes: &[u8], interface: &Interface) -> Option<usize> {
-    // What has a host endpoint behind it, or comes from the host, passes in ways of its own.
-    let is_routed = match interface.kind {
-        InterfaceKind::Workload => true,
-        InterfaceKind::Uplink => interface.host_endpoint.is_none(),
-        InterfaceKind::Host => false,
-    };
-    // The shortest frame there is holds all that is read of IPv4 here.
+pub(super) fn parse(slot: &mut Slot, bytes: &[u8], entrance: &Entrance<'_>, flows: &FlowTable) -> Option<usize> {
     let frame = bytes.first_chunk::<{ L3 + 40 }>()?;
-    let is_ours = frame[..6] == interface.mac && frame[6] & 1 == 0;
-    if !(is_routed & is_ours & (interface.tags == [0; 2])) {
+    let [a, b, c, d, e, f, g, h, ..] = *frame;
+    let start = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+    let is_ours = start >> 16 == entrance.mac && g & 1 == 0;
+    if !(entrance.is_usual & is_ours) {
         return None;
     }
     // What lies in further frames counts as present.
-    let room = slot.packet.len() - L3;
-    let (l3_len, l4_len, protocol) = match u16::from_be_bytes([frame[12], frame[13]]) {
-        ethernet::ETHERTYPE_IPV4 => ipv4(slot, frame, room)?,
-        ethernet::ETHERTYPE_IPV6 => ipv6(slot, frame, room)?,
-        _ => return None,
-    };
-    let l4 = L3 + l3_len - l4_len;
-    let transport = bytes.get(l4..)?.first_chunk::<8>()?;
-    let word = |at: usize| u16::from_be_bytes([transport[at], transport[at + 1]]);
+    let room = slot.packet.len().saturating_sub(L3);
+    match u16::from_be_bytes([frame[12], frame[13]]) {
+        ethernet::ETHERTYPE_IPV4 => {
+            let (l3_len, protocol) = ipv4(slot, frame, room)?;
+            transport(slot, frame.get(L3 + ipv4::HEADER_LEN..)?, l3_len - ipv4::HEADER_LEN, protocol)?;
+            Some(finish(slot, entrance, flows, ipv4::HEADER_LEN, l3_len))
+        }
+        ethernet::ETHERTYPE_IPV6 => {
+            let (l3_len, protocol) = ipv6(slot, frame, room)?;
+            transport(slot, bytes.get(L3 + ipv6::HEADER_LEN..)?, l3_len - ipv6::HEADER_LEN, protocol)?;
+            Some(finish(slot, entrance, flows, ipv6::HEADER_LEN, l3_len))
+        }
+        _ => None,
+    }
+}
+
+/// The transport header. `length` is what the network header leaves for it and for what it carries.
+#[inline(always)]
+fn transport(slot: &mut Slot, bytes: &[u8], length: usize, protocol: u8) -> Option<()> {
+    let header = bytes.first_chunk::<8>()?;
+    let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
     let flags = match protocol {
         protocol::UDP => {
-            let length = usize::from(word(4));
+            let own = usize::from(word(4));
             let has_checksum = word(6) != 0 || slot.network == Network::Ipv4;
-            if length < udp::HEADER_LEN || length > l4_len || !has_checksum {
+            if !((own >= udp::HEADER_LEN) & (own <= length) & has_checksum) {
                 return None;
             }
             0
         }
         protocol::TCP => {
-            let &[offset, flags] = bytes.get(l4 + 12..)?.first_chunk::<2>()?;
-            let header_len = usize::from(offset >> 4) * 4;
-            if header_len < tcp::HEADER_LEN || header_len > l4_len || !tcp::flags_are_valid(flags) {
+            let &[offset, flags] = bytes.get(12..)?.first_chunk::<2>()?;
+            let own = usize::from(offset >> 4) * 4;
+            if !((own >= tcp::HEADER_LEN) & (own <= length) & tcp::flags_are_valid(flags)) {
                 return None;
             }
             flags
         }
         _ => return None,
     };
-    slot.l3 = L3 as u16;
-    slot.l4 = l4 as u16;
-    slot.l3_len = l3_len as u32;
     slot.tcp_flags = flags;
     slot.key.protocol = protocol;
     slot.key.source_port = word(0);
     slot.key.destination_port = word(2);
-    slot.is_plain = !slot.opens_connection();
-    Some(L3 + l3_len)
+    Some(())
 }
 
-/// Lengths of packet and payload, and the protocol.
-type Usual = (usize, usize, u8);
-
+/// Everything was right.
 #[inline(always)]
-fn ipv4(slot: &mut Slot, frame: &[u8; L3 + 40], room: usize) -> Option<Usual> {
+fn finish(slot: &mut Slot, entrance: &Entrance<'_>, flows: &FlowTable, header_len: usize, l3_len: usize) -> usize {
+    slot.l3 = L3 as u16;
+    slot.l4 = (L3 + header_len) as u16;
+    slot.l3_len = l3_len as u32;
+    slot.passage = entrance.passage;
+    slot.is_plain = entrance.passage == Passage::None && !slot.opens_connection();
+    slot.hash = flows.hash(&slot.key);
+    L3 + l3_len
+}
+
+/// Length of the packet, and its protocol.
+#[inline(always)]
+fn ipv4(slot: &mut Slot, frame: &Frame, room: usize) -> Option<(usize, u8)> {
     let header = frame.get(L3..)?.first_chunk::<20>()?;
-    // Bytes are added as they lie: ones' complement sums do not care, and all ones are all ones. RFC 1071 §2 (B).
+    // Bytes are added as they lie: ones' complement sums do not care, and all ones are all ones.
     let word = |at: usize| u64::from(u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]));
-    let sum = word(0) + word(4) + word(8) + word(12) + word(16);
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let is_whole_sum = sum == 0xffff;
+    let sum = word(0).wrapping_add(word(4)).wrapping_add(word(8)).wrapping_add(word(12)).wrapping_add(word(16));
+    let sum = (sum & 0xffff_ffff).wrapping_add(sum >> 32);
+    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
+    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
     let total_len = usize::from(u16::from_be_bytes([header[2], header[3]]));
     // Neither an offset nor more to come.
     let is_whole = u16::from_be_bytes([header[6], header[7]]) & 0x3fff == 0;
     let fits = (total_len >= ipv4::HEADER_LEN) & (total_len <= room);
-    if !((header[0] == 0x45) & is_whole_sum & is_whole & fits) {
+    if !((header[0] == 0x45) & (sum == 0xffff) & is_whole & fits) {
         return None;
     }
     slot.network = Network::Ipv4;
@@ -92,11 +129,11 @@ fn ipv4(slot: &mut Slot, frame: &[u8; L3 + 40], room: usize) -> Option<Usual> {
     slot.identification = u32::from(u16::from_be_bytes([header[4], header[5]]));
     slot.key.source = mapped(u32::from_be_bytes([header[12], header[13], header[14], header[15]]));
     slot.key.destination = mapped(u32::from_be_bytes([header[16], header[17], header[18], header[19]]));
-    Some((total_len, total_len - ipv4::HEADER_LEN, header[9]))
+    Some((total_len, header[9]))
 }
 
 #[inline(always)]
-fn ipv6(slot: &mut Slot, frame: &[u8; L3 + 40], room: usize) -> Option<Usual> {
+fn ipv6(slot: &mut Slot, frame: &Frame, room: usize) -> Option<(usize, u8)> {
     let header = frame.get(L3..)?.first_chunk::<40>()?;
     let payload_len = usize::from(u16::from_be_bytes([header[4], header[5]]));
     let source = u128::from_be_bytes(*header[8..].first_chunk()?);
@@ -110,7 +147,7 @@ fn ipv6(slot: &mut Slot, frame: &[u8; L3 + 40], room: usize) -> Option<Usual> {
     slot.ttl = header[7];
     slot.key.source = source;
     slot.key.destination = destination;
-    Some((ipv6::HEADER_LEN + payload_len, payload_len, header[6]))
+    Some((ipv6::HEADER_LEN + payload_len, header[6]))
 }
 
 #[cfg(test)]
@@ -173,11 +210,14 @@ mod tests {
         )
     }
 
+    type Reader<'a> = &'a dyn Fn(&mut Slot, &[u8], &Interface, &Tables) -> Result<usize, DropReason>;
+
     /// Any packet has to look the same to both ways of reading it, or to one of them only: the patient one.
-    fn check(bytes: &[u8], kind: InterfaceKind) -> bool {
+    fn check(bytes: &[u8], kind: InterfaceKind, is_guarded: bool) -> bool {
         let mut umem = Umem::heap(2048, 2);
-        let (interface, tables) = (interface(kind), Tables::default());
-        let mut look = |parse: fn(&mut Slot, &[u8], &Interface, &Tables) -> Result<usize, DropReason>| {
+        let host_endpoint = if is_guarded { HostEndpointIndex(0) } else { HostEndpointIndex::NONE };
+        let (interface, tables) = (Interface { host_endpoint, ..interface(kind) }, Tables::default());
+        let mut look = |parse: Reader<'_>| {
             let Some(packet) = umem.copy_in([bytes]) else { unreachable!("two frames are enough") };
             let mut slot = Slot::new(packet, crate::table::InterfaceIndex(1));
             let result = parse(&mut slot, bytes, &interface, &tables);
@@ -187,8 +227,15 @@ mod tests {
             umem.free(slot.packet);
             (result, seen)
         };
-        let quick = look(|slot, bytes, interface, _| parse(slot, bytes, interface).ok_or(DropReason::FrameTooShort));
-        let patient = look(crate::stage::parse::parse);
+        let flows = FlowTable::new(64);
+        let quick = look(&|slot, bytes, interface, _| {
+            parse(slot, bytes, &Entrance::new(interface), &flows).ok_or(DropReason::FrameTooShort)
+        });
+        let patient = look(&|slot, bytes, interface, tables| {
+            let result = crate::stage::parse::parse(slot, bytes, interface, tables);
+            slot.hash = flows.hash(&slot.key);
+            result
+        });
         if quick.0.is_ok() {
             assert_eq!(quick, patient, "{bytes:02x?}");
         }
@@ -199,9 +246,9 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(4000))]
 
         #[test]
-        fn the_usual_packet_is_read_as_any_other(frame in frame(), is_uplink: bool) {
+        fn the_usual_packet_is_read_as_any_other(frame in frame(), is_uplink: bool, is_guarded: bool) {
             let kind = if is_uplink { InterfaceKind::Uplink } else { InterfaceKind::Workload };
-            let is_usual = check(&frame, kind);
+            let is_usual = check(&frame, kind, is_guarded);
             // What is right is read at once, but for odd flags and a missing checksum in IPv6.
             let is_tcp = frame[14 + 9] == protocol::TCP && frame[14] == 0x45;
             if frame[14] == 0x45 && !is_tcp {
@@ -232,7 +279,8 @@ mod tests {
                 frame[24..26].copy_from_slice(&sum.to_be_bytes());
             }
             for kind in [InterfaceKind::Workload, InterfaceKind::Uplink, InterfaceKind::Host] {
-                check(&frame, kind);
+                check(&frame, kind, true);
+                check(&frame, kind, false);
             }
         }
     }
