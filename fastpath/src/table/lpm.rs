@@ -1,14 +1,14 @@
-//! Longest prefix match for IPv4 and IPv6.
+//! Prefixes, and the runs of addresses they come to: longest prefix match in its obvious form.
 //!
 //! Prefixes are turned into the sorted list of addresses at which the answer changes; a lookup is a search for
-//! the last start that is not beyond the address.
+//! the last start that is not beyond the address. The tables of workers are `dir24.rs`, and `interval.rs`, which is made
+//! from these runs; this one is what both are compared with.
 //!
 //!     prefixes   0.0.0.0/0 → A     10.0.0.0/8 → B     10.1.0.0/16 → C
 //!     starts     0.0.0.0 A │ 10.0.0.0 B │ 10.1.0.0 C │ 10.2.0.0 B │ 11.0.0.0 A
 //!
 //! Invariants: starts are sorted and distinct, the first is the zero address, equal neighbours are merged.
-//! Left out: insertion and removal. [`Lpm::build`] makes a new table; `rcu` swaps it in. A table that is edited
-//! in place can take its place behind the same `lookup`.
+//! Left out: insertion and removal.
 
 /// An address that prefixes are made of.
 pub trait Address: Copy + Ord + std::fmt::Debug + Default {
@@ -17,6 +17,8 @@ pub trait Address: Copy + Ord + std::fmt::Debug + Default {
     fn range(self, length: u8) -> (Self, Self);
     /// The next address, if this is not the last.
     fn next(self) -> Option<Self>;
+    /// The address before, if this is not the first.
+    fn previous(self) -> Option<Self>;
 }
 
 macro_rules! address {
@@ -31,6 +33,9 @@ macro_rules! address {
             fn next(self) -> Option<Self> {
                 self.checked_add(1)
             }
+            fn previous(self) -> Option<Self> {
+                self.checked_sub(1)
+            }
         }
     };
 }
@@ -43,7 +48,10 @@ pub type Prefix<A> = (A, u8, u32);
 /// No prefix covers the address.
 pub const NO_VALUE: u32 = u32::MAX;
 
-/// An immutable longest-prefix-match table.
+/// The largest value a prefix may have: tables keep the bits above for themselves.
+pub const MAX_VALUE: u32 = (1 << 31) - 16;
+
+/// Runs of addresses with one answer.
 #[derive(Debug, Clone)]
 pub struct Lpm<A> {
     starts: Vec<A>,
@@ -91,6 +99,11 @@ impl<A: Address> Lpm<A> {
         let position = self.starts.partition_point(|start| *start <= address);
         // The first start is the zero address, so the position is never 0.
         self.values[position - 1]
+    }
+
+    /// The first address of every run, and the answer from there on.
+    pub fn runs(&self) -> impl ExactSizeIterator<Item = (A, u32)> {
+        self.starts.iter().copied().zip(self.values.iter().copied())
     }
 
     /// Number of runs: what the table's size grows with.

@@ -2,7 +2,8 @@
 //!
 //! | file | what it answers |
 //! |---|---|
-//! | `lpm.rs` | destination → adjacency |
+//! | `dir24.rs`, `interval.rs` | destination → adjacency, IPv4 and IPv6 |
+//! | `lpm.rs` | the same in its obvious form |
 //! | `adjacency.rs` | adjacency → interface and complete rewrite |
 //! | `interface.rs` | interface → what may come in, whose it is; endpoint → addresses and policy |
 //! | `acl.rs` | program × packet → allow or deny, and by which rule |
@@ -11,8 +12,12 @@
 
 pub mod acl;
 pub mod adjacency;
+pub mod dir24;
 pub mod interface;
+pub mod interval;
 pub mod lpm;
+#[cfg(test)]
+mod test_routes;
 
 use acl::Acl;
 use adjacency::{Adjacency, AdjacencyKind};

@@ -1,0 +1,217 @@
+//! The IPv4 table against the RIB it is painted from, and against the sorted runs; readers beside a writer.
+
+use std::sync::atomic::AtomicBool;
+use std::thread;
+
+use proptest::prelude::*;
+
+use super::super::lpm::{Lpm, NO_VALUE};
+use super::super::test_routes::{ipv4_prefix, probes};
+use super::*;
+use crate::rcu::Publisher;
+
+fn writer() -> Dir24Writer {
+    Dir24Writer::new(Publisher::new(()).grace())
+}
+
+/// Every probe alone, in a burst, by the RIB and by sorted runs.
+fn check(writer: &Dir24Writer, probes: &[u32]) {
+    let routes: Vec<Prefix<u32>> =
+        writer.rib.iter().map(|((address, length), value)| (address, length, *value)).collect();
+    let runs = Lpm::build(routes);
+    let mut values = vec![0; probes.len()];
+    writer.table().lookup_burst(probes, &mut values);
+    for (probe, value) in probes.iter().zip(values) {
+        let expected = runs.lookup(*probe);
+        let by_rib = writer.rib.get_lpm(&(*probe, 32)).map_or(NO_VALUE, |(_, value)| *value);
+        assert_eq!(by_rib, expected, "{probe:08x} by the RIB");
+        assert_eq!(writer.table().lookup(*probe), expected, "{probe:08x} alone");
+        assert_eq!(value, expected, "{probe:08x} in a burst");
+    }
+}
+
+/// A slot names a group only where prefixes longer than /24 are, and every group is somewhere.
+fn check_groups(writer: &Dir24Writer, probes: &[u32]) {
+    let painter = &writer.painter;
+    let named: BTreeSet<u32> = probes
+        .iter()
+        .map(|probe| (probe >> 8, painter.table.slots[(probe >> 8) as usize].load(Ordering::Relaxed)))
+        .filter(|(_, slot)| slot & GROUP != 0)
+        .inspect(|(at, _)| {
+            let longer = writer.rib.children(&(at << 8, 24)).filter(|((_, length), _)| *length > 24);
+            assert!(longer.count() > 0, "a group for nothing at {at:06x}");
+        })
+        .map(|(_, slot)| slot & !GROUP)
+        .collect();
+    let free = painter.unused.len() + painter.retired.len();
+    assert_eq!(named.len() + free, painter.begun as usize, "groups named, free, and begun");
+}
+
+#[derive(Clone, Debug)]
+enum Edit {
+    Insert(Prefix<u32>),
+    /// One of those that were inserted.
+    Remove(prop::sample::Index),
+    /// One that may never have been.
+    RemoveOther(Prefix<u32>),
+}
+
+fn edit() -> impl Strategy<Value = Edit> {
+    prop_oneof![
+        4 => ipv4_prefix().prop_map(Edit::Insert),
+        3 => any::<prop::sample::Index>().prop_map(Edit::Remove),
+        1 => ipv4_prefix().prop_map(Edit::RemoveOther),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+    #[test]
+    fn edited_equals_rib_and_runs(edits in prop::collection::vec(edit(), 1..120), more in prop::collection::vec(any::<u32>(), 8)) {
+        let mut writer = writer();
+        let mut known: Vec<Prefix<u32>> = Vec::new();
+        for (step, edit) in edits.iter().enumerate() {
+            match edit {
+                Edit::Insert(route) => {
+                    known.push(*route);
+                    writer.insert(*route);
+                }
+                Edit::Remove(index) if !known.is_empty() => {
+                    let (address, length, _) = known.swap_remove(index.index(known.len()));
+                    writer.remove(address, length);
+                    // Its edges stay among the probes.
+                    known.push((address, length, 0));
+                }
+                Edit::Remove(_) => {}
+                Edit::RemoveOther((address, length, _)) => {
+                    writer.remove(*address, *length);
+                }
+            }
+            if step % 16 == 0 || step + 1 == edits.len() {
+                let mut probes = probes(&known);
+                probes.extend(&more);
+                check(&writer, &probes);
+                check_groups(&writer, &probes);
+            }
+        }
+    }
+}
+
+#[test]
+fn one_slot_24_bits_and_beyond() {
+    let mut writer = writer();
+    let all: Vec<u32> = (0x0a00_0000..0x0a00_0400).collect();
+    let mut routes: Vec<Prefix<u32>> = vec![(0, 0, 9), (0x0a00_0000, 8, 8), (0x0a00_0100, 24, 7)];
+    routes.extend((25..=32).map(|length| (0x0a00_0155, length, u32::from(length))));
+    for route in &routes {
+        writer.insert(*route);
+        check(&writer, &all);
+    }
+    assert_eq!(writer.len(), routes.len());
+    for (address, length, value) in routes.iter().rev() {
+        assert_eq!(writer.remove(*address, *length), Some(*value));
+        check(&writer, &all);
+    }
+    assert!(writer.is_empty());
+    assert_eq!(writer.painter.begun, 1, "one group, used once");
+    assert_eq!(writer.remove(0, 0), None);
+}
+
+#[test]
+fn default_route_is_one_store() {
+    let mut writer = writer();
+    writer.insert((0, 0, 3));
+    assert!(writer.table().slots[..1 << 16].iter().all(|slot| slot.load(Ordering::Relaxed) == 0));
+    assert_eq!([0, u32::MAX].map(|address| writer.table().lookup(address)), [3; 2]);
+    // A longer route with the default's value stands for itself when the default changes.
+    writer.insert((0x0a00_0000, 8, 3));
+    writer.insert((0, 0, 4));
+    assert_eq!([0x0a00_0001, 0x0b00_0000].map(|address| writer.table().lookup(address)), [3, 4]);
+}
+
+#[test]
+fn a_group_waits_for_readers() {
+    let publisher = Publisher::new(());
+    let mut reader = publisher.reader();
+    let mut writer = Dir24Writer::new(publisher.grace());
+    reader.enter();
+    for round in 0..3 {
+        writer.insert((0x0a00_0001, 32, 1));
+        writer.remove(0x0a00_0001, 32);
+        assert_eq!(writer.painter.begun, round + 1, "the reader may still be in the groups before");
+    }
+    reader.enter();
+    writer.insert((0x0a00_0001, 32, 1));
+    assert_eq!(writer.painter.begun, 3);
+}
+
+#[test]
+fn without_a_group_a_24_leads_nowhere_until_there_is_one() {
+    let mut writer = writer();
+    writer.insert((0x0a00_0000, 8, 1));
+    writer.painter.begun = MAX_GROUPS as u32;
+    writer.insert((0x0a00_0101, 32, 2));
+    assert_eq!(writer.nowhere(), 1);
+    assert!([0x0a00_0101, 0x0a00_0102].iter().all(|address| writer.table().lookup(*address) > MAX_VALUE));
+    assert_eq!(writer.table().lookup(0x0a00_0201), 1);
+    writer.painter.begun -= 1;
+    writer.insert((0x0b00_0000, 8, 3));
+    assert_eq!(writer.nowhere(), 0);
+    check(&writer, &[0x0a00_0100, 0x0a00_0101, 0x0a00_0102]);
+    // And one that is no longer wanted waits for nothing.
+    writer.insert((0x0a00_0201, 32, 2));
+    assert_eq!(writer.nowhere(), 1);
+    writer.remove(0x0a00_0201, 32);
+    assert_eq!(writer.nowhere(), 0);
+    check(&writer, &[0x0a00_0200, 0x0a00_0201]);
+}
+
+#[test]
+fn readers_see_the_old_answer_or_the_new_one() {
+    const ROUNDS: u32 = 20_000;
+    let publisher = Publisher::new(());
+    let mut writer = Dir24Writer::new(publisher.grace());
+    writer.insert((0x0a00_0000, 8, 1));
+    writer.insert((0x0a00_0900, 24, 2));
+    // Toggled: a /16 around, a /24, a /26 in a group, and two addresses in it. Address, length, answers it may have.
+    let toggled: [Prefix<u32>; 5] =
+        [(0x0a00_0000, 16, 3), (0x0a00_0500, 24, 4), (0x0a00_0540, 26, 5), (0x0a00_0541, 32, 6), (0x0a00_0980, 25, 7)];
+    let allowed: [(u32, &[u32]); 8] = [
+        (0x0a01_0000, &[1]),
+        (0x0a00_0000, &[1, 3]),
+        (0x0a00_0501, &[1, 3, 4]),
+        (0x0a00_0542, &[1, 3, 4, 5]),
+        (0x0a00_0541, &[1, 3, 4, 5, 6]),
+        (0x0a00_0580, &[1, 3, 4]),
+        (0x0a00_0981, &[2, 7]),
+        (0x0a00_0901, &[2]),
+    ];
+    let table = writer.table().clone();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let mut readers = Vec::new();
+        for _ in 0..2 {
+            let (table, done, mut reader) = (table.clone(), &done, publisher.reader());
+            readers.push(scope.spawn(move || {
+                let addresses = allowed.map(|(address, _)| address);
+                let mut values = [0; 8];
+                while !done.load(Ordering::Relaxed) {
+                    reader.enter();
+                    table.lookup_burst(&addresses, &mut values);
+                    for ((address, allowed), value) in allowed.iter().zip(values) {
+                        assert!(allowed.contains(&value), "{address:08x} → {value}");
+                        assert!(allowed.contains(&table.lookup(*address)));
+                    }
+                }
+            }));
+        }
+        for round in 0..ROUNDS {
+            let (address, length, value) = toggled[round.wrapping_mul(2_654_435_761) as usize % toggled.len()];
+            if writer.remove(address, length).is_none() {
+                writer.insert((address, length, value));
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!((writer.painter.begun as usize) < MAX_GROUPS);
+}
