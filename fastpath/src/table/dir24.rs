@@ -52,11 +52,17 @@ pub struct Dir24 {
     slots: Box<[AtomicU32]>,
     cells: Box<[AtomicU32]>,
     default: AtomicU32,
+    edition: AtomicU32,
 }
 
 impl Default for Dir24 {
     fn default() -> Self {
-        Self { slots: mapped::zeroed(SLOTS), cells: mapped::zeroed(MAX_GROUPS * CELLS), default: AtomicU32::new(0) }
+        Self {
+            slots: mapped::zeroed(SLOTS),
+            cells: mapped::zeroed(MAX_GROUPS * CELLS),
+            default: AtomicU32::new(0),
+            edition: AtomicU32::new(0),
+        }
     }
 }
 
@@ -92,6 +98,11 @@ impl Dir24 {
                 *value = self.value(*value, default);
             }
         }
+    }
+
+    /// How often the table has changed: what had changed by then is seen by every lookup that follows.
+    pub fn edition(&self) -> u32 {
+        self.edition.load(Ordering::Acquire)
     }
 
     /// 0 becomes `NO_VALUE`, which no prefix has.
@@ -174,6 +185,11 @@ impl Dir24Writer {
         let slot = cover.map_or(0, |(_, value)| value + 1);
         self.paint(prefix, slot);
         Some(old)
+    }
+
+    /// Says that what has changed until now belongs together, and is complete.
+    pub fn count_edition(&mut self) {
+        self.painter.table.edition.fetch_add(1, Ordering::Release);
     }
 
     /// Gives every address of the prefix that no longer prefix has its new answer.

@@ -2,7 +2,7 @@
 //!
 //! | file | what it answers |
 //! |---|---|
-//! | `dir24.rs`, `interval.rs` | destination → adjacency, IPv4 and IPv6 |
+//! | `routes.rs` | destination → adjacency: `dir24.rs` for IPv4, `ipv6.rs` over `interval.rs` for IPv6 |
 //! | `lpm.rs` | the same in its obvious form |
 //! | `adjacency.rs` | adjacency → interface and complete rewrite |
 //! | `interface.rs` | interface → what may come in, whose it is; endpoint → addresses and policy |
@@ -15,7 +15,9 @@ pub mod adjacency;
 pub mod dir24;
 pub mod interface;
 pub mod interval;
+pub mod ipv6;
 pub mod lpm;
+pub mod routes;
 #[cfg(test)]
 mod test_routes;
 
