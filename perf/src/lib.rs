@@ -5,6 +5,7 @@
 //! | `memory.rs` | the stages, tables and checksum on one core, without kernel |
 //! | `instructions.rs` | instructions per packet and stage, counted under callgrind and held against a baseline |
 //! | `stages.rs` | bursts through the stages, for both of them |
+//! | `lpm.rs`, `route_sets.rs` | the tables of routes on one core; routes of a cluster and of the public network |
 //! | `veth.rs`, `tcp.rs`, `latency.rs` | endpoint → router → endpoint over veth, kernel forwarding and router in turn |
 //! | `lab.rs` | namespaces, veth pairs, and the two ways of forwarding between them |
 //! | `generator.rs`, `sink.rs` | where packets come from and where they are counted |
@@ -29,9 +30,11 @@ pub mod instructions;
 pub mod lab;
 pub mod latency;
 pub mod linear;
+pub mod lpm;
 pub mod memory;
 pub mod recorder;
 pub mod report;
+pub mod route_sets;
 pub mod sets;
 pub mod sink;
 pub mod stages;
@@ -48,6 +51,7 @@ use report::Report;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Topic {
     Memory,
+    Lpm,
     Veth,
     Tcp,
     Latency,
@@ -56,12 +60,20 @@ pub enum Topic {
 }
 
 impl Topic {
-    pub const ALL: [Topic; 6] =
-        [Topic::Memory, Topic::Instructions, Topic::Veth, Topic::Tcp, Topic::Latency, Topic::Cluster];
+    pub const ALL: [Topic; 7] = [
+        Topic::Memory,
+        Topic::Instructions,
+        Topic::Lpm,
+        Topic::Veth,
+        Topic::Tcp,
+        Topic::Latency,
+        Topic::Cluster,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Topic::Memory => "memory",
+            Topic::Lpm => "lpm",
             Topic::Veth => "veth",
             Topic::Tcp => "tcp",
             Topic::Latency => "latency",
@@ -148,6 +160,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     for topic in &options.topics {
         match topic {
             Topic::Memory => memory::measure(&options.scale, &mut report)?,
+            Topic::Lpm => lpm::measure(&options.scale, &mut report)?,
             Topic::Veth => veth::measure(&options.scale, &mut report)?,
             Topic::Tcp => tcp::measure(&options.scale, &mut report)?,
             Topic::Latency => latency::measure(&options.scale, &mut report)?,

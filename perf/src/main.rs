@@ -1,4 +1,4 @@
-//! `perf [all|smoke|memory|instructions|veth|tcp|latency|cluster]... [options]`: arguments to [`perf::Options`], and nothing else.
+//! `perf [TOPIC]... [options]`: arguments to [`perf::Options`], and nothing else.
 
 #![forbid(unsafe_code)]
 
@@ -8,12 +8,13 @@ use std::process::ExitCode;
 use perf::instructions::{self, Scenario};
 use perf::{Options, Scale, Topic};
 
-const USAGE: &str = "usage: perf [all|smoke|memory|instructions|veth|tcp|latency|cluster]... [options]
+const USAGE: &str = "usage: perf [TOPIC]... [options]
 
   all            everything, at full length (some minutes; needs root)
   smoke          everything, as short as possible
   memory         the pipeline and its tables in memory; needs no privilege
   instructions   instructions per packet and stage, under callgrind, beside the baseline
+  lpm            the tables of routes: lookups, changes, memory; needs no privilege
   veth           packets per second between two namespaces, beside kernel forwarding
   tcp            iperf3 between two namespaces, beside kernel forwarding
   latency        UDP ping-pong between two namespaces, beside kernel forwarding

@@ -18,7 +18,6 @@ use fastpath::pipeline::Now;
 use fastpath::rcu::Publisher;
 use fastpath::table::ProgramIndex;
 use fastpath::table::acl::{Acl, Question};
-use fastpath::table::lpm::{Address, Lpm, Prefix};
 use fastpath::worker::{self, Clock, Parts, Poll};
 
 use crate::generator::{self, Random};
@@ -48,7 +47,6 @@ fn on_one_core(scale: &Scale, report: &mut Report) -> Result<(), Error> {
     flow_misses(scale, report)?;
     policies(scale, report)?;
     sets::measure(scale, report)?;
-    lookups(scale, report)?;
     checksums(scale, report)?;
     recorder::measure(scale, report)
 }
@@ -229,39 +227,6 @@ fn questions(count: usize) -> Vec<Question> {
             }
         })
         .collect()
-}
-
-fn lookups(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
-    for routes in [1000, 100_000].into_iter().map(|routes: usize| routes.min(scale.routes)) {
-        let mut random = Random::new(1);
-        let name = format!("IPv4 lookup, {} cluster routes", thousands(routes));
-        let targets = (0..DIFFERENT).map(|_| 0x0a00_0000 | random.below(1 << 24) as u32).collect();
-        lookup(name, tables::cluster_routes_ipv4(routes), targets, scale, report)?;
-        let name = format!("IPv6 lookup, {} cluster routes", thousands(routes));
-        let targets = (0..DIFFERENT).map(|_| tables::A_IPV6 | u128::from(random.below(1 << 30))).collect();
-        lookup(name, tables::cluster_routes_ipv6(routes), targets, scale, report)?;
-    }
-    Ok(())
-}
-
-fn lookup<T: Address>(
-    name: String,
-    routes: Vec<Prefix<T>>,
-    targets: Vec<T>,
-    scale: &Scale,
-    report: &mut Report,
-) -> Result<(), ReportError> {
-    let table = Lpm::build(routes);
-    let mut spread = Spread::default();
-    for window in 0..scale.bursts {
-        let part = &targets[(window * BATCH) % DIFFERENT..][..BATCH];
-        let start = Instant::now();
-        for target in part {
-            black_box(table.lookup(*target));
-        }
-        spread.record(start.elapsed().as_nanos() as u64, BATCH);
-    }
-    report.add(row(report, name, &spread))
 }
 
 /// The sum over a full TCP segment, in the cache and out of it.

@@ -1,0 +1,230 @@
+//! The tables of routes, on one core: lookups in bursts and alone, changes, memory.
+//!
+//! A window is 1024 lookups of 2^18 different addresses, in bursts of 256 where it says so; the slow twin, a search in
+//! sorted runs, is measured in turn with them and its answers are compared before. A change is one route of the table
+//! taken away or put back. Memory is what the process has more than before, with the RIB that changes need.
+
+use std::hint::black_box;
+use std::thread;
+use std::time::Instant;
+
+use fastpath::rcu::Publisher;
+use fastpath::table::dir24::Dir24Writer;
+use fastpath::table::ipv6::Ipv6Writer;
+use fastpath::table::lpm::{Address, Lpm, Prefix};
+
+use crate::generator::Random;
+use crate::lab::LabError;
+use crate::memory::thousands;
+use crate::report::{Measurement, Report, ReportError, Spread};
+use crate::{Error, Scale, route_sets};
+
+const BURST: usize = 256;
+const WINDOW: usize = 1024;
+/// Changes that are timed, each one alone.
+const CHANGES: usize = 20_000;
+
+pub fn measure(scale: &Scale, report: &mut Report) -> Result<(), Error> {
+    // On a thread of its own: whoever is started by the caller later would inherit the one core.
+    thread::scope(|scope| scope.spawn(|| on_one_core(scale, report)).join()).map_err(|_| LabError::Panicked)??;
+    Ok(())
+}
+
+fn on_one_core(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
+    if let Some(core) = core_affinity::get_core_ids().and_then(|cores| cores.last().copied()) {
+        core_affinity::set_for_current(core);
+    }
+    let most = scale.routes * 10;
+    for count in [1000, 10_000, 100_000].into_iter().filter(|count| *count <= most) {
+        ipv4(&format!("IPv4, {} cluster", thousands(count)), route_sets::cluster_ipv4(count), scale, report)?;
+    }
+    for count in [100_000, 1_000_000].into_iter().filter(|count| *count <= most) {
+        ipv4(&format!("IPv4, {} public", thousands(count)), route_sets::public_ipv4(count), scale, report)?;
+    }
+    for count in [1000, 100_000].into_iter().filter(|count| *count <= most) {
+        ipv6(&format!("IPv6, {} cluster", thousands(count)), route_sets::cluster_ipv6(count), scale, report)?;
+    }
+    for count in [1000, 230_000].into_iter().filter(|count| *count <= most) {
+        ipv6(&format!("IPv6, {} public", thousands(count)), route_sets::public_ipv6(count), scale, report)?;
+    }
+    Ok(())
+}
+
+fn ipv4(name: &str, routes: Vec<Prefix<u32>>, scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
+    let before = resident();
+    let start = Instant::now();
+    let mut writer = Dir24Writer::new(Publisher::new(()).grace());
+    writer.expect(routes.len());
+    for route in &routes {
+        writer.insert(*route);
+    }
+    let (made, memory) = (start.elapsed(), resident().saturating_sub(before));
+    let table = writer.table().clone();
+    let runs = Lpm::build(routes.clone());
+    let keys = route_sets::inside_ipv4(&routes);
+    for (which, keys) in [("inside", &keys), ("hot", &route_sets::hot(&keys))] {
+        let lookups = Lookups {
+            burst: &|keys, values| table.lookup_burst(keys, values),
+            single: &|key| table.lookup(key),
+            runs: &runs,
+        };
+        lookups.measure(&format!("{name}, {which}"), keys, scale, report)?;
+    }
+    let mut changes = Changes::new(&routes);
+    for route in changes.chosen(scale) {
+        changes.removed.record(time(|| writer.remove(route.0, route.1)), 1);
+        changes.inserted.record(time(|| writer.insert(route)), 1);
+    }
+    changes.add(name, report)?;
+    report.note(&format!("{name}: made in {:.0} ms, {:.1} MiB resident", made.as_secs_f64() * 1e3, mib(memory)));
+    Ok(())
+}
+
+fn ipv6(name: &str, routes: Vec<Prefix<u128>>, scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
+    let before = resident();
+    let start = Instant::now();
+    let mut writer = Ipv6Writer::default();
+    for route in &routes {
+        writer.insert(*route);
+    }
+    let table = writer.commit();
+    let (made, memory) = (start.elapsed(), resident().saturating_sub(before));
+    let runs = Lpm::build(routes.clone());
+    let keys = route_sets::inside_ipv6(&routes);
+    for (which, keys) in [("inside", &keys), ("hot", &route_sets::hot(&keys))] {
+        let lookups = Lookups {
+            burst: &|keys, values| table.lookup_burst(keys, values),
+            single: &|key| table.lookup(key),
+            runs: &runs,
+        };
+        lookups.measure(&format!("{name}, {which}"), keys, scale, report)?;
+    }
+    let mut changes = Changes::new(&routes);
+    // Each is committed: what control does with one change.
+    for route in changes.chosen(scale).into_iter().take(scale.bursts) {
+        let remove = || {
+            writer.remove(route.0, route.1);
+            writer.commit()
+        };
+        changes.removed.record(time(remove), 1);
+        let insert = || {
+            writer.insert(route);
+            writer.commit()
+        };
+        changes.inserted.record(time(insert), 1);
+    }
+    changes.add(name, report)?;
+    let table = writer.commit();
+    let lookups = Lookups {
+        burst: &|keys, values| table.lookup_burst(keys, values),
+        single: &|key| table.lookup(key),
+        runs: &runs,
+    };
+    lookups.measure(&format!("{name}, inside, after changes"), &keys, scale, report)?;
+    report.note(&format!("{name}: made in {:.1} ms, {:.1} MiB resident", made.as_secs_f64() * 1e3, mib(memory)));
+    Ok(())
+}
+
+/// One table, asked in all ways.
+struct Lookups<'a, A: Address> {
+    burst: &'a dyn Fn(&[A], &mut [u32]),
+    single: &'a dyn Fn(A) -> u32,
+    runs: &'a Lpm<A>,
+}
+
+impl<A: Address> Lookups<'_, A> {
+    fn measure(&self, name: &str, keys: &[A], scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
+        let mut values = [0; BURST];
+        for keys in keys.chunks_exact(BURST) {
+            (self.burst)(keys, &mut values);
+            for (key, value) in keys.iter().zip(values) {
+                assert_eq!(value, self.runs.lookup(*key), "{key:?} in a burst: the answer of the sorted runs");
+                assert_eq!(value, (self.single)(*key), "{key:?} in a burst: the answer alone");
+            }
+        }
+        let mut spreads: [Spread; 3] = Default::default();
+        for window in 0..scale.bursts {
+            let keys = &keys[window * WINDOW % keys.len()..][..WINDOW];
+            let start = Instant::now();
+            for keys in keys.chunks_exact(BURST) {
+                (self.burst)(keys, &mut values);
+                black_box(&values);
+            }
+            spreads[0].record(start.elapsed().as_nanos() as u64, WINDOW);
+            let start = Instant::now();
+            for key in keys {
+                black_box((self.single)(*key));
+            }
+            spreads[1].record(start.elapsed().as_nanos() as u64, WINDOW);
+            // It takes its time: a part will do.
+            let keys = &keys[..WINDOW / 4];
+            let start = Instant::now();
+            for key in keys {
+                black_box(self.runs.lookup(*key));
+            }
+            spreads[2].record(start.elapsed().as_nanos() as u64, keys.len());
+        }
+        for (how, spread) in ["burst", "alone", "sorted runs"].iter().zip(&spreads) {
+            report.add(row(report, format!("{name}: {how}"), spread))?;
+        }
+        Ok(())
+    }
+}
+
+/// Times of changes, in nanoseconds.
+struct Changes<A> {
+    routes: Vec<Prefix<A>>,
+    removed: Spread,
+    inserted: Spread,
+}
+
+impl<A: Address> Changes<A> {
+    fn new(routes: &[Prefix<A>]) -> Self {
+        Self { routes: routes.to_vec(), removed: Spread::default(), inserted: Spread::default() }
+    }
+
+    fn chosen(&self, scale: &Scale) -> Vec<Prefix<A>> {
+        let mut random = Random::new(8);
+        let mut one = || self.routes[random.below(self.routes.len() as u64) as usize];
+        (0..CHANGES.min(scale.bursts * 10)).map(|_| one()).collect()
+    }
+
+    fn add(&self, name: &str, report: &mut Report) -> Result<(), ReportError> {
+        for (how, spread) in [("route taken away", &self.removed), ("route put back", &self.inserted)] {
+            let numbers = [("ns p50", 50.0), ("p99", 99.0), ("p99.9", 99.9)];
+            let numbers = numbers.map(|(column, percent)| (column, spread.percentile(percent))).to_vec();
+            report.add(Measurement {
+                group: "routes changed",
+                name: format!("{name}: {how}"),
+                frame_mode: "memory",
+                numbers,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Nanoseconds.
+fn time<T>(change: impl FnOnce() -> T) -> u64 {
+    let start = Instant::now();
+    black_box(change());
+    start.elapsed().as_nanos() as u64
+}
+
+fn row(report: &Report, name: String, spread: &Spread) -> Measurement {
+    let (p50, p10) = (spread.percentile(50.0), spread.percentile(10.0));
+    let mut numbers = vec![("ns p50", p50), ("p10", p10), ("p99", spread.percentile(99.0))];
+    numbers.extend(report.machine().tsc_ghz.map(|ghz| ("TSC ticks p10", p10 * ghz)));
+    Measurement { group: "routes looked up", name, frame_mode: "memory", numbers }
+}
+
+/// Bytes of memory that the process has.
+fn resident() -> usize {
+    const PAGE: usize = 4096;
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    text.split_whitespace().nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * PAGE
+}
+
+fn mib(bytes: usize) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
