@@ -1,20 +1,22 @@
 //! Longest prefix match for IPv4: one slot for every /24, edited in place under readers that take no lock.
 //!
-//!     address ──first 24 bits──▶ slot ─┬─ 0            no route but the default: `default` has the answer
-//!                                      ├─ value + 1    the answer
-//!                                      └─ group ──last 8 bits──▶ cell: 0, or value + 1
+//!     address ──first 24 bits──▶ slot ─┬─ 0           no route but the default: `default` has the answer
+//!                                      ├─ value + 1   the answer
+//!                                      └─ line ──next 4 bits──▶ cell ─┬─ as a slot
+//!                                                                     └─ line ──last 4 bits──▶ cell: as a slot
 //!
-//! A table of 2^24 slots is mapped page by page as it is written to, so a node with few routes keeps few pages, and the
+//! The table of 2^24 slots is mapped page by page as it is written to, so a node with few routes keeps few pages, and the
 //! default route is one store. A prefix is painted over the addresses that no longer prefix in it has; what has which is
 //! known from the RIB beside it. Each address changes by one store, from its old answer to its new one.
 //!
-//! A /24 needs a group when it has more than one answer. The group is filled before the slot names it; when it has one
-//! answer again the slot takes that, and the group is used again when every reader has begun another breath.
+//! A /24 with more than one answer needs a line, and a /28 in it with more than one needs one too: sixteen cells, one line
+//! of the cache. Blocks of 64 addresses, as clusters have them, so cost a line for four, and not four lines each, as they
+//! would in a group of 256 cells. Lines are filled before anything names them, and never changed while something does: a
+//! /24 that changes inside is made anew, and its old lines are used again when every reader has begun another breath.
 //!
-//! Invariants: a slot names a group only while the RIB has prefixes longer than /24 there; readers never see a group that
-//! is being filled for somebody else. Groups are bounded by [`MAX_GROUPS`]: a /24 that needs one and gets none leads
-//! nowhere (fails closed) until one is free.
-//! Left out: more than one writer; a change of many routes at one instant (`Tables::stamp` says when one is complete).
+//! Invariants: a slot names a line only while its /24 has more than one answer, a cell only while its /28 has. There are at
+//! most [`MAX_LINES`]: a /24 for which they do not suffice leads nowhere (fails closed) until some are free.
+//! Left out: more than one writer; a change of many routes at one instant (`routes.rs` says when one is complete).
 //! See: Gupta, Lin, McKeown, "Routing Lookups in Hardware at Memory Access Speeds", 1998.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -28,75 +30,67 @@ use crate::mapped;
 use crate::rcu::Grace;
 
 const SLOTS: usize = 1 << 24;
-const CELLS: usize = 1 << 8;
 
-/// The /24s that may have more than one answer at a time: 256 MiB of addresses, mapped as they are used.
-pub const MAX_GROUPS: usize = 1 << 18;
+/// Cells of a line: 64 bytes.
+const CELLS: usize = 16;
 
-/// In a slot: what follows is the number of a group.
-const GROUP: u32 = 1 << 31;
+/// Lines at a time: 256 MiB of addresses, mapped as they are used. Enough for every address of 240,000 /24s to have an
+/// answer of its own.
+pub const MAX_LINES: usize = 1 << 22;
 
-/// In a slot: it should name a group and there is none. As an answer it is beyond every list.
-const NOWHERE: u32 = GROUP - 1;
+/// In a slot or cell: what follows is the number of a line.
+const LINE: u32 = 1 << 31;
+
+/// In a slot: it should name a line and there is none. As an answer it is beyond every list.
+const NOWHERE: u32 = LINE - 1;
 const _: () = assert!(MAX_VALUE + 1 < NOWHERE);
 
-/// From how many routes on the slots are worth huge pages: with fewer, most of each page would be empty.
-const MANY_ROUTES: usize = 100_000;
-
-/// Addresses that are looked up side by side, so that the waits for memory overlap.
-const LANES: usize = 32;
+/// From how many routes on tables are worth huge pages: with fewer, most of each page would be empty.
+const MANY_ROUTES: usize = 50_000;
 
 /// What workers read.
 #[derive(Debug)]
 pub struct Dir24 {
     slots: Box<[AtomicU32]>,
+    /// Lines, from the first whole line of the cache on.
     cells: Box<[AtomicU32]>,
+    first_cell: usize,
     default: AtomicU32,
     edition: AtomicU32,
 }
 
 impl Default for Dir24 {
     fn default() -> Self {
-        Self {
-            slots: mapped::zeroed(SLOTS),
-            cells: mapped::zeroed(MAX_GROUPS * CELLS),
-            default: AtomicU32::new(0),
-            edition: AtomicU32::new(0),
-        }
+        let cells = mapped::zeroed::<AtomicU32>((MAX_LINES + 1) * CELLS);
+        let first_cell = cells.as_ptr().align_offset(CELLS * size_of::<AtomicU32>()).min(CELLS);
+        let (default, edition) = (AtomicU32::new(0), AtomicU32::new(0));
+        Self { slots: mapped::zeroed(SLOTS), cells, first_cell, default, edition }
     }
+}
+
+/// The tables with their lengths, which the compiler knows from here on.
+#[derive(Clone, Copy)]
+struct View<'a> {
+    slots: &'a [AtomicU32; SLOTS],
+    cells: &'a [AtomicU32; MAX_LINES * CELLS],
+    default: u32,
 }
 
 impl Dir24 {
     /// The value of the longest prefix that covers the address, or [`NO_VALUE`](super::lpm::NO_VALUE).
     #[inline]
     pub fn lookup(&self, address: u32) -> u32 {
-        // Acquire: what a slot names was written before it. A plain load on x86-64.
-        let slot = self.slots[(address >> 8) as usize].load(Ordering::Acquire);
-        let slot = if slot & GROUP == 0 { slot } else { self.cells[cell(slot, address)].load(Ordering::Relaxed) };
-        self.value(slot, self.default.load(Ordering::Relaxed))
+        self.view().lookup(address)
     }
 
     /// The same for many addresses. Panics unless there is a value for each.
+    ///
+    /// The way of an address has no branch that depends on it, so that a processor has many on their way at once.
     pub fn lookup_burst(&self, addresses: &[u32], values: &mut [u32]) {
         assert_eq!(addresses.len(), values.len(), "a value for every address");
-        let slots = self.slots.first_chunk::<SLOTS>().unwrap_or_else(|| unreachable!("made with that many"));
-        let default = self.default.load(Ordering::Relaxed);
-        for (addresses, values) in addresses.chunks(LANES).zip(values.chunks_mut(LANES)) {
-            let mut groups = 0;
-            for (address, value) in addresses.iter().zip(&mut *values) {
-                *value = slots[(address >> 8) as usize].load(Ordering::Acquire);
-                groups |= *value;
-            }
-            if groups & GROUP != 0 {
-                for (address, value) in addresses.iter().zip(&mut *values) {
-                    if *value & GROUP != 0 {
-                        *value = self.cells[cell(*value, *address)].load(Ordering::Relaxed);
-                    }
-                }
-            }
-            for value in values {
-                *value = self.value(*value, default);
-            }
+        let view = self.view();
+        for (address, value) in addresses.iter().zip(values) {
+            *value = view.lookup(*address);
         }
     }
 
@@ -105,22 +99,48 @@ impl Dir24 {
         self.edition.load(Ordering::Acquire)
     }
 
-    /// 0 becomes `NO_VALUE`, which no prefix has.
     #[inline(always)]
-    fn value(&self, slot: u32, default: u32) -> u32 {
-        (if slot == 0 { default } else { slot }).wrapping_sub(1)
+    fn view(&self) -> View<'_> {
+        let cells = self.cells.get(self.first_cell..).and_then(|cells| cells.first_chunk());
+        let (Some(slots), Some(cells)) = (self.slots.first_chunk(), cells) else {
+            unreachable!("tables are made with that many slots and cells")
+        };
+        View { slots, cells, default: self.default.load(Ordering::Relaxed) }
     }
 }
 
-/// Where the cell of an address is, in the group that its slot names.
-#[inline(always)]
-fn cell(slot: u32, address: u32) -> usize {
-    ((slot & !GROUP) as usize * CELLS) | (address as usize % CELLS)
+impl View<'_> {
+    #[inline(always)]
+    fn lookup(self, address: u32) -> u32 {
+        // Acquire: what a slot names was written before it. A plain load on x86-64.
+        let slot = self.slots[(address >> 8) as usize].load(Ordering::Acquire);
+        let slot = self.below(slot, address >> 4);
+        let slot = self.below(slot, address);
+        // 0 becomes `NO_VALUE`, which no prefix has.
+        (if slot == 0 { self.default } else { slot }).wrapping_sub(1)
+    }
+
+    /// What a slot comes to with the next four bits. A cell is read in any case: the first of all for those without a line.
+    #[inline(always)]
+    fn below(self, slot: u32, bits: u32) -> u32 {
+        let is_line = slot & LINE != 0;
+        let at = if is_line { cell(slot, bits) } else { 0 };
+        let found = self.cells[at].load(Ordering::Acquire);
+        if is_line { found } else { slot }
+    }
 }
+
+/// Where the cell for these last four bits is, in the line that a slot names.
+#[inline(always)]
+fn cell(slot: u32, bits: u32) -> usize {
+    (slot as usize % MAX_LINES * CELLS) | (bits as usize % CELLS)
+}
+
+type Rib = PrefixMap<(u32, u8), u32>;
 
 /// What control edits: the RIB, and through it the table that workers read.
 pub struct Dir24Writer {
-    rib: PrefixMap<(u32, u8), u32>,
+    rib: Rib,
     painter: Painter,
 }
 
@@ -153,7 +173,7 @@ impl Dir24Writer {
         self.rib.is_empty()
     }
 
-    /// Number of /24s that lead nowhere because there was no group for them.
+    /// Number of /24s that lead nowhere because there was no line for them.
     pub fn nowhere(&self) -> usize {
         self.painter.waiting.len()
     }
@@ -162,6 +182,7 @@ impl Dir24Writer {
     pub fn expect(&mut self, routes: usize) {
         if routes >= MANY_ROUTES && !self.painter.is_huge {
             mapped::huge_pages(&self.painter.table.slots);
+            mapped::huge_pages(&self.painter.table.cells);
             self.painter.is_huge = true;
         }
     }
@@ -181,8 +202,7 @@ impl Dir24Writer {
     pub fn remove(&mut self, address: u32, length: u8) -> Option<u32> {
         let prefix = prefix(address, length);
         let old = self.rib.remove(&prefix)?;
-        let cover = self.rib.get_lpm(&prefix).filter(|((_, length), _)| *length > 0);
-        let slot = cover.map_or(0, |(_, value)| value + 1);
+        let slot = cover(&self.rib, prefix);
         self.paint(prefix, slot);
         Some(old)
     }
@@ -200,21 +220,25 @@ impl Dir24Writer {
             return;
         }
         let (first, last) = prefix.0.range(prefix.1);
-        // The next address to be painted: beyond the last there is one more number.
-        let mut next = u64::from(first);
-        for (inner, _) in rib.children(&prefix).filter(|(inner, _)| inner.1 > prefix.1) {
-            let (inner_first, inner_last) = inner.0.range(inner.1);
-            if u64::from(inner_first) < next {
-                // Within a prefix that was passed over.
-                continue;
+        if prefix.1 > 24 {
+            painter.remake(first >> 8, rib);
+        } else {
+            // The next /24 to be painted.
+            let mut next = first >> 8;
+            for (inner, _) in rib.children(&prefix).filter(|(inner, _)| inner.1 > prefix.1) {
+                let (inner_first, inner_last) = inner.0.range(inner.1);
+                let at = inner_first >> 8;
+                if at < next {
+                    // Within a /24 or a prefix that was passed over.
+                    continue;
+                }
+                painter.set_all(next..at, slot);
+                if inner.1 > 24 {
+                    painter.remake(at, rib);
+                }
+                next = (inner_last >> 8) + 1;
             }
-            if u64::from(inner_first) > next {
-                painter.paint(next as u32, inner_first - 1, slot, rib);
-            }
-            next = u64::from(inner_last) + 1;
-        }
-        if next <= u64::from(last) {
-            painter.paint(next as u32, last, slot, rib);
+            painter.set_all(next..(last >> 8) + 1, slot);
         }
         painter.retry(rib);
     }
@@ -226,62 +250,37 @@ fn prefix(address: u32, length: u8) -> (u32, u8) {
     (address.range(length).0, length)
 }
 
-type Rib = PrefixMap<(u32, u8), u32>;
+/// What a slot says of a prefix and of nothing longer.
+fn cover(rib: &Rib, prefix: (u32, u8)) -> u32 {
+    // The default route is not painted.
+    rib.get_lpm(&prefix).filter(|((_, length), _)| *length > 0).map_or(0, |(_, value)| value + 1)
+}
 
-/// Writes slots and cells, and knows which groups are free.
+/// No line is free.
+struct NoLine;
+
+/// Writes slots and lines, and knows which lines are free.
 struct Painter {
     table: Arc<Dir24>,
     grace: Grace,
     unused: Vec<u32>,
-    /// Groups that no slot names any more, with the epoch to wait for.
+    /// Lines that nothing names any more, with the epoch to wait for.
     retired: VecDeque<(u64, u32)>,
-    /// Groups that were ever used.
+    /// Lines that were ever used.
     begun: u32,
-    /// /24s that lead nowhere for want of a group.
+    /// /24s that lead nowhere for want of a line.
     waiting: BTreeSet<u32>,
     is_huge: bool,
 }
 
 impl Painter {
-    /// All addresses from the first to the last.
-    fn paint(&mut self, first: u32, last: u32, slot: u32, rib: &Rib) {
-        let (mut from, to) = (first >> 8, last >> 8);
-        if from == to {
-            self.paint_cells(from, first & 255, last & 255, slot, rib);
-            return;
-        }
-        if first & 255 != 0 {
-            self.paint_cells(from, first & 255, 255, slot, rib);
-            from += 1;
-        }
-        for at in from..to {
+    /// One answer for each of these /24s.
+    fn set_all(&mut self, range: std::ops::Range<u32>, slot: u32) {
+        for at in range {
             self.set(at, slot);
-        }
-        self.paint_cells(to, 0, last & 255, slot, rib);
-    }
-
-    /// Some addresses of a /24.
-    fn paint_cells(&mut self, at: u32, first: u32, last: u32, slot: u32, rib: &Rib) {
-        let old = self.table.slots[at as usize].load(Ordering::Relaxed);
-        if (first, last) == (0, 255) {
-            self.set(at, slot);
-        } else if old == NOWHERE {
-            self.remake(at, rib);
-        } else if old & GROUP != 0 {
-            for cell in &self.table.cells[cell(old, first)..=cell(old, last)] {
-                cell.store(slot, Ordering::Release);
-            }
-            if self.group(old).iter().all(|cell| cell.load(Ordering::Relaxed) == slot) {
-                self.set(at, slot);
-            }
-        } else if old != slot {
-            let mut cells = [old; CELLS];
-            cells[first as usize..=last as usize].fill(slot);
-            self.link(at, &cells);
         }
     }
 
-    /// One answer for a whole /24.
     fn set(&mut self, at: u32, slot: u32) {
         let place = &self.table.slots[at as usize];
         let old = place.load(Ordering::Relaxed);
@@ -289,74 +288,103 @@ impl Painter {
             return;
         }
         place.store(slot, Ordering::Release);
-        if old & GROUP != 0 {
-            self.retired.push_back((self.grace.stamp(), old & !GROUP));
+        if old & LINE != 0 {
+            let epoch = self.grace.stamp();
+            self.retire(old, epoch);
         } else if old == NOWHERE {
             self.waiting.remove(&at);
         }
     }
 
-    /// Different answers for a /24 that had one.
-    fn link(&mut self, at: u32, cells: &[u32; CELLS]) {
-        let Some(group) = self.take() else {
-            self.set(at, NOWHERE);
-            self.waiting.insert(at);
-            return;
-        };
-        let slot = GROUP | group;
-        for (cell, value) in self.group(slot).iter().zip(cells) {
-            cell.store(*value, Ordering::Relaxed);
+    /// The lines that hang on a slot which nothing names any more.
+    fn retire(&mut self, slot: u32, epoch: u64) {
+        for bits in 0..CELLS as u32 {
+            let below = self.table.view().cells[cell(slot, bits)].load(Ordering::Relaxed);
+            if below & LINE != 0 {
+                self.retired.push_back((epoch, below & !LINE));
+            }
         }
-        self.waiting.remove(&at);
-        self.table.slots[at as usize].store(slot, Ordering::Release);
+        self.retired.push_back((epoch, slot & !LINE));
     }
 
     /// A /24 from what the RIB says.
     fn remake(&mut self, at: u32, rib: &Rib) {
         let whole = (at << 8, 24);
-        let cover = rib.get_lpm(&whole).filter(|((_, length), _)| *length > 0);
-        let mut cells = [cover.map_or(0, |(_, value)| value + 1); CELLS];
+        let mut answers = [cover(rib, whole); 256];
         // Outer prefixes come before those within them.
         for ((address, length), value) in rib.children(&whole).filter(|((_, length), _)| *length > 24) {
             let (first, last) = address.range(length);
-            cells[(first & 255) as usize..=(last & 255) as usize].fill(value + 1);
+            answers[(first & 255) as usize..=(last & 255) as usize].fill(value + 1);
         }
-        if cells.iter().all(|cell| *cell == cells[0]) {
-            self.set(at, cells[0]);
-        } else {
-            self.link(at, &cells);
-        }
-    }
-
-    /// Gives groups to those that wait for one.
-    fn retry(&mut self, rib: &Rib) {
-        while let Some(at) = self.waiting.first().copied() {
-            let Some(group) = self.take() else { return };
-            self.unused.push(group);
-            self.remake(at, rib);
-        }
-    }
-
-    /// A group that nobody reads.
-    fn take(&mut self) -> Option<u32> {
-        if self.unused.is_empty() && !self.retired.is_empty() {
-            let passed = self.grace.passed();
-            while let Some((_, group)) = self.retired.pop_front_if(|(epoch, _)| *epoch <= passed) {
-                self.unused.push(group);
+        match self.slot_of(&answers) {
+            Ok(slot) => self.set(at, slot),
+            Err(NoLine) => {
+                self.set(at, NOWHERE);
+                self.waiting.insert(at);
             }
         }
-        if let Some(group) = self.unused.pop() {
-            return Some(group);
-        }
-        let group = self.begun;
-        ((group as usize) < MAX_GROUPS).then(|| {
-            self.begun += 1;
-            group
-        })
     }
 
-    fn group(&self, slot: u32) -> &[AtomicU32] {
-        &self.table.cells[cell(slot, 0)..][..CELLS]
+    /// What a slot or cell for these answers is: the one they all are, or a new line.
+    fn slot_of(&mut self, answers: &[u32]) -> Result<u32, NoLine> {
+        if answers.iter().all(|answer| *answer == answers[0]) {
+            return Ok(answers[0]);
+        }
+        let mut line = [0; CELLS];
+        for (at, answers) in answers.chunks(answers.len() / CELLS).enumerate() {
+            match self.slot_of(answers) {
+                Ok(slot) => line[at] = slot,
+                Err(NoLine) => {
+                    self.give_back(&line);
+                    return Err(NoLine);
+                }
+            }
+        }
+        let taken = self.take();
+        let Ok(number) = taken else {
+            self.give_back(&line);
+            return Err(NoLine);
+        };
+        let slot = LINE | number;
+        let cells = self.table.view().cells;
+        for (bits, value) in (0..).zip(line) {
+            cells[cell(slot, bits)].store(value, Ordering::Release);
+        }
+        Ok(slot)
+    }
+
+    /// Lines that were made for a line that will not be, which nobody has seen.
+    fn give_back(&mut self, line: &[u32; CELLS]) {
+        self.unused.extend(line.iter().filter(|slot| **slot & LINE != 0).map(|slot| slot & !LINE));
+    }
+
+    /// Lets those that wait for lines try again, if there are any.
+    fn retry(&mut self, rib: &Rib) {
+        while let Some(at) = self.waiting.first().copied() {
+            self.remake(at, rib);
+            if self.waiting.first() == Some(&at) {
+                return;
+            }
+        }
+    }
+
+    /// A line that nobody reads.
+    fn take(&mut self) -> Result<u32, NoLine> {
+        if self.unused.is_empty() && !self.retired.is_empty() {
+            let passed = self.grace.passed();
+            while let Some((_, line)) = self.retired.pop_front_if(|(epoch, _)| *epoch <= passed) {
+                self.unused.push(line);
+            }
+        }
+        if let Some(line) = self.unused.pop() {
+            return Ok(line);
+        }
+        let line = self.begun;
+        if line as usize >= MAX_LINES {
+            return Err(NoLine);
+        }
+        self.begun += 1;
+        Ok(line)
     }
 }
 

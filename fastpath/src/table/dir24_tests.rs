@@ -30,21 +30,30 @@ fn check(writer: &Dir24Writer, probes: &[u32]) {
     }
 }
 
-/// A slot names a group only where prefixes longer than /24 are, and every group is somewhere.
-fn check_groups(writer: &Dir24Writer, probes: &[u32]) {
+/// Lines are named only where answers differ, and each line that was begun is named once or free.
+fn check_lines(writer: &Dir24Writer, probes: &[u32]) {
     let painter = &writer.painter;
-    let named: BTreeSet<u32> = probes
-        .iter()
-        .map(|probe| (probe >> 8, painter.table.slots[(probe >> 8) as usize].load(Ordering::Relaxed)))
-        .filter(|(_, slot)| slot & GROUP != 0)
-        .inspect(|(at, _)| {
-            let longer = writer.rib.children(&(at << 8, 24)).filter(|((_, length), _)| *length > 24);
-            assert!(longer.count() > 0, "a group for nothing at {at:06x}");
-        })
-        .map(|(_, slot)| slot & !GROUP)
-        .collect();
-    let free = painter.unused.len() + painter.retired.len();
-    assert_eq!(named.len() + free, painter.begun as usize, "groups named, free, and begun");
+    let view = painter.table.view();
+    let mut named = Vec::new();
+    let mut follow = |slot: u32| {
+        let cells: Vec<u32> = (0..16).map(|bits| view.cells[cell(slot, bits)].load(Ordering::Relaxed)).collect();
+        assert!(slot & LINE == 0 || cells.iter().any(|cell| *cell != cells[0]), "a line for one answer");
+        if slot & LINE != 0 {
+            named.push(slot & !LINE);
+            return cells;
+        }
+        Vec::new()
+    };
+    let places: BTreeSet<u32> = probes.iter().map(|probe| probe >> 8).collect();
+    for at in places {
+        for cell in follow(view.slots[at as usize].load(Ordering::Relaxed)) {
+            assert!(follow(cell).iter().all(|cell| cell & LINE == 0), "two levels of lines");
+        }
+    }
+    let free = painter.unused.iter().copied().chain(painter.retired.iter().map(|(_, line)| *line));
+    named.extend(free);
+    named.sort_unstable();
+    assert_eq!(named, (0..painter.begun).collect::<Vec<_>>(), "each line once");
 }
 
 #[derive(Clone, Debug)]
@@ -91,7 +100,7 @@ proptest! {
                 let mut probes = probes(&known);
                 probes.extend(&more);
                 check(&writer, &probes);
-                check_groups(&writer, &probes);
+                check_lines(&writer, &probes);
             }
         }
     }
@@ -113,7 +122,8 @@ fn one_slot_24_bits_and_beyond() {
         check(&writer, &all);
     }
     assert!(writer.is_empty());
-    assert_eq!(writer.painter.begun, 1, "one group, used once");
+    // The next /24 is made before the one before is given back.
+    assert!(writer.painter.begun <= 4, "lines are used again: {}", writer.painter.begun);
     assert_eq!(writer.remove(0, 0), None);
 }
 
@@ -130,31 +140,42 @@ fn default_route_is_one_store() {
 }
 
 #[test]
-fn a_group_waits_for_readers() {
+fn a_line_waits_for_readers() {
     let publisher = Publisher::new(());
     let mut reader = publisher.reader();
     let mut writer = Dir24Writer::new(publisher.grace());
     reader.enter();
-    for round in 0..3 {
-        writer.insert((0x0a00_0001, 32, 1));
-        writer.remove(0x0a00_0001, 32);
-        assert_eq!(writer.painter.begun, round + 1, "the reader may still be in the groups before");
+    for round in 1..4 {
+        writer.insert((0x0a00_0000, 26, 1));
+        writer.remove(0x0a00_0000, 26);
+        assert_eq!(writer.painter.begun, round, "the reader may still be in the lines before");
     }
     reader.enter();
-    writer.insert((0x0a00_0001, 32, 1));
+    writer.insert((0x0a00_0000, 26, 1));
     assert_eq!(writer.painter.begun, 3);
 }
 
 #[test]
-fn without_a_group_a_24_leads_nowhere_until_there_is_one() {
+fn blocks_of_64_addresses_cost_one_line_for_four() {
+    let mut writer = writer();
+    for block in 0..64 {
+        writer.insert((0x0a00_0000 | block << 6, 26, block));
+    }
+    // 16 that are in use; those they had before they were whole have been used again.
+    assert!(writer.painter.begun <= 17, "{}", writer.painter.begun);
+}
+
+#[test]
+fn without_a_line_a_24_leads_nowhere_until_there_is_one() {
     let mut writer = writer();
     writer.insert((0x0a00_0000, 8, 1));
-    writer.painter.begun = MAX_GROUPS as u32;
+    writer.painter.begun = MAX_LINES as u32 - 1;
+    // One for the /24 and one for the /28 in it.
     writer.insert((0x0a00_0101, 32, 2));
-    assert_eq!(writer.nowhere(), 1);
+    assert_eq!((writer.nowhere(), writer.painter.unused.len()), (1, 1), "the one line is not lost");
     assert!([0x0a00_0101, 0x0a00_0102].iter().all(|address| writer.table().lookup(*address) > MAX_VALUE));
     assert_eq!(writer.table().lookup(0x0a00_0201), 1);
-    writer.painter.begun -= 1;
+    writer.painter.unused.push(7);
     writer.insert((0x0b00_0000, 8, 3));
     assert_eq!(writer.nowhere(), 0);
     check(&writer, &[0x0a00_0100, 0x0a00_0101, 0x0a00_0102]);
@@ -173,7 +194,7 @@ fn readers_see_the_old_answer_or_the_new_one() {
     let mut writer = Dir24Writer::new(publisher.grace());
     writer.insert((0x0a00_0000, 8, 1));
     writer.insert((0x0a00_0900, 24, 2));
-    // Toggled: a /16 around, a /24, a /26 in a group, and two addresses in it. Address, length, answers it may have.
+    // Toggled: a /16 around, a /24, a /26, and two addresses in it. Address, length, answers it may have.
     let toggled: [Prefix<u32>; 5] =
         [(0x0a00_0000, 16, 3), (0x0a00_0500, 24, 4), (0x0a00_0540, 26, 5), (0x0a00_0541, 32, 6), (0x0a00_0980, 25, 7)];
     let allowed: [(u32, &[u32]); 8] = [
@@ -213,5 +234,5 @@ fn readers_see_the_old_answer_or_the_new_one() {
         }
         done.store(true, Ordering::Relaxed);
     });
-    assert!((writer.painter.begun as usize) < MAX_GROUPS);
+    assert!((writer.painter.begun as usize) < MAX_LINES);
 }

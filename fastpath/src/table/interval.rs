@@ -7,24 +7,32 @@
 //!     upper    [ 2001:db8:0:0 → A │ 2001:db8:0:1 → tree │ 2001:db8:0:2 → A │ 2001:db9:0:0 → – ]
 //!     lower                               └─ [ ::0 → A │ ::5 → B │ ::6 → A ]
 //!
-//! A node is one cache line of eight keys in order. Node k of a tree has nine children, 9k + 1 … 9k + 9, which hold what
-//! lies before, between and behind its keys; so no pointer is kept, and 32 addresses go down one level after the other
-//! without a branch, each waiting for its line while the others do.
+//! A node is one cache line of eight keys in order. All keys of a tree stand in its leaves; the nodes above hold the first
+//! key of each of their nine children but the first. Children of node k are 9k … 9k + 8 of the level below, so no pointer is
+//! kept, and 32 addresses go down one level after the other without a branch, each waiting for its line while the
+//! others do.
 //!
 //! Invariants: the first key of every tree is 0, so that something is always found. An upper half with a tree is followed
 //! by the next upper half, so that who arrives at a tree has exactly that upper half. A place without a key holds the
-//! greatest number and the answer of the last key before it.
+//! greatest number; in a leaf it has the answer of the last key before it.
 //! Left out: insertion and removal; `ipv6.rs` lays edits over a table until it makes a new one.
 //! See: Khuong, Morin, "Array Layouts for Comparison-Based Searching", 2017.
 
 use super::lpm::Lpm;
 use crate::mapped;
 
-/// Keys of a node.
+/// Keys of a node, and its children.
 const KEYS: usize = 8;
+const CHILDREN: usize = KEYS + 1;
 
 /// Addresses that go down side by side.
 const LANES: usize = 32;
+
+/// The most runs that a table can be made of, and the levels that so many keys need: 9^8 leaves are enough for two keys
+/// from each.
+const MAX_RUNS: usize = 1 << 27;
+const MAX_LEVELS: usize = 9;
+const _: () = assert!(CHILDREN.pow(MAX_LEVELS as u32 - 1) * KEYS > 2 * MAX_RUNS);
 
 /// In an answer: the number of a tree.
 const TREE: u32 = 1 << 31;
@@ -34,11 +42,12 @@ const TREE: u32 = 1 << 31;
 struct Node([i64; KEYS]);
 const _: () = assert!(size_of::<Node>() == 64);
 
-/// A tree among the nodes of a table.
+/// A tree among the nodes of a table: its levels one after the other, the root first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Tree {
-    first: u32,
-    nodes: u32,
+    first_node: u32,
+    first_answer: u32,
+    leaves: u32,
 }
 
 /// What workers read.
@@ -46,7 +55,7 @@ struct Tree {
 pub struct Interval {
     /// Tree by tree.
     nodes: Box<[Node]>,
-    /// One for each key: 0, value + 1, or the number of a tree.
+    /// One for each key of each leaf: 0, value + 1, or the number of a tree.
     answers: Box<[u32]>,
     /// The tree of upper halves.
     upper: Tree,
@@ -67,7 +76,7 @@ impl Interval {
 
     /// From runs in order, the first of which begins at 0. Panics when there are more than 2^27 of them.
     pub fn from_runs(runs: &[(u128, u32)]) -> Self {
-        assert!(runs.len() < 1 << 27, "a table of more than 2^27 runs");
+        assert!(runs.len() <= MAX_RUNS, "a table of more than 2^27 runs");
         assert_eq!(runs.first().map(|run| run.0), Some(0), "runs that begin at 0");
         let mut builder = Builder::default();
         let mut lower = Vec::new();
@@ -100,49 +109,38 @@ impl Interval {
     /// The value of the run that the address lies in.
     #[inline]
     pub fn lookup(&self, address: u128) -> u32 {
-        let answer = self.find(self.upper, (address >> 64) as u64);
-        let answer = if answer & TREE == 0 { answer } else { self.find(self.tree(answer), address as u64) };
-        answer.wrapping_sub(1)
+        let mut value = [0];
+        self.lookup_lanes(&[address], &mut value);
+        value[0]
     }
 
     /// The same for many addresses. Panics unless there is a value for each.
     pub fn lookup_burst(&self, addresses: &[u128], values: &mut [u32]) {
         assert_eq!(addresses.len(), values.len(), "a value for every address");
         for (addresses, values) in addresses.chunks(LANES).zip(values.chunks_mut(LANES)) {
-            let mut keys = [0; LANES];
-            for (key, address) in keys.iter_mut().zip(addresses) {
-                *key = biased((address >> 64) as u64);
-            }
-            let answers = self.answers_in(self.upper, &keys);
-            let trees = answers.iter().fold(0, |all, answer| all | answer) & TREE != 0;
-            if trees {
-                self.lower_halves(addresses, answers, values);
-            } else {
-                for (value, answer) in values.iter_mut().zip(answers) {
-                    *value = answer.wrapping_sub(1);
-                }
-            }
+            self.lookup_lanes(addresses, values);
         }
     }
 
-    /// The second half of the way, for those that have one.
-    fn lower_halves(&self, addresses: &[u128], answers: [u32; LANES], values: &mut [u32]) {
-        let first = answers[0];
-        if first & TREE != 0 && answers[..addresses.len()].iter().all(|answer| *answer == first) {
-            // All in one subnet: as for the upper halves.
-            let mut keys = [0; LANES];
-            for (key, address) in keys.iter_mut().zip(addresses) {
-                *key = biased(*address as u64);
+    /// As many as go down side by side.
+    #[inline]
+    fn lookup_lanes(&self, addresses: &[u128], values: &mut [u32]) {
+        self.find(self.upper, addresses.iter().map(|address| (address >> 64) as u64), values);
+        let (any, all) = values.iter().fold((0, TREE), |(any, all), answer| (any | answer, all & answer));
+        if any & TREE != 0 {
+            let first = values[0];
+            if all & TREE != 0 && values.iter().all(|answer| *answer == first) {
+                // All in one subnet.
+                self.find(self.tree(first), addresses.iter().map(|address| *address as u64), values);
+            } else {
+                for (address, value) in addresses.iter().zip(&mut *values).filter(|(_, value)| **value & TREE != 0) {
+                    let tree = self.tree(*value);
+                    self.find(tree, std::iter::once(*address as u64), std::slice::from_mut(value));
+                }
             }
-            let answers = self.answers_in(self.tree(first), &keys);
-            for (value, answer) in values.iter_mut().zip(answers) {
-                *value = answer.wrapping_sub(1);
-            }
-            return;
         }
-        for ((address, answer), value) in addresses.iter().zip(answers).zip(values) {
-            let answer = if answer & TREE == 0 { answer } else { self.find(self.tree(answer), *address as u64) };
-            *value = answer.wrapping_sub(1);
+        for value in values {
+            *value = value.wrapping_sub(1);
         }
     }
 
@@ -150,31 +148,31 @@ impl Interval {
         self.lower[(answer & !TREE) as usize]
     }
 
-    /// The answer of the last key of a tree that is not beyond this one.
+    /// For each key the answer of the last key of a tree that is not beyond it.
     #[inline]
-    fn find(&self, tree: Tree, key: u64) -> u32 {
-        let nodes = self.nodes_of(tree);
-        let key = biased(key);
-        let (mut at, mut found) = (0, 0);
-        while let Some(node) = nodes.get(at) {
-            let count = node.count(key);
-            if count > 0 {
-                found = at * KEYS + count - 1;
-            }
-            at = at * (KEYS + 1) + 1 + count;
+    fn find(&self, tree: Tree, keys: impl Iterator<Item = u64>, answers: &mut [u32]) {
+        let mut biased_keys = [0; LANES];
+        for (place, key) in biased_keys.iter_mut().zip(keys) {
+            *place = biased(key);
         }
-        self.answers[tree.first as usize * KEYS + found]
-    }
-
-    /// The same for 32 keys of one tree.
-    fn answers_in(&self, tree: Tree, keys: &[i64; LANES]) -> [u32; LANES] {
-        let found = descend(self.nodes_of(tree), keys);
-        let answers = &self.answers[tree.first as usize * KEYS..];
-        found.map(|found| answers[found as usize])
-    }
-
-    fn nodes_of(&self, tree: Tree) -> &[Node] {
-        &self.nodes[tree.first as usize..][..tree.nodes as usize]
+        // Sizes of the levels, from the leaves up.
+        let mut sizes = [0; MAX_LEVELS];
+        let mut levels = 0;
+        let mut size = tree.leaves as usize;
+        loop {
+            sizes[levels] = size;
+            levels += 1;
+            if size <= 1 {
+                break;
+            }
+            size = size.div_ceil(CHILDREN);
+        }
+        let nodes = &self.nodes[tree.first_node as usize..];
+        descend(nodes, &sizes[..levels], &biased_keys, answers);
+        let own = &self.answers[tree.first_answer as usize..];
+        for answer in answers {
+            *answer = own[*answer as usize];
+        }
     }
 }
 
@@ -192,33 +190,28 @@ fn biased(key: u64) -> i64 {
     (key ^ 1 << 63) as i64
 }
 
-/// For each key the place of the last one that is not beyond it, in all levels of a tree side by side.
-#[multiversion::multiversion(targets(
-    "x86_64+avx512f+avx512vl+popcnt",
-    "x86_64+avx2+popcnt+bmi1+bmi2",
-    "aarch64+neon"
-))]
-fn descend(nodes: &[Node], keys: &[i64; LANES]) -> [u32; LANES] {
-    let mut found = [0u32; LANES];
-    let Some(last) = nodes.len().checked_sub(1) else { return found };
-    let mut at = [0usize; LANES];
-    // The first node of the level at hand.
-    let mut level = 0;
-    while level <= last {
-        for lane in 0..LANES {
-            let place = at[lane];
-            let count = nodes[place.min(last)].count(keys[lane]);
-            // Below the last level the last node is looked at once more, for nothing.
-            let is_found = (place <= last) & (count > 0);
-            let position = place.wrapping_mul(KEYS).wrapping_add(count).wrapping_sub(1) as u32;
-            found[lane] = if is_found { position } else { found[lane] };
-            let next = place.wrapping_mul(KEYS + 1).wrapping_add(1 + count);
-            mapped::prefetch(&nodes[next.min(last)]);
-            at[lane] = next;
+/// For each key the place among the leaves' keys of the last one that is not beyond it, in all lanes side by side.
+/// The sizes of levels are those of the leaves first, the nodes those of the root first.
+#[multiversion::multiversion(targets("x86_64+avx2+popcnt+bmi1+bmi2", "aarch64+neon"))]
+fn descend(nodes: &[Node], sizes: &[usize], keys: &[i64; LANES], places: &mut [u32]) {
+    let mut below = nodes;
+    places.fill(0);
+    for level in (1..sizes.len()).rev() {
+        let nodes;
+        (nodes, below) = below.split_at(sizes[level]);
+        let last = sizes[level - 1] - 1;
+        for (place, key) in places.iter_mut().zip(keys) {
+            let at = *place as usize;
+            // Only the greatest key of all is as great as a place without one.
+            let next = at.wrapping_mul(CHILDREN).wrapping_add(nodes[at].count(*key)).min(last);
+            mapped::prefetch(&below[next]);
+            *place = next as u32;
         }
-        level = level * (KEYS + 1) + 1;
     }
-    found
+    for (place, key) in places.iter_mut().zip(keys) {
+        let at = *place as usize;
+        *place = at.wrapping_mul(KEYS).wrapping_add(below[at].count(*key)).wrapping_sub(1) as u32;
+    }
 }
 
 #[derive(Default)]
@@ -229,31 +222,30 @@ struct Builder {
 
 impl Builder {
     fn tree(&mut self, keys: &[(u64, u32)]) -> Tree {
-        let first = self.nodes.len();
-        let nodes = keys.len().div_ceil(KEYS);
+        let (first_node, first_answer) = (self.nodes.len(), self.answers.len());
+        let leaves = keys.len().div_ceil(KEYS);
+        self.answers.extend(keys.iter().map(|(_, answer)| *answer));
         // The answer of the last key stands in all places behind it.
-        let last = keys.last().map_or(0, |(_, answer)| *answer);
-        self.nodes.resize(first + nodes, Node([biased(u64::MAX); KEYS]));
-        self.answers.resize((first + nodes) * KEYS, last);
-        let rest = self.fill(first, nodes, 0, keys);
-        debug_assert!(rest.is_empty());
-        Tree { first: first as u32, nodes: nodes as u32 }
+        self.answers.resize(first_answer + leaves * KEYS, keys.last().map_or(0, |(_, answer)| *answer));
+        let leaf_keys: Vec<i64> = keys.iter().map(|(key, _)| biased(*key)).collect();
+        // Level by level, from the leaves up: the first key of each node, and the nodes.
+        let mut firsts: Vec<i64> = leaf_keys.iter().copied().step_by(KEYS).collect();
+        let mut levels = vec![leaf_keys.chunks(KEYS).map(Node::of).collect::<Vec<_>>()];
+        while firsts.len() > 1 {
+            levels.push(firsts.chunks(CHILDREN).map(|children| Node::of(&children[1..])).collect());
+            firsts = firsts.iter().copied().step_by(CHILDREN).collect();
+        }
+        self.nodes.extend(levels.into_iter().rev().flatten());
+        Tree { first_node: first_node as u32, first_answer: first_answer as u32, leaves: leaves as u32 }
     }
+}
 
-    /// Puts keys into a node and all nodes below it, in order. Returns those that are left.
-    fn fill<'a>(&mut self, first: usize, nodes: usize, at: usize, mut keys: &'a [(u64, u32)]) -> &'a [(u64, u32)] {
-        if at >= nodes {
-            return keys;
-        }
-        for place in 0..KEYS {
-            keys = self.fill(first, nodes, at * (KEYS + 1) + 1 + place, keys);
-            if let Some(((key, answer), rest)) = keys.split_first() {
-                self.nodes[first + at].0[place] = biased(*key);
-                self.answers[(first + at) * KEYS + place] = *answer;
-                keys = rest;
-            }
-        }
-        self.fill(first, nodes, at * (KEYS + 1) + 1 + KEYS, keys)
+impl Node {
+    /// Some keys, and the greatest number in the places behind them.
+    fn of(keys: &[i64]) -> Self {
+        let mut node = Self([i64::MAX; KEYS]);
+        node.0[..keys.len()].copy_from_slice(keys);
+        node
     }
 }
 
@@ -282,7 +274,7 @@ mod tests {
     fn header_example() {
         let db8 = 0x2001_0db8 << 96;
         let table = Interval::build(&Lpm::build(vec![(db8, 32, 1), (db8 | 1 << 64 | 5, 128, 2)]));
-        assert_eq!(table.upper.nodes, 1);
+        assert_eq!(table.upper.leaves, 1);
         assert_eq!(table.lower.len(), 1);
         let subnet = db8 | 1 << 64;
         let looked_up = [db8 - 1, db8, subnet | 4, subnet | 5, subnet | 6, subnet | 1 << 64, 0x2001_0db9 << 96];
