@@ -8,6 +8,7 @@
 //! routes, the node's own addresses, local endpoints.
 
 mod policy;
+mod routes;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -20,13 +21,14 @@ use fastpath::header::ethernet;
 use fastpath::table::acl::Acl;
 use fastpath::table::adjacency::{Adjacency, AdjacencyKind};
 use fastpath::table::interface::{Endpoint, Interface, InterfaceKind};
-use fastpath::table::lpm::Lpm;
 use fastpath::table::{
     AdjacencyIndex, EndpointIndex, GATEWAY_IPV4, GATEWAY_IPV6, HostEndpointIndex, InterfaceIndex, PolicyChange,
     RouterAddresses, RuleIndex, Tables, WorkerIndex,
 };
 
 pub use policy::PolicyCompiler;
+pub use routes::RouteCompiler;
+use routes::Way;
 
 use crate::felix::FelixSettings;
 use crate::guard;
@@ -119,9 +121,17 @@ impl RuleNames {
     }
 }
 
-pub fn compile(state: &NodeState, policy: Acl, host: &HostView<'_>, choices: &Choices, generation: u32) -> Compiled {
+/// The tables are to be published, and after that [`RouteCompiler::apply`] to be called.
+pub fn compile(
+    state: &NodeState,
+    policy: Acl,
+    places: &mut RouteCompiler,
+    host: &HostView<'_>,
+    choices: &Choices,
+    generation: u32,
+) -> Compiled {
     let mut compiler =
-        Compiler { state, host, adjacencies: Vec::new(), routes: BTreeMap::new(), managed: BTreeSet::new() };
+        Compiler { state, host, places, ways: BTreeMap::new(), routes: BTreeMap::new(), managed: BTreeSet::new() };
     compiler.kernel_routes();
     compiler.pools();
     compiler.static_routes();
@@ -136,17 +146,11 @@ pub fn compile(state: &NodeState, policy: Acl, host: &HostView<'_>, choices: &Ch
         host_endpoints.push(policy::host_lists(state, *position));
     }
 
-    let mut ipv4 = Vec::new();
-    let mut ipv6 = Vec::new();
-    for (prefix, (adjacency, _)) in &compiler.routes {
-        match prefix.address() {
-            IpAddr::V4(address) => ipv4.push((address.to_bits(), prefix.length(), adjacency.0)),
-            IpAddr::V6(address) => ipv6.push((address.to_bits(), prefix.length(), adjacency.0)),
-        }
-    }
     let prefixes = compiler.our_prefixes();
     let desired = compiler.desired(claims.keys());
-    let Compiler { adjacencies, routes, .. } = compiler;
+    let Compiler { places, ways, routes: rows, .. } = compiler;
+    let wanted = rows.iter().map(|(prefix, (adjacency, _))| (prefix.masked(), *adjacency)).collect();
+    let (adjacencies, routes) = places.follow(ways, wanted);
     let tables = Tables {
         generation,
         interfaces,
@@ -156,20 +160,20 @@ pub fn compile(state: &NodeState, policy: Acl, host: &HostView<'_>, choices: &Ch
         failsafes: guard::failsafes(&choices.felix),
         workload_tunnels: guard::workload_tunnels(&choices.felix),
         adjacencies,
-        routes_ipv4: Lpm::build(ipv4),
-        routes_ipv6: Lpm::build(ipv6),
+        routes,
         policy,
         addresses: router_addresses(state),
         policy_change: choices.policy_change,
         endpoint_to_host: choices.felix.endpoint_to_host != EndpointToHostAction::Drop,
     };
-    Compiled { tables, prefixes, desired, routes: routes.into_values().map(|(_, row)| row).collect() }
+    Compiled { tables, prefixes, desired, routes: rows.into_values().map(|(_, row)| row).collect() }
 }
 
 struct Compiler<'a> {
     state: &'a NodeState,
     host: &'a HostView<'a>,
-    adjacencies: Vec<Adjacency>,
+    places: &'a mut RouteCompiler,
+    ways: BTreeMap<Way, Adjacency>,
     /// A later insertion of the same prefix wins.
     routes: BTreeMap<Cidr, (AdjacencyIndex, RouteRow)>,
     /// Next hops that the kernel shall keep resolved.
@@ -177,9 +181,9 @@ struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
-    fn add(&mut self, adjacency: Adjacency) -> AdjacencyIndex {
-        self.adjacencies.push(adjacency);
-        AdjacencyIndex(self.adjacencies.len() as u32 - 1)
+    fn add(&mut self, way: Way, adjacency: Adjacency) -> AdjacencyIndex {
+        self.ways.insert(way, adjacency);
+        self.places.place(way)
     }
 
     fn link_of(&self, attachment: &Attachment) -> Option<&Link> {
@@ -197,7 +201,8 @@ impl Compiler<'_> {
     /// The way to a neighbour on an uplink; unresolved as long as the kernel does not know its MAC address.
     fn next_hop(&mut self, uplink: &Attachment, address: IpAddr) -> (AdjacencyIndex, Option<MacAddress>) {
         let Some(link) = self.link_of(uplink).cloned() else {
-            return (self.add(Adjacency::without_rewrite(AdjacencyKind::Blackhole, uplink.index)), None);
+            let nowhere = Adjacency::without_rewrite(AdjacencyKind::Blackhole, uplink.index);
+            return (self.add(Way::NextHop(uplink.index, address), nowhere), None);
         };
         let neighbour = self.host.neighbours.get(&(link.index, address));
         let mac = neighbour.and_then(Neighbour::usable_mac);
@@ -216,14 +221,17 @@ impl Compiler<'_> {
             source.0,
             [0; 2],
         );
-        (self.add(adjacency), mac)
+        (self.add(Way::NextHop(uplink.index, address), adjacency), mac)
     }
 
     fn route_by(&mut self, prefix: Cidr, name: &str, uplink: &Attachment, next_hop: Option<IpAddr>) {
         let (adjacency, mac) = match next_hop {
             Some(address) => self.next_hop(uplink, address),
             // Everybody in the prefix is a neighbour; whoever is not known yet has to be resolved first.
-            None => (self.add(Adjacency::without_rewrite(AdjacencyKind::Unresolved, uplink.index)), None),
+            None => {
+                let on_link = Adjacency::without_rewrite(AdjacencyKind::Unresolved, uplink.index);
+                (self.add(Way::OnLink(uplink.index), on_link), None)
+            }
         };
         let row = RouteRow { prefix, kind: RouteRowKind::NextHop, next_hop, interface: Some(name.to_owned()), mac };
         self.routes.insert(prefix, (adjacency, row));
@@ -268,7 +276,8 @@ impl Compiler<'_> {
     }
 
     fn blackhole(&mut self, prefix: Cidr) {
-        let adjacency = self.add(Adjacency::without_rewrite(AdjacencyKind::Blackhole, InterfaceIndex::NONE));
+        let nowhere = Adjacency::without_rewrite(AdjacencyKind::Blackhole, InterfaceIndex::NONE);
+        let adjacency = self.add(Way::Nowhere, nowhere);
         let row = RouteRow { prefix, kind: RouteRowKind::Blackhole, next_hop: None, interface: None, mac: None };
         self.routes.insert(prefix, (adjacency, row));
     }
@@ -342,7 +351,7 @@ impl Compiler<'_> {
                 GATEWAY_MAC.0,
                 [0; 2],
             );
-            let adjacency = self.add(adjacency);
+            let adjacency = self.add(Way::Host, adjacency);
             let prefix = Cidr::host(address);
             let row = RouteRow { prefix, kind: RouteRowKind::Host, next_hop: None, interface: Some(name.clone()), mac };
             self.routes.insert(prefix, (adjacency, row));
@@ -391,7 +400,7 @@ impl Compiler<'_> {
                     interface.mac,
                     [0; 2],
                 );
-                let adjacency = self.add(adjacency);
+                let adjacency = self.add(Way::Endpoint(attachment.index), adjacency);
                 for address in &endpoint.addresses {
                     let prefix = address.masked();
                     let interface = Some(name.clone());
@@ -418,8 +427,8 @@ impl Compiler<'_> {
         let frame = |interface, mtu, source| {
             Adjacency::new(AdjacencyKind::Frame, interface, EndpointIndex::NONE, mtu, [0; 6], source, [0; 2])
         };
-        let inward = self.add(frame(to, mtu, tag));
-        let outward = self.add(frame(uplink.index, interface.mtu, interface.mac));
+        let inward = self.add(Way::ToHost(uplink.index), frame(to, mtu, tag));
+        let outward = self.add(Way::FromHost(uplink.index), frame(uplink.index, interface.mtu, interface.mac));
         (inward, outward)
     }
 

@@ -21,7 +21,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::attach::{AttachError, Attachments, Guards};
-use crate::compile::{self, Choices, Compiled, HostView, PolicyCompiler, RouteRow, RuleNames};
+use crate::compile::{self, Choices, Compiled, HostView, PolicyCompiler, RouteCompiler, RouteRow, RuleNames};
 use crate::datastore::{Datastore, Revision, SyncEvent, undo};
 use crate::event::Event;
 use crate::felix::FelixSettings;
@@ -37,6 +37,7 @@ use crate::resources::Resources;
 use crate::saved_flows::save::Saver;
 use crate::show::drops::{Drops, Naming};
 use crate::show::preview::Preview;
+pub(crate) use crate::tell::{chain, to_json};
 
 /// The private pair: the kernel's end, and ours.
 pub const HOST_LINK: &str = "vrouter";
@@ -88,6 +89,7 @@ pub struct Control<D> {
     pub(crate) calculation: Calculation,
     policy: PolicyCompiler,
     acl: Acl,
+    route_compiler: RouteCompiler,
     pub(crate) attachments: Attachments,
     pub(crate) publisher: Publisher<Tables>,
     pub(crate) flows: Arc<FlowTable>,
@@ -163,6 +165,7 @@ impl<D: Datastore> Control<D> {
             calculation,
             policy: PolicyCompiler::default(),
             acl: Acl::default(),
+            route_compiler: RouteCompiler::new(parts.publisher.grace()),
             attachments: parts.attachments,
             publisher: parts.publisher,
             flows: parts.flows,
@@ -359,18 +362,31 @@ impl<D: Datastore> Control<D> {
             attached: self.attachments.view(),
             host_link,
         };
-        let Compiled { tables, prefixes, mut desired, routes } =
-            compile::compile(self.state(), self.acl.clone(), &view, &choices, self.generation);
+        let Compiled { tables, prefixes, mut desired, routes } = compile::compile(
+            self.calculation.state(),
+            self.acl.clone(),
+            &mut self.route_compiler,
+            &view,
+            &choices,
+            self.generation,
+        );
         // First, for what follows asks them: a next hop is kept resolved where its route leads now.
         self.routes = routes;
         let uplinks: Vec<(LinkIndex, IpAddr)> = self.resolver.asked().filter_map(|ip| self.on_uplink(ip)).collect();
         desired.managed.extend(uplinks);
+        if self.generation == 1 {
+            // No packet can meet these routes before they are published, and none shall find them half made then.
+            self.route_compiler.apply();
+        }
         self.publisher.publish(tables);
+        // IPv4 routes change in place, when the ways they lead to are there.
+        self.route_compiler.apply();
         let mut problems: Vec<String> = self.attachments.oversized(&self.kernel.links).collect();
         // Uplinks hand over what is ours only now that the tables know what to do with it.
         problems.extend(self.attachments.set_prefixes(&prefixes).iter().map(|error| chain(error)));
         self.attachments.guard(&mut errors);
         problems.extend(errors.iter().map(|error| chain(error)));
+        problems.extend(self.route_compiler.problems());
         self.attachments.published();
         self.dirty.reconcile |= desired != self.desired;
         self.desired = desired;
@@ -581,20 +597,4 @@ impl<D: Datastore> Control<D> {
             let _ = reply.send(Ok(value));
         }
     }
-}
-
-pub(crate) fn to_json(value: &impl serde::Serialize) -> Value {
-    // Views have string keys and plain values only; null stands for a fault of ours.
-    serde_json::to_value(value).unwrap_or(Value::Null)
-}
-
-/// An error with everything that caused it.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

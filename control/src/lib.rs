@@ -21,7 +21,7 @@
 //! | `saved_flows` | flows that outlive the process |
 //! | `host`, `reconcile` | the kernel's side |
 //! | `datastore` | where resources are kept |
-//! | `http`, `show`, `trace` | what can be asked |
+//! | `http`, `show`, `trace`, `tell` | what can be asked, and how it is told |
 
 #![forbid(unsafe_code)]
 
@@ -43,4 +43,5 @@ pub mod resources;
 pub mod runtime;
 pub mod saved_flows;
 pub mod show;
+mod tell;
 pub mod trace;

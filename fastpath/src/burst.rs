@@ -341,12 +341,14 @@ pub struct Burst {
     /// Positions of the slots that the recorded decision of an open flow did not settle: those between `recall` and
     /// `rewrite` look at no others.
     open: Vec<u16>,
+    /// The tables' stamp at the beginning of the breath.
+    pub stamp: u32,
 }
 
 impl Burst {
     /// A burst that never allocates again.
     pub fn with_capacity() -> Self {
-        Self { slots: Vec::with_capacity(BURST), open: Vec::with_capacity(BURST) }
+        Self { slots: Vec::with_capacity(BURST), open: Vec::with_capacity(BURST), stamp: 0 }
     }
 
     pub fn is_full(&self) -> bool {

@@ -72,6 +72,7 @@ impl Pipeline {
     ) {
         let seconds = now.seconds();
         self.limiter.set_now(now.0);
+        burst.stamp = tables.stamp();
 
         parse::burst(burst, umem, self.flows.table(), tables);
         watch(Stage::Parse, burst, umem);

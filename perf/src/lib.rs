@@ -60,15 +60,8 @@ pub enum Topic {
 }
 
 impl Topic {
-    pub const ALL: [Topic; 7] = [
-        Topic::Memory,
-        Topic::Instructions,
-        Topic::Lpm,
-        Topic::Veth,
-        Topic::Tcp,
-        Topic::Latency,
-        Topic::Cluster,
-    ];
+    pub const ALL: [Topic; 7] =
+        [Topic::Memory, Topic::Instructions, Topic::Lpm, Topic::Veth, Topic::Tcp, Topic::Latency, Topic::Cluster];
 
     pub fn name(self) -> &'static str {
         match self {

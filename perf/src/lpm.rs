@@ -1,7 +1,7 @@
 //! The tables of routes, on one core: lookups in bursts and alone, changes, memory.
 //!
 //! A window is 1024 lookups of 2^18 different addresses, in bursts of 256 where it says so; the slow twin, a search in
-//! sorted runs, is measured in turn with them and its answers are compared before. A change is one route of the table
+//! sorted runs, takes turns with them, and its answers are compared before. A change is one route of the table
 //! taken away or put back. Memory is what the process has more than before, with the RIB that changes need.
 
 use std::hint::black_box;
@@ -21,6 +21,8 @@ use crate::{Error, Scale, route_sets};
 
 const BURST: usize = 256;
 const WINDOW: usize = 1024;
+/// Windows of one way of looking up before another's turn: all addresses twice.
+const ROUND: usize = 512;
 /// Changes that are timed, each one alone.
 const CHANGES: usize = 20_000;
 
@@ -142,27 +144,34 @@ impl<A: Address> Lookups<'_, A> {
                 assert_eq!(value, (self.single)(*key), "{key:?} in a burst: the answer alone");
             }
         }
+        // In rounds, so that a neighbour disturbs all; each round long enough to forget what another left in the caches.
         let mut spreads: [Spread; 3] = Default::default();
-        for window in 0..scale.bursts {
-            let keys = &keys[window * WINDOW % keys.len()..][..WINDOW];
-            let start = Instant::now();
-            for keys in keys.chunks_exact(BURST) {
-                (self.burst)(keys, &mut values);
-                black_box(&values);
+        for windows in (0..scale.bursts).collect::<Vec<_>>().chunks(ROUND) {
+            let keys_of = |window: usize, count: usize| &keys[window * WINDOW % keys.len()..][..count];
+            for window in windows {
+                let keys = keys_of(*window, WINDOW);
+                let start = Instant::now();
+                for keys in keys.chunks_exact(BURST) {
+                    (self.burst)(keys, &mut values);
+                    black_box(&values);
+                }
+                spreads[0].record(start.elapsed().as_nanos() as u64, WINDOW);
             }
-            spreads[0].record(start.elapsed().as_nanos() as u64, WINDOW);
-            let start = Instant::now();
-            for key in keys {
-                black_box((self.single)(*key));
+            for window in windows {
+                let start = Instant::now();
+                for key in keys_of(*window, WINDOW) {
+                    black_box((self.single)(*key));
+                }
+                spreads[1].record(start.elapsed().as_nanos() as u64, WINDOW);
             }
-            spreads[1].record(start.elapsed().as_nanos() as u64, WINDOW);
             // It takes its time: a part will do.
-            let keys = &keys[..WINDOW / 4];
-            let start = Instant::now();
-            for key in keys {
-                black_box(self.runs.lookup(*key));
+            for window in windows.iter().step_by(4) {
+                let start = Instant::now();
+                for key in keys_of(*window, WINDOW) {
+                    black_box(self.runs.lookup(*key));
+                }
+                spreads[2].record(start.elapsed().as_nanos() as u64, WINDOW);
             }
-            spreads[2].record(start.elapsed().as_nanos() as u64, keys.len());
         }
         for (how, spread) in ["burst", "alone", "sorted runs"].iter().zip(&spreads) {
             report.add(row(report, format!("{name}: {how}"), spread))?;

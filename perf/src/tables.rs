@@ -15,7 +15,8 @@ use fastpath::table::acl::{
 };
 use fastpath::table::adjacency::{Adjacency, AdjacencyKind};
 use fastpath::table::interface::{Endpoint, HostEndpoint, Interface, InterfaceKind};
-use fastpath::table::lpm::{Lpm, Prefix};
+use fastpath::table::lpm::Prefix;
+use fastpath::table::routes::Routes;
 use fastpath::table::{
     AdjacencyIndex, EndpointIndex, HostEndpointIndex, InterfaceIndex, ProgramIndex, RuleIndex, Tables, WorkerIndex,
 };
@@ -70,8 +71,10 @@ pub fn two_endpoints(rules: usize, mtu: u16) -> Tables {
         interfaces: vec![None, interface(0), interface(1)],
         endpoints: vec![endpoint(A_IPV4, A_IPV6), endpoint(B_IPV4, B_IPV6)],
         adjacencies: vec![adjacency(A, 0, A_MAC), adjacency(B, 1, B_MAC)],
-        routes_ipv4: Lpm::build(vec![(A_IPV4, NET_LENGTH_IPV4, 0), (B_IPV4, NET_LENGTH_IPV4, 1)]),
-        routes_ipv6: Lpm::build(vec![(A_IPV6, NET_LENGTH_IPV6, 0), (B_IPV6, NET_LENGTH_IPV6, 1)]),
+        routes: Routes::build(
+            vec![(A_IPV4, NET_LENGTH_IPV4, 0), (B_IPV4, NET_LENGTH_IPV4, 1)],
+            vec![(A_IPV6, NET_LENGTH_IPV6, 0), (B_IPV6, NET_LENGTH_IPV6, 1)],
+        ),
         policy: Acl::build(&policy(rules)),
         ..Tables::default()
     }
@@ -102,8 +105,7 @@ pub fn untracked(rules: usize, mtu: u16) -> Tables {
             interface.to_host = AdjacencyIndex(0);
         }
     }
-    tables.routes_ipv4 = Lpm::default();
-    tables.routes_ipv6 = Lpm::default();
+    tables.routes = Routes::default();
     tables
 }
 

@@ -15,12 +15,13 @@ use std::sync::Arc;
 use config::net::{Cidr, MacAddress};
 use config::resource::Key;
 use config::yaml;
-use control::compile::{Attachment as Attached, Choices, HostView, PolicyCompiler, RuleNames, compile};
+use control::compile::{Attachment as Attached, Choices, HostView, PolicyCompiler, RouteCompiler, RuleNames, compile};
 use control::felix::FelixSettings;
 use control::host::route::METRIC;
 use control::host::{InterfaceAddress, Link, LinkIndex, Neighbour, NeighbourState, NextHop, Route, Target};
 use control::policy::Calculation;
 use control::resources::Resources;
+use fastpath::rcu::Publisher;
 use fastpath::table::interface::InterfaceKind;
 use fastpath::table::{InterfaceIndex, Tables, WorkerIndex};
 
@@ -38,6 +39,7 @@ pub struct Node {
     pub choices: Choices,
     calculation: Calculation,
     policy: PolicyCompiler,
+    routes: RouteCompiler,
     /// What the calculation has seen.
     seen: BTreeSet<Arc<Key>>,
 }
@@ -50,6 +52,7 @@ impl Default for Node {
             choices: Choices::default(),
             calculation: Calculation::new(NODE, FelixSettings::default()),
             policy: PolicyCompiler::default(),
+            routes: RouteCompiler::new(Publisher::new(()).grace()),
             seen: BTreeSet::new(),
         }
     }
@@ -83,7 +86,11 @@ impl Node {
             attached: &kernel.attached,
             host_link: None,
         };
-        compile(self.calculation.state(), policy, &view, &self.choices, generation).tables
+        let state = self.calculation.state();
+        let tables = compile(state, policy, &mut self.routes, &view, &self.choices, generation).tables;
+        // Whoever asks publishes them before the next packet.
+        self.routes.apply();
+        tables
     }
 }
 

@@ -23,7 +23,7 @@ use fastpath::table::adjacency::{Adjacency, AdjacencyKind};
 use fastpath::table::interface::{
     Endpoint, Failsafe, Failsafes, HostEndpoint, Interface, InterfaceKind, WorkloadTunnels,
 };
-use fastpath::table::lpm::Lpm;
+use fastpath::table::routes::Routes;
 use fastpath::table::{
     AdjacencyIndex, EndpointIndex, HostEndpointIndex, InterfaceIndex, PolicyChange, ProgramIndex, RouterAddresses,
     RuleIndex, Tables, WorkerIndex,
@@ -355,8 +355,7 @@ impl Plan {
                 IpAddr::V6(address) => ipv6.push((address.to_bits(), net.1, adjacency)),
             }
         }
-        tables.routes_ipv4 = Lpm::build(ipv4);
-        tables.routes_ipv6 = Lpm::build(ipv6);
+        tables.routes = Routes::build(ipv4, ipv6);
         tables.policy = Acl::build(&builder.spec);
         tables
     }

@@ -243,7 +243,7 @@ fn config_is_pure() {
 #[test]
 fn only_compile_sees_both_node_state_and_tables() {
     // Reading what a worker did (counters, flows, records) is no decision; building tables is.
-    let builders = ["Acl::build", "AclSpec {", "Lpm::build", "Adjacency::new("];
+    let builders = ["Acl::build", "AclSpec {", "Routes::build", "RoutesWriter", "Adjacency::new("];
     let mut violations = Vec::new();
     for (path, text) in files("control/src", &["rs"]) {
         let production = production(&text);

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use config::resource::{ALL_INTERFACES, HostEndpoint, Key, PolicyType};
 use fastpath::flow::mapped_address;
+use fastpath::rcu::Publisher;
 use fastpath::stage::lists::{self, End, List, Step, Way};
 use fastpath::stage::policy;
 use fastpath::table::acl::{Decision, Outcome, Question};
@@ -16,7 +17,7 @@ use fastpath::table::interface::InterfaceKind;
 use fastpath::table::{InterfaceIndex, RuleIndex, Tables, WorkerIndex};
 
 use super::{Crossing, Place, Said};
-use crate::compile::{Attachment, Choices, HostView, PolicyCompiler, RuleNames, compile};
+use crate::compile::{Attachment, Choices, HostView, PolicyCompiler, RouteCompiler, RuleNames, compile};
 use crate::felix::FelixSettings;
 use crate::guard;
 use crate::host::{InterfaceAddress, Link, LinkIndex};
@@ -100,7 +101,9 @@ impl NodeTables {
             host_link: None,
         };
         let choices = Choices { felix: state.felix.clone(), ..Choices::default() };
-        let tables = compile(state, policy, &view, &choices, 1).tables;
+        let mut routes = RouteCompiler::new(Publisher::new(()).grace());
+        let tables = compile(state, policy, &mut routes, &view, &choices, 1).tables;
+        routes.apply();
         let own = || addresses.iter().map(|own| own.address).chain(state.node_addresses.iter().copied());
         let knows = |is_ipv4: bool| own().any(|address| address.is_ipv4() == is_ipv4 && !is_of_link(address));
         Ok(Self {

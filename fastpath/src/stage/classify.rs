@@ -14,9 +14,10 @@ use crate::table::{InterfaceIndex, Tables};
 
 #[inline(never)]
 pub fn burst(burst: &mut Burst, umem: &Umem, flows: &FlowTable, tables: &Tables, now: Seconds) {
+    let stamp = burst.stamp;
     burst.undecided(|slot| match slot.flow.take() {
         _ if slot.is_icmp_error => error(slot, umem, flows, tables),
-        Some(found) => take(slot, found, flows, tables, now),
+        Some(found) => take(slot, found, flows, tables, stamp, now),
         None => {}
     });
 }
@@ -24,10 +25,10 @@ pub fn burst(burst: &mut Burst, umem: &Umem, flows: &FlowTable, tables: &Tables,
 /// A fragment whose first was not remembered yet when the burst was classified: the first may have been in the same burst,
 /// and `remember` has come by it since. Either it is there now, or the fragment ends here. A first that another worker
 /// entered meanwhile, under other tables, is as good as none: its way out means nothing in ours.
-pub fn follow_first(slot: &mut Slot, flows: &FlowTable, tables: &Tables, now: Seconds) {
+pub fn follow_first(slot: &mut Slot, flows: &FlowTable, tables: &Tables, stamp: u32, now: Seconds) {
     let way_out = slot.adjacency;
     match flows.lookup(&slot.key, slot.hash) {
-        Some(handle) => take(slot, handle, flows, tables, now),
+        Some(handle) => take(slot, handle, flows, tables, stamp, now),
         None => slot.drop(DropReason::FragmentWithoutFirst),
     }
     // `route` knew it already: a frame that passes has no other.
@@ -40,7 +41,7 @@ pub fn follow_first(slot: &mut Slot, flows: &FlowTable, tables: &Tables, now: Se
 }
 
 /// The packet belongs to the flow, if it came in where the flow does and overwrites nothing.
-fn take(slot: &mut Slot, handle: FlowHandle, flows: &FlowTable, tables: &Tables, now: Seconds) {
+fn take(slot: &mut Slot, handle: FlowHandle, flows: &FlowTable, tables: &Tables, stamp: u32, now: Seconds) {
     let decision = flows.decision(handle);
     if !is_same_side(decision.ingress, slot.ingress, tables) {
         // Another endpoint pretends to be part of this flow.
@@ -55,7 +56,7 @@ fn take(slot: &mut Slot, handle: FlowHandle, flows: &FlowTable, tables: &Tables,
     slot.flow = Some(handle);
     slot.rule = flows.rule(handle);
     slot.adjacency = decision.adjacency;
-    slot.stale = slot.opens_connection() || decision.generation != tables.generation || decision.adjacency.is_none();
+    slot.stale = slot.opens_connection() || decision.generation != stamp || decision.adjacency.is_none();
     flows.touch(handle, slot.packet.len() as u32, slot.tcp_flags, now);
 }
 

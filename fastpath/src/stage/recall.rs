@@ -22,12 +22,13 @@ pub fn burst(burst: &mut Burst, flows: &FlowTable, tables: &Tables, now: Seconds
     for slot in burst.forward() {
         slot.flow = flows.candidate(slot.hash);
     }
-    burst.sort_out(|slot| matches!(slot.verdict, Verdict::Forward) && !settle(slot, flows, tables, now));
+    let stamp = burst.stamp;
+    burst.sort_out(|slot| matches!(slot.verdict, Verdict::Forward) && !settle(slot, flows, tables, stamp, now));
 }
 
 /// True when nothing is left to decide.
 #[inline(always)]
-fn settle(slot: &mut Slot, flows: &FlowTable, tables: &Tables, now: Seconds) -> bool {
+fn settle(slot: &mut Slot, flows: &FlowTable, tables: &Tables, stamp: u32, now: Seconds) -> bool {
     let Some(candidate) = slot.flow else { return false };
     if !flows.is(candidate, &slot.key) {
         // Another flow of the same tag.
@@ -35,7 +36,7 @@ fn settle(slot: &mut Slot, flows: &FlowTable, tables: &Tables, now: Seconds) -> 
         return false;
     }
     let decision = flows.decision(candidate);
-    let repeats = slot.is_plain & (decision.generation == tables.generation) & (decision.ingress == slot.ingress);
+    let repeats = slot.is_plain & (decision.generation == stamp) & (decision.ingress == slot.ingress);
     let Some(adjacency) = tables.adjacency(decision.adjacency).filter(|_| repeats) else { return false };
     let leads_out = matches!(adjacency.kind, AdjacencyKind::Forward | AdjacencyKind::Host);
     if !leads_out || slot.ttl <= 1 || slot.l3_len > u32::from(adjacency.mtu) {

@@ -15,28 +15,29 @@ use crate::table::{InterfaceIndex, Tables};
 
 #[inline(never)]
 pub fn burst(burst: &mut Burst, flows: &mut FlowWriter, tables: &Tables, now: Seconds) {
+    let stamp = burst.stamp;
     burst.undecided(|slot| {
         match slot.flow {
             Some(handle) if slot.stale && !slot.is_icmp_error => {
-                flows.table().set_way_out(handle, slot.adjacency, tables.generation);
+                flows.table().set_way_out(handle, slot.adjacency, stamp);
             }
             Some(_) => {}
             // Nothing is kept of what was allowed without state.
             None if slot.is_untracked => {}
-            None if slot.fragment == Fragment::Later => classify::follow_first(slot, flows.table(), tables, now),
+            None if slot.fragment == Fragment::Later => classify::follow_first(slot, flows.table(), tables, stamp, now),
             // The end of a flow that we do not know is not the beginning of one.
             None if slot.tcp_flags & tcp::RST != 0 => {}
-            None => enter(slot, slot.key, slot.hash, flows, tables, now),
+            None => enter(slot, slot.key, slot.hash, flows, (tables, stamp), now),
         }
         if slot.fragment == Fragment::First {
             let key = parse::fragment_key(slot);
             let hash = flows.table().hash(&key);
-            enter(slot, key, hash, flows, tables, now);
+            enter(slot, key, hash, flows, (tables, stamp), now);
         }
     });
 }
 
-fn enter(slot: &mut Slot, key: Key, hash: u64, flows: &mut FlowWriter, tables: &Tables, now: Seconds) {
+fn enter(slot: &mut Slot, key: Key, hash: u64, flows: &mut FlowWriter, (tables, stamp): (&Tables, u32), now: Seconds) {
     let egress = tables.adjacency(slot.adjacency).map_or(slot.ingress, |adjacency| adjacency.interface);
     let new = NewFlow {
         key,
@@ -45,7 +46,7 @@ fn enter(slot: &mut Slot, key: Key, hash: u64, flows: &mut FlowWriter, tables: &
         egress,
         charged: charged(slot.ingress, egress, tables),
         adjacency: slot.adjacency,
-        generation: tables.generation,
+        generation: stamp,
         rule: slot.rule,
         tcp_flags: slot.tcp_flags,
         bytes: slot.packet.len() as u32,

@@ -39,6 +39,8 @@ fn passage(uplink: InterfaceIndex, tables: &Tables) -> [AdjacencyIndex; 2] {
 fn way_out(slot: &mut Slot, flows: &FlowTable, tables: &Tables) -> Result<(), Verdict> {
     let Some(adjacency) = tables.adjacency(slot.adjacency) else {
         return Err(match slot.passage {
+            // Not ours yet: a route of the snapshot that is being published.
+            Passage::None if !slot.adjacency.is_none() => Verdict::Drop(DropReason::Blackhole),
             Passage::None => Verdict::Respond(Answer::Unreachable),
             Passage::ToHost | Passage::FromHost(_) => Verdict::Drop(DropReason::InterfaceDown),
         });

@@ -38,6 +38,9 @@ const CELLS: usize = 16;
 /// answer of its own.
 pub const MAX_LINES: usize = 1 << 22;
 
+/// Addresses that are looked up side by side.
+const LANES: usize = 32;
+
 /// In a slot or cell: what follows is the number of a line.
 const LINE: u32 = 1 << 31;
 
@@ -85,11 +88,25 @@ impl Dir24 {
 
     /// The same for many addresses. Panics unless there is a value for each.
     ///
-    /// The way of an address has no branch that depends on it, so that a processor has many on their way at once.
+    /// Step by step for some of them at once, without a branch that depends on what was found: so that as many waits for
+    /// memory overlap as the processor can have.
     pub fn lookup_burst(&self, addresses: &[u32], values: &mut [u32]) {
         assert_eq!(addresses.len(), values.len(), "a value for every address");
         let view = self.view();
-        for (address, value) in addresses.iter().zip(values) {
+        let (whole, rest) = addresses.as_chunks::<LANES>();
+        let (whole_values, rest_values) = values.as_chunks_mut::<LANES>();
+        for (addresses, values) in whole.iter().zip(whole_values) {
+            for (address, value) in addresses.iter().zip(&mut *values) {
+                *value = view.slot(*address);
+            }
+            for (address, value) in addresses.iter().zip(&mut *values) {
+                *value = view.below(*value, *address >> 4);
+            }
+            for (address, value) in addresses.iter().zip(values) {
+                *value = view.value(view.below(*value, *address));
+            }
+        }
+        for (address, value) in rest.iter().zip(rest_values) {
             *value = view.lookup(*address);
         }
     }
@@ -112,21 +129,28 @@ impl Dir24 {
 impl View<'_> {
     #[inline(always)]
     fn lookup(self, address: u32) -> u32 {
+        self.value(self.below(self.below(self.slot(address), address >> 4), address))
+    }
+
+    #[inline(always)]
+    fn slot(self, address: u32) -> u32 {
         // Acquire: what a slot names was written before it. A plain load on x86-64.
-        let slot = self.slots[(address >> 8) as usize].load(Ordering::Acquire);
-        let slot = self.below(slot, address >> 4);
-        let slot = self.below(slot, address);
-        // 0 becomes `NO_VALUE`, which no prefix has.
-        (if slot == 0 { self.default } else { slot }).wrapping_sub(1)
+        self.slots[(address >> 8) as usize].load(Ordering::Acquire)
     }
 
     /// What a slot comes to with the next four bits. A cell is read in any case: the first of all for those without a line.
     #[inline(always)]
     fn below(self, slot: u32, bits: u32) -> u32 {
-        let is_line = slot & LINE != 0;
-        let at = if is_line { cell(slot, bits) } else { 0 };
-        let found = self.cells[at].load(Ordering::Acquire);
-        if is_line { found } else { slot }
+        // All ones if it names a line, else none: the compiler might make a branch of a condition.
+        let is_line = (slot.cast_signed() >> 31).cast_unsigned();
+        let found = self.cells[cell(slot, bits) & is_line as usize].load(Ordering::Acquire);
+        (found & is_line) | (slot & !is_line)
+    }
+
+    /// 0 becomes `NO_VALUE`, which no prefix has.
+    #[inline(always)]
+    fn value(self, slot: u32) -> u32 {
+        (if slot == 0 { self.default } else { slot }).wrapping_sub(1)
     }
 }
 

@@ -107,11 +107,10 @@ impl Interval {
     }
 
     /// The value of the run that the address lies in.
-    #[inline]
     pub fn lookup(&self, address: u128) -> u32 {
-        let mut value = [0];
-        self.lookup_lanes(&[address], &mut value);
-        value[0]
+        let answer = self.find_one(self.upper, (address >> 64) as u64);
+        let answer = if answer & TREE == 0 { answer } else { self.find_one(self.tree(answer), address as u64) };
+        answer.wrapping_sub(1)
     }
 
     /// The same for many addresses. Panics unless there is a value for each.
@@ -134,8 +133,7 @@ impl Interval {
                 self.find(self.tree(first), addresses.iter().map(|address| *address as u64), values);
             } else {
                 for (address, value) in addresses.iter().zip(&mut *values).filter(|(_, value)| **value & TREE != 0) {
-                    let tree = self.tree(*value);
-                    self.find(tree, std::iter::once(*address as u64), std::slice::from_mut(value));
+                    *value = self.find_one(self.tree(*value), *address as u64);
                 }
             }
         }
@@ -148,30 +146,52 @@ impl Interval {
         self.lower[(answer & !TREE) as usize]
     }
 
-    /// For each key the answer of the last key of a tree that is not beyond it.
+    /// The answer of the last key of a tree that is not beyond this one.
     #[inline]
+    fn find_one(&self, tree: Tree, key: u64) -> u32 {
+        let (key, levels) = (biased(key), tree.levels());
+        let mut nodes = &self.nodes[tree.first_node as usize..];
+        let mut at = 0;
+        for level in (1..levels.count).rev() {
+            at = (at * CHILDREN + nodes[at].count(key)).min(levels.sizes[level - 1] - 1);
+            nodes = &nodes[levels.sizes[level]..];
+        }
+        self.answers[tree.first_answer as usize + at * KEYS + nodes[at].count(key) - 1]
+    }
+
+    /// The same for the keys of some addresses.
     fn find(&self, tree: Tree, keys: impl Iterator<Item = u64>, answers: &mut [u32]) {
         let mut biased_keys = [0; LANES];
         for (place, key) in biased_keys.iter_mut().zip(keys) {
             *place = biased(key);
         }
-        // Sizes of the levels, from the leaves up.
-        let mut sizes = [0; MAX_LEVELS];
-        let mut levels = 0;
-        let mut size = tree.leaves as usize;
-        loop {
-            sizes[levels] = size;
-            levels += 1;
-            if size <= 1 {
-                break;
-            }
-            size = size.div_ceil(CHILDREN);
-        }
-        let nodes = &self.nodes[tree.first_node as usize..];
-        descend(nodes, &sizes[..levels], &biased_keys, answers);
+        let levels = tree.levels();
+        descend(&self.nodes[tree.first_node as usize..], &levels.sizes[..levels.count], &biased_keys, answers);
         let own = &self.answers[tree.first_answer as usize..];
         for answer in answers {
             *answer = own[*answer as usize];
+        }
+    }
+}
+
+/// How many nodes each level of a tree has, from the leaves up.
+struct Levels {
+    sizes: [usize; MAX_LEVELS],
+    count: usize,
+}
+
+impl Tree {
+    #[inline(always)]
+    fn levels(self) -> Levels {
+        let mut levels = Levels { sizes: [0; MAX_LEVELS], count: 0 };
+        let mut size = self.leaves as usize;
+        loop {
+            levels.sizes[levels.count] = size;
+            levels.count += 1;
+            if size <= 1 {
+                return levels;
+            }
+            size = size.div_ceil(CHILDREN);
         }
     }
 }

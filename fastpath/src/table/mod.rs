@@ -1,4 +1,5 @@
-//! What workers only read: built whole by control, published, never edited.
+//! What workers only read: built whole by control, published, never edited; but for IPv4 routes and members of sets, which
+//! change in place, one store at a time.
 //!
 //! | file | what it answers |
 //! |---|---|
@@ -24,7 +25,7 @@ mod test_routes;
 use acl::Acl;
 use adjacency::{Adjacency, AdjacencyKind};
 use interface::{Endpoint, Failsafes, HostEndpoint, Interface, WorkloadTunnels};
-use lpm::Lpm;
+use routes::{Destination, Routes};
 
 macro_rules! index {
     ($(#[doc = $doc:literal])+ $name:ident($inner:ty)) => {
@@ -49,7 +50,7 @@ index! {
     InterfaceIndex(u16)
 }
 index! {
-    /// A way out: position in [`Tables::adjacencies`].
+    /// A way out: position in [`Tables::adjacencies`], and the same way in every snapshot until nothing refers to it.
     AdjacencyIndex(u32)
 }
 index! {
@@ -99,7 +100,7 @@ pub const GATEWAY_IPV6: u128 = 0xfe80_0000_0000_0000_ecee_eeff_feee_eeee;
 /// Everything a worker looks up in, as one immutable whole.
 #[derive(Debug, Default)]
 pub struct Tables {
-    /// Grows with every publication; a flow remembers the one it was decided under.
+    /// Grows with every publication.
     pub generation: u32,
     pub interfaces: Vec<Option<Interface>>,
     pub endpoints: Vec<Endpoint>,
@@ -109,8 +110,7 @@ pub struct Tables {
     pub failsafes: Failsafes,
     pub workload_tunnels: WorkloadTunnels,
     pub adjacencies: Vec<Adjacency>,
-    pub routes_ipv4: Lpm<u32>,
-    pub routes_ipv6: Lpm<u128>,
+    pub routes: Routes,
     pub policy: Acl,
     pub addresses: RouterAddresses,
     pub policy_change: PolicyChange,
@@ -150,9 +150,17 @@ impl Tables {
 
     /// Longest prefix match in the family of the (possibly mapped) address.
     #[inline]
-    pub fn route(&self, destination: u128, is_ipv4: bool) -> AdjacencyIndex {
-        let found =
-            if is_ipv4 { self.routes_ipv4.lookup(destination as u32) } else { self.routes_ipv6.lookup(destination) };
-        AdjacencyIndex(found)
+    pub fn route(&self, address: u128, is_ipv4: bool) -> AdjacencyIndex {
+        self.routes.lookup(Destination { address, is_ipv4 })
+    }
+
+    /// What a flow remembers of what it was decided under. To be read once in a breath, before the first lookup: who reads
+    /// it again later sees the same only if nothing has changed meanwhile.
+    ///
+    /// Both parts only grow, and control counts them up in turn, so no two states of the tables have one stamp, but for a
+    /// breath on an old snapshot that sees the IPv4 routes of the next: what it remembers has the stamp of a moment
+    /// before those routes were complete, which has passed when a change is reported done.
+    pub fn stamp(&self) -> u32 {
+        self.generation.wrapping_add(self.routes.edition())
     }
 }

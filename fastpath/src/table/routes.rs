@@ -17,6 +17,7 @@
 //!
 //! Invariants: an edition that a breath has read means that it sees all edits before that edition; editions only grow.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::AdjacencyIndex;
@@ -111,13 +112,13 @@ pub struct RoutesWriter {
     ipv4: Dir24Writer,
     ipv6: Ipv6Writer,
     /// Changes of IPv4 that wait for `apply`.
-    waiting: Vec<(u32, u8, Option<AdjacencyIndex>)>,
+    waiting: VecDeque<(u32, u8, Option<AdjacencyIndex>)>,
 }
 
 impl RoutesWriter {
     /// No routes. `grace` is that of the publisher whose snapshots contain the routes.
     pub fn new(grace: Grace) -> Self {
-        Self { ipv4: Dir24Writer::new(grace), ipv6: Ipv6Writer::default(), waiting: Vec::new() }
+        Self { ipv4: Dir24Writer::new(grace), ipv6: Ipv6Writer::default(), waiting: VecDeque::new() }
     }
 
     /// Says how many routes of IPv4 there will be, before the first of many.
@@ -127,7 +128,7 @@ impl RoutesWriter {
 
     /// A prefix leads there, or nowhere of its own, when `apply` has been called.
     pub fn change_ipv4(&mut self, address: u32, length: u8, adjacency: Option<AdjacencyIndex>) {
-        self.waiting.push((address, length, adjacency));
+        self.waiting.push_back((address, length, adjacency));
     }
 
     /// A prefix leads there, or nowhere of its own, in all snapshots whose routes are asked for after this.
@@ -143,18 +144,24 @@ impl RoutesWriter {
         Routes { ipv4: self.ipv4.table().clone(), ipv6: self.ipv6.commit() }
     }
 
-    /// Edits the IPv4 routes. The snapshot in which all adjacencies are must be published.
+    /// Edits the IPv4 routes, one after the other as they were given. The snapshot in which all adjacencies are must be
+    /// published.
     pub fn apply(&mut self) {
         if self.waiting.is_empty() {
             return;
         }
-        for (address, length, adjacency) in self.waiting.drain(..) {
-            match adjacency {
-                Some(adjacency) => self.ipv4.insert((address, length, adjacency.0)),
-                None => self.ipv4.remove(address, length),
-            };
-        }
+        while self.apply_one() {}
         self.ipv4.count_edition();
+    }
+
+    /// One of the edits that `apply` makes. False when there is none left.
+    pub fn apply_one(&mut self) -> bool {
+        let Some((address, length, adjacency)) = self.waiting.pop_front() else { return false };
+        match adjacency {
+            Some(adjacency) => self.ipv4.insert((address, length, adjacency.0)),
+            None => self.ipv4.remove(address, length),
+        };
+        true
     }
 
     /// /24s that lead nowhere for want of memory; see `dir24.rs`.

@@ -8,6 +8,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use config::resource::{Key, PolicyType, Resource};
@@ -16,6 +17,9 @@ use control::felix::FelixSettings;
 use control::node_state::{Member, NodeState, SetMembers, SetName};
 use control::policy::{Calculation, calculate};
 use control::resources::Resources;
+use fastpath::flow::mapped_address;
+use fastpath::table::adjacency::AdjacencyKind;
+use fastpath::table::{EndpointIndex, InterfaceIndex, Tables};
 use tests::node::{NODE, Node};
 use tests::random::Random;
 
@@ -195,8 +199,17 @@ fn any_order_ends_in_the_same_verdicts() {
                 evaluate(&other_tables, &other, &plan, &name, direction, &fields),
                 "{direction} of {name}: {fields:?}"
             );
+            for address in [fields.source, fields.destination] {
+                assert_eq!(way(&tables, address), way(&other_tables, address), "the way to {address}");
+            }
         }
     });
+}
+
+/// What becomes of packets to an address, whatever the number of the adjacency.
+fn way(tables: &Tables, address: IpAddr) -> Option<(AdjacencyKind, InterfaceIndex, EndpointIndex, Vec<u8>)> {
+    let adjacency = tables.adjacency(tables.route(mapped_address(address), address.is_ipv4()))?;
+    Some((adjacency.kind, adjacency.interface, adjacency.endpoint, adjacency.rewrite().to_vec()))
 }
 
 #[test]
