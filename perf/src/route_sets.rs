@@ -128,9 +128,9 @@ pub fn inside_ipv6(routes: &[Prefix<u128>]) -> Vec<u128> {
     inside(routes, wide)
 }
 
-fn inside<A: Address>(routes: &[Prefix<A>], any: impl Fn(&mut Random) -> A) -> Vec<A>
+fn inside<A>(routes: &[Prefix<A>], any: impl Fn(&mut Random) -> A) -> Vec<A>
 where
-    A: std::ops::BitOr<Output = A> + std::ops::BitXor<Output = A> + std::ops::BitAnd<Output = A>,
+    A: Address + std::ops::BitOr<Output = A> + std::ops::BitXor<Output = A> + std::ops::BitAnd<Output = A>,
 {
     let mut random = Random::new(1);
     let longer: Vec<&Prefix<A>> = routes.iter().filter(|route| route.1 > 0).collect();

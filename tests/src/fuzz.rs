@@ -16,6 +16,7 @@
 //! | `fuzz/parse.rs` | `parse` |
 //! | `fuzz/documents.rs` | `yaml`, `api`, `record` |
 //! | `fuzz/flows.rs` | `flows` |
+//! | `fuzz/routes.rs` | `routes` |
 //! | `fuzz/values.rs` | `selector`, `settings`, `net`, `netlink` |
 //! | `fuzz/mutate.rs` | the mutations |
 //!
@@ -31,6 +32,7 @@ pub mod frames;
 mod manifests;
 pub mod mutate;
 pub mod parse;
+pub mod routes;
 pub mod values;
 
 use std::collections::HashSet;
@@ -80,7 +82,7 @@ impl Seen {
 }
 
 /// Every target; each has a test of its name in tests/fuzz.rs.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     frames::PACKET,
     frames::ICMP,
     parse::PARSE,
@@ -92,6 +94,7 @@ pub const TARGETS: [Target; 11] = [
     values::NET,
     values::NETLINK,
     flows::FLOWS,
+    routes::ROUTES,
 ];
 
 /// How long and from where.

@@ -27,7 +27,7 @@ macro_rules! targets {
     };
 }
 
-targets! { packet icmp parse yaml api record selector settings net netlink flows }
+targets! { packet icmp parse yaml api record selector settings net netlink flows routes }
 
 #[test]
 fn every_target_has_a_test_and_every_folder_a_target() {
