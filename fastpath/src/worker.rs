@@ -213,7 +213,7 @@ impl<Q: Queue> Worker<Q> {
         let burst = &mut self.burst;
         let umem = &mut self.umem;
 
-        rx::burst(burst, &mut self.interfaces, umem, &self.inject, &mut self.received, counters);
+        rx::burst(burst, &mut self.interfaces, umem, &self.inject, &mut self.received, now, counters);
         let gathered = burst.slots.len();
         let mut handed_off = 0;
         if gathered > 0 {
@@ -233,7 +233,10 @@ impl<Q: Queue> Worker<Q> {
             handed_off = counters.handed_off.get() - before;
         }
         let handed_in = tx::handed_in(&self.incoming, &mut self.interfaces, umem, counters);
-        tx::flush(&mut self.interfaces, umem);
+        self.interfaces.settle(umem);
+        if gathered == 0 {
+            self.interfaces.look_at_all();
+        }
 
         assert_eq!(counters.packets_in(), counters.packets_accounted(), "packets in = packets accounted for");
         if handed_off > 0 {

@@ -14,6 +14,7 @@
 //! | `sets.rs` | addresses that join and leave sets, and policies full of them |
 //! | `cluster.rs` | the daemon with a large cluster in its datastore: start, memory, changes |
 //! | `tables.rs`, `linear.rs` | what the router is told; policy by walking the rules, for comparison |
+//! | `idle.rs` | what queues cost that have nothing to do, awake and asleep |
 //! | `report.rs`, `baseline.rs` | numbers for people and as JSON lines; the numbers of an earlier run |
 //!
 //! Invariants: a figure over veth is the median of rounds that alternate with kernel forwarding, and its ratio is the
@@ -26,6 +27,7 @@ pub mod baseline;
 pub mod cluster;
 pub mod cpu;
 pub mod generator;
+pub mod idle;
 pub mod instructions;
 pub mod lab;
 pub mod latency;
@@ -57,11 +59,20 @@ pub enum Topic {
     Latency,
     Cluster,
     Instructions,
+    Idle,
 }
 
 impl Topic {
-    pub const ALL: [Topic; 7] =
-        [Topic::Memory, Topic::Instructions, Topic::Lpm, Topic::Veth, Topic::Tcp, Topic::Latency, Topic::Cluster];
+    pub const ALL: [Topic; 8] = [
+        Topic::Memory,
+        Topic::Lpm,
+        Topic::Veth,
+        Topic::Tcp,
+        Topic::Latency,
+        Topic::Cluster,
+        Topic::Instructions,
+        Topic::Idle,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -72,6 +83,7 @@ impl Topic {
             Topic::Latency => "latency",
             Topic::Cluster => "cluster",
             Topic::Instructions => "instructions",
+            Topic::Idle => "idle",
         }
     }
 }
@@ -159,6 +171,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
             Topic::Latency => latency::measure(&options.scale, &mut report)?,
             Topic::Cluster => cluster::measure(&options.scale, &mut report)?,
             Topic::Instructions => instructions::measure(&mut report, &options.baselines, options.save_baseline)?,
+            Topic::Idle => idle::measure(&options.scale, &mut report)?,
         }
     }
     report.finish(options)?;

@@ -15,7 +15,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::umem::Umem;
@@ -25,6 +25,8 @@ use crate::packet::Packet;
 /// The worker's end of a pair of rings in memory.
 pub struct MemoryQueue {
     rings: Arc<Mutex<Rings>>,
+    /// Packets in `arriving`, to be read without the lock.
+    waiting: Arc<AtomicUsize>,
     /// Sent and not flushed.
     staged: VecDeque<Vec<u8>>,
     capacity: usize,
@@ -34,6 +36,7 @@ pub struct MemoryQueue {
 #[derive(Clone)]
 pub struct FarEnd {
     rings: Arc<Mutex<Rings>>,
+    waiting: Arc<AtomicUsize>,
     capacity: usize,
 }
 
@@ -48,16 +51,25 @@ impl MemoryQueue {
     /// Two rings of `capacity` packets each.
     pub fn pair(capacity: usize) -> (MemoryQueue, FarEnd) {
         let rings = Arc::new(Mutex::new(Rings::default()));
-        let far_end = FarEnd { rings: rings.clone(), capacity };
-        (MemoryQueue { rings, staged: VecDeque::new(), capacity }, far_end)
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let far_end = FarEnd { rings: rings.clone(), waiting: waiting.clone(), capacity };
+        (MemoryQueue { rings, waiting, staged: VecDeque::new(), capacity }, far_end)
     }
 }
 
 impl Queue for MemoryQueue {
+    fn has_arrived(&mut self) -> bool {
+        self.waiting.load(Ordering::Acquire) > 0
+    }
+
     fn receive(&mut self, umem: &mut Umem, budget: usize, out: &mut Vec<Packet>) {
+        if !self.has_arrived() {
+            return;
+        }
         let mut rings = lock(&self.rings);
         for _ in 0..budget {
             let Some(bytes) = rings.arriving.pop_front() else { return };
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
             match umem.copy_in([bytes.as_slice()]) {
                 Some(packet) => out.push(packet),
                 None => rings.statistics.fill_ring_empty += 1,
@@ -84,6 +96,10 @@ impl Queue for MemoryQueue {
 
     fn reclaim(&mut self, _umem: &mut Umem) {}
 
+    fn is_settled(&self) -> bool {
+        true
+    }
+
     fn fd(&self) -> Option<RawFd> {
         None
     }
@@ -104,6 +120,7 @@ impl FarEnd {
             return false;
         }
         rings.arriving.push_back(bytes.to_vec());
+        self.waiting.fetch_add(1, Ordering::Release);
         true
     }
 
@@ -124,7 +141,7 @@ impl FarEnd {
 
     /// Packets that nobody has received yet.
     pub fn waiting(&self) -> usize {
-        lock(&self.rings).arriving.len()
+        self.waiting.load(Ordering::Acquire)
     }
 }
 
@@ -161,6 +178,10 @@ impl ReplayQueue {
 }
 
 impl Queue for ReplayQueue {
+    fn has_arrived(&mut self) -> bool {
+        !self.packets.is_empty()
+    }
+
     fn receive(&mut self, umem: &mut Umem, budget: usize, out: &mut Vec<Packet>) {
         if self.packets.is_empty() {
             return;
@@ -187,6 +208,10 @@ impl Queue for ReplayQueue {
     }
 
     fn reclaim(&mut self, _umem: &mut Umem) {}
+
+    fn is_settled(&self) -> bool {
+        true
+    }
 
     fn fd(&self) -> Option<RawFd> {
         None

@@ -30,6 +30,10 @@ use umem::Umem;
 ///
 /// Every packet that a queue hands out or takes in lives in the `Umem` passed along, which is always the same one.
 pub trait Queue {
+    /// Whether a packet waits to be received: the cheapest possible look, for queues where nearly always none does. Never a
+    /// syscall, and nothing changes.
+    fn has_arrived(&mut self) -> bool;
+
     /// Moves at most `budget` received packets to `out`. Never a syscall when nothing has arrived.
     fn receive(&mut self, umem: &mut Umem, budget: usize, out: &mut Vec<Packet>);
 
@@ -41,6 +45,10 @@ pub trait Queue {
 
     /// Takes transmitted frames back and gives free ones to the receive side.
     fn reclaim(&mut self, umem: &mut Umem);
+
+    /// True when nothing is on its way out and the receive side has all the frames it should: nobody need come back to
+    /// this queue until a packet arrives.
+    fn is_settled(&self) -> bool;
 
     /// The descriptor that becomes readable when a packet arrives; none for a queue that cannot be slept on.
     fn fd(&self) -> Option<RawFd>;

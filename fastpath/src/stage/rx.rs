@@ -1,7 +1,8 @@
 //! Stage: frames in.
 //!
-//! Gathers from all interfaces of the worker, so that many quiet endpoints together fill one burst. Then come packets
-//! that control injects; they pass all stages as if they had arrived by their interface.
+//! Gathers from all interfaces of the worker that have packets, so that many quiet endpoints together fill one burst; what
+//! there is room for is shared out by `Interfaces::share`. Then come packets that control injects; they pass all stages as if
+//! they had arrived by their interface.
 //! Leaves: slots with packet and ingress interface.
 
 use crate::burst::{Burst, Slot};
@@ -10,10 +11,9 @@ use crate::interfaces::Interfaces;
 use crate::io::Queue;
 use crate::io::umem::Umem;
 use crate::packet::Packet;
+use crate::pipeline::Now;
 use crate::stats::counters::Counters;
 
-/// Most packets from one queue in one breath: nobody takes the whole burst while others wait.
-pub const QUEUE_BUDGET: usize = 64;
 /// Most injected packets in one breath.
 const INJECT_BUDGET: usize = 8;
 
@@ -23,25 +23,25 @@ pub fn burst<Q: Queue>(
     umem: &mut Umem,
     inject: &Lane,
     received: &mut Vec<Packet>,
+    now: Now,
     counters: &Counters,
 ) {
-    for attached in interfaces.rotate() {
-        let budget = burst.room().min(QUEUE_BUDGET);
-        if budget == 0 {
-            break;
-        }
+    interfaces.look(now);
+    interfaces.share(burst.room(), |attached, budget| {
         attached.queue.receive(umem, budget, received);
-        if received.is_empty() {
-            continue;
+        let count = received.len();
+        if count == 0 {
+            return 0;
         }
         let interface = counters.interface(attached.interface);
-        counters.received.add(received.len() as u64);
-        interface.received_packets.add(received.len() as u64);
+        counters.received.add(count as u64);
+        interface.received_packets.add(count as u64);
         for packet in received.drain(..) {
             interface.received_bytes.add(packet.len() as u64);
             burst.slots.push(Slot::new(packet, attached.interface));
         }
-    }
+        count
+    });
     for _ in 0..INJECT_BUDGET.min(burst.room()) {
         let taken = inject.receive(|buffer| (umem.copy_in([buffer.bytes()]), buffer.interface));
         match taken {

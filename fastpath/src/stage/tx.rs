@@ -59,7 +59,7 @@ pub fn burst<Q: Queue>(
             discard(slot, umem, exits, counters);
             continue;
         };
-        if let Some(attached) = interfaces.get_mut(egress) {
+        if let Some(attached) = interfaces.to_send(egress) {
             let length = slot.packet.len() as u64;
             let is_answer = matches!(slot.verdict, Verdict::Respond(_));
             let Slot { packet, .. } = slot;
@@ -158,7 +158,7 @@ fn send_one<Q: Queue>(
     umem: &mut Umem,
 ) -> Result<u64, DropReason> {
     let packet = packet.ok_or(DropReason::FramesExhausted)?;
-    let Some(attached) = interfaces.get_mut(egress) else {
+    let Some(attached) = interfaces.to_send(egress) else {
         umem.free(packet);
         return Err(DropReason::InterfaceDown);
     };
@@ -168,15 +168,6 @@ fn send_one<Q: Queue>(
         DropReason::TransmitRingFull
     })?;
     Ok(length)
-}
-
-/// Makes everything queued go, and gets frames back.
-pub fn flush<Q: Queue>(interfaces: &mut Interfaces<Q>, umem: &mut Umem) {
-    for attached in interfaces.iter_mut() {
-        // Also where nothing was sent: what the kernel refused in an earlier breath is offered again.
-        attached.queue.flush(umem);
-        attached.queue.reclaim(umem);
-    }
 }
 
 /// The end of a dropped packet.

@@ -308,6 +308,10 @@ impl XskQueue {
 }
 
 impl Queue for XskQueue {
+    fn has_arrived(&mut self) -> bool {
+        self.receive.nb_avail(1) > 0
+    }
+
     fn receive(&mut self, umem: &mut Umem, budget: usize, out: &mut Vec<Packet>) {
         let holder = self.holder(umem);
         let mut left = budget;
@@ -404,6 +408,10 @@ impl Queue for XskQueue {
     fn reclaim(&mut self, umem: &mut Umem) {
         self.reap(umem);
         self.refill(umem);
+    }
+
+    fn is_settled(&self) -> bool {
+        self.in_flight == 0 && !self.received && self.lent >= self.fill_target
     }
 
     fn fd(&self) -> Option<RawFd> {
