@@ -9,7 +9,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | `worker` | one breath, and the loop around it |
+//! | `worker`, `patience` | one breath, and the loop around it; how long it spins |
 //! | `pipeline`, `stage` | the stages and their order |
 //! | `burst`, `packet` | what travels between stages |
 //! | `header` | layouts |
@@ -31,6 +31,7 @@ pub mod interfaces;
 pub mod io;
 pub mod mapped;
 pub mod packet;
+pub mod patience;
 pub mod pipeline;
 pub mod rcu;
 pub mod stage;

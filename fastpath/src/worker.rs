@@ -1,7 +1,7 @@
 //! A worker: one core, its queues, its frames, its share of the flow table.
 //!
 //! One turn of the loop is a *breath*: take the snapshot, gather a burst, run the stages, send. Around it: the clock, the
-//! commands of control, the sweep over old flows, and sleep. A worker with nothing to do spins for a short while and then
+//! commands of control, the sweep over old flows, and sleep. A worker with nothing to do spins for a short while (`patience`) and then
 //! waits in epoll; it is offline to `rcu` while it sleeps.
 //!
 //! Invariant, checked after every breath: packets in = packets accounted for.
@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
+use crossbeam::utils::CachePadded;
 
 use crate::burst::{BURST, Burst};
 use crate::flow::tcp_state::State;
@@ -21,6 +22,7 @@ use crate::io::Queue;
 use crate::io::sleep::{Sleeper, Waker};
 use crate::io::umem::Umem;
 use crate::packet::Packet;
+use crate::patience::Patience;
 use crate::pipeline::{Now, Pipeline};
 use crate::rcu::Reader;
 use crate::stage::{rx, tx};
@@ -28,8 +30,6 @@ use crate::stats::counters::Counters;
 use crate::stats::record::{Recorder, Records};
 use crate::table::{InterfaceIndex, Tables, WorkerIndex};
 
-/// How long a worker looks for packets in vain before it sleeps.
-const SPIN: Duration = Duration::from_micros(50);
 /// Longest sleep: flows are swept and frames reclaimed even when nothing happens.
 const NAP: Duration = Duration::from_millis(100);
 /// Commands that wait for a worker; control retries when the ring is full.
@@ -90,7 +90,7 @@ pub struct Remote<Q> {
 /// Wakes a worker, if it sleeps.
 #[derive(Clone)]
 pub struct Doorbell {
-    asleep: Arc<AtomicBool>,
+    asleep: Arc<CachePadded<AtomicBool>>,
     waker: Waker,
 }
 
@@ -124,7 +124,7 @@ pub struct Worker<Q: Queue> {
     outgoing: Vec<Lane>,
     doorbells: Vec<Doorbell>,
     sleeper: Sleeper,
-    asleep: Arc<AtomicBool>,
+    asleep: Arc<CachePadded<AtomicBool>>,
     poll: Poll,
     clock: Clock,
     is_stopped: bool,
@@ -149,7 +149,7 @@ pub fn build<Q: Queue>(parts: Vec<Parts>) -> std::io::Result<Vec<(Worker<Q>, Rem
     let mut workers = Vec::with_capacity(count);
     for (position, part) in parts.into_iter().enumerate() {
         let sleeper = Sleeper::new()?;
-        let asleep = Arc::new(AtomicBool::new(false));
+        let asleep = Arc::new(CachePadded::new(AtomicBool::new(false)));
         let doorbell = Doorbell { asleep: asleep.clone(), waker: sleeper.waker() };
         let remote = Remote {
             counters: Counters::new(),
@@ -251,20 +251,21 @@ impl<Q: Queue> Worker<Q> {
 
     /// Breathes until told to stop. The queues are closed when this returns, and every frame is free again.
     pub fn run(mut self) {
-        let mut last_packet = self.clock.now();
+        let mut patience = Patience::new(self.clock.now());
         while !self.is_stopped {
             let now = self.clock.now();
             let packets = self.breathe(now);
             self.account(now, packets);
             if packets > 0 {
-                last_packet = now;
+                patience.arrived(now);
                 continue;
             }
             self.obey();
             self.pipeline.flows.sweep(now.seconds());
-            let idle = Duration::from_nanos(now.0 - last_packet.0);
-            if self.poll == Poll::Sleep && idle > SPIN {
+            if self.poll == Poll::Sleep && patience.is_over(now) {
                 self.sleep();
+            } else {
+                std::hint::spin_loop();
             }
         }
         self.interfaces.detach_all(&mut self.umem);

@@ -15,6 +15,7 @@
 //! | `cluster.rs` | the daemon with a large cluster in its datastore: start, memory, changes |
 //! | `tables.rs`, `linear.rs` | what the router is told; policy by walking the rules, for comparison |
 //! | `idle.rs` | what queues cost that have nothing to do, awake and asleep |
+//! | `scaling.rs` | what a second worker is worth |
 //! | `report.rs`, `baseline.rs` | numbers for people and as JSON lines; the numbers of an earlier run |
 //!
 //! Invariants: a figure over veth is the median of rounds that alternate with kernel forwarding, and its ratio is the
@@ -37,6 +38,7 @@ pub mod memory;
 pub mod recorder;
 pub mod report;
 pub mod route_sets;
+pub mod scaling;
 pub mod sets;
 pub mod sink;
 pub mod stages;
@@ -60,10 +62,11 @@ pub enum Topic {
     Cluster,
     Instructions,
     Idle,
+    Scaling,
 }
 
 impl Topic {
-    pub const ALL: [Topic; 8] = [
+    pub const ALL: [Topic; 9] = [
         Topic::Memory,
         Topic::Lpm,
         Topic::Veth,
@@ -72,6 +75,7 @@ impl Topic {
         Topic::Cluster,
         Topic::Instructions,
         Topic::Idle,
+        Topic::Scaling,
     ];
 
     pub fn name(self) -> &'static str {
@@ -84,6 +88,7 @@ impl Topic {
             Topic::Cluster => "cluster",
             Topic::Instructions => "instructions",
             Topic::Idle => "idle",
+            Topic::Scaling => "scaling",
         }
     }
 }
@@ -172,6 +177,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
             Topic::Cluster => cluster::measure(&options.scale, &mut report)?,
             Topic::Instructions => instructions::measure(&mut report, &options.baselines, options.save_baseline)?,
             Topic::Idle => idle::measure(&options.scale, &mut report)?,
+            Topic::Scaling => scaling::measure(&options.scale, &mut report)?,
         }
     }
     report.finish(options)?;

@@ -19,6 +19,7 @@ const USAGE: &str = "usage: perf [TOPIC]... [options]
   tcp            iperf3 between two namespaces, beside kernel forwarding
   latency        UDP ping-pong between two namespaces, beside kernel forwarding
   idle           a worker with many queues and no packets, awake and asleep; needs root
+  scaling        two workers in memory, on two cores, beside one
   cluster        the daemon with 100,000 endpoints and 2,000 policies: start, memory, changes
 
   --commit TEXT      written into every line (default: git)

@@ -162,6 +162,7 @@ pub struct ReplayQueue {
 
 /// What a `ReplayQueue` has done, up to its last flush; readable while a worker owns the queue.
 #[derive(Default)]
+#[repr(align(128))]
 pub struct ReplayCounts {
     pub received: AtomicU64,
     pub sent: AtomicU64,

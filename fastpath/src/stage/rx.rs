@@ -10,6 +10,7 @@ use crate::handoff::Lane;
 use crate::interfaces::Interfaces;
 use crate::io::Queue;
 use crate::io::umem::Umem;
+use crate::mapped::prefetch;
 use crate::packet::Packet;
 use crate::pipeline::Now;
 use crate::stats::counters::Counters;
@@ -36,6 +37,12 @@ pub fn burst<Q: Queue>(
         let interface = counters.interface(attached.interface);
         counters.received.add(count as u64);
         interface.received_packets.add(count as u64);
+        for packet in received.iter() {
+            // The kernel wrote it on another core; by the time `parse` comes to it, it is here.
+            if let Some(first) = umem.data(packet).first() {
+                prefetch(first);
+            }
+        }
         for packet in received.drain(..) {
             interface.received_bytes.add(packet.len() as u64);
             burst.slots.push(Slot::new(packet, attached.interface));

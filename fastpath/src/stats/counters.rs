@@ -57,8 +57,9 @@ impl Default for InterfaceCounters {
     }
 }
 
-/// Counters of one worker.
+/// Counters of one worker, in cache lines of their own: what others write beside them would slow its owner down.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct Counters {
     /// Packets from interfaces.
     pub received: Counter,

@@ -9,6 +9,7 @@
 //! | `fragment.rs` | do fragments share the fate of their first? |
 //! | `policy.rs` | do replies pass, and what does a change of policy or route do to an open flow? |
 //! | `handoff.rs` | two workers: does everything arrive that changes worker? |
+//! | `fairness.rs` | endpoints that share a worker: does one that floods, or takes nothing, hold up the others? |
 //! | `live.rs` | the same on threads: commands, publication and sleep while packets pass |
 //! | `model.rs` | random packets: no panic, nothing lost, and the verdict of a naive model |
 //! | `case_files.rs` | the cases in tests/data/pipeline/*.case |
@@ -19,6 +20,7 @@ mod answer;
 mod case_files;
 mod drops;
 mod error;
+mod fairness;
 mod forward;
 mod fragment;
 mod handoff;
