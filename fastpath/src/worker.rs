@@ -16,7 +16,7 @@ use crossbeam::utils::CachePadded;
 use crate::burst::{BURST, Burst};
 use crate::flow::tcp_state::State;
 use crate::flow::{FlowView, FlowWriter};
-use crate::handoff::Lane;
+use crate::handoff::{self, Incoming, Lane, Outgoing};
 use crate::interfaces::Interfaces;
 use crate::io::Queue;
 use crate::io::sleep::{Sleeper, Waker};
@@ -34,8 +34,6 @@ use crate::table::{InterfaceIndex, Tables, WorkerIndex};
 const NAP: Duration = Duration::from_millis(100);
 /// Commands that wait for a worker; control retries when the ring is full.
 pub const COMMANDS: usize = 256;
-/// Packets that wait between two workers.
-pub const HANDOFF_DEPTH: usize = 512;
 /// Packets that wait for control, or from control.
 pub const PUNT_DEPTH: usize = 64;
 
@@ -120,8 +118,8 @@ pub struct Worker<Q: Queue> {
     punt: Lane,
     inject: Lane,
     /// From each worker to this one, and from this one to each.
-    incoming: Vec<Lane>,
-    outgoing: Vec<Lane>,
+    incoming: Vec<Incoming>,
+    outgoing: Vec<Outgoing>,
     doorbells: Vec<Doorbell>,
     sleeper: Sleeper,
     asleep: Arc<CachePadded<AtomicBool>>,
@@ -142,12 +140,17 @@ pub struct Parts {
 /// Makes all workers of a node, with the lanes between them.
 pub fn build<Q: Queue>(parts: Vec<Parts>) -> std::io::Result<Vec<(Worker<Q>, Remote<Q>)>> {
     let count = parts.len();
-    // lanes[from][to]; the lane to oneself is never used and costs one buffer.
-    let lanes: Vec<Vec<Lane>> = (0..count)
-        .map(|from| (0..count).map(|to| Lane::new(if from == to { 1 } else { HANDOFF_DEPTH })).collect())
-        .collect();
+    let mut ends: Vec<(Vec<Outgoing>, Vec<Incoming>)> = (0..count).map(|_| (Vec::new(), Vec::new())).collect();
+    for from in 0..count {
+        for to in 0..count {
+            // The way to oneself is never used.
+            let (outgoing, incoming) = handoff::pair(if from == to { 1 } else { handoff::RING });
+            ends[from].0.push(outgoing);
+            ends[to].1.push(incoming);
+        }
+    }
     let mut workers = Vec::with_capacity(count);
-    for (position, part) in parts.into_iter().enumerate() {
+    for (position, (part, (outgoing, incoming))) in parts.into_iter().zip(ends).enumerate() {
         let sleeper = Sleeper::new()?;
         let asleep = Arc::new(CachePadded::new(AtomicBool::new(false)));
         let doorbell = Doorbell { asleep: asleep.clone(), waker: sleeper.waker() };
@@ -173,8 +176,8 @@ pub fn build<Q: Queue>(parts: Vec<Parts>) -> std::io::Result<Vec<(Worker<Q>, Rem
             records: Some(Recorder::new(remote.records.clone())),
             punt: remote.punt.clone(),
             inject: remote.inject.clone(),
-            incoming: (0..count).map(|from| lanes[from][position].clone()).collect(),
-            outgoing: lanes[position].clone(),
+            incoming,
+            outgoing,
             doorbells: Vec::new(),
             sleeper,
             asleep,
@@ -224,7 +227,7 @@ impl<Q: Queue> Worker<Q> {
             }
             let mut exits = tx::Exits {
                 worker: self.index,
-                handoff: &self.outgoing,
+                handoff: &mut self.outgoing,
                 punt: &self.punt,
                 records: self.records.as_mut(),
                 generation: tables.generation,
@@ -232,7 +235,7 @@ impl<Q: Queue> Worker<Q> {
             tx::burst(burst, &mut self.interfaces, umem, tables, &mut exits, counters);
             handed_off = counters.handed_off.get() - before;
         }
-        let handed_in = tx::handed_in(&self.incoming, &mut self.interfaces, umem, counters);
+        let handed_in = tx::handed_in(&mut self.incoming, &mut self.interfaces, umem, counters);
         self.interfaces.settle(umem);
         if gathered == 0 {
             self.interfaces.look_at_all();

@@ -6,7 +6,7 @@
 
 use crate::burst::{Burst, DropReason, Slot, Verdict};
 use crate::flow::Key;
-use crate::handoff::Lane;
+use crate::handoff::{Incoming, Lane, Outgoing};
 use crate::interfaces::Interfaces;
 use crate::io::Queue;
 use crate::io::umem::Umem;
@@ -19,8 +19,8 @@ use crate::table::{InterfaceIndex, Tables, WorkerIndex};
 pub struct Exits<'a> {
     /// Who sends.
     pub worker: WorkerIndex,
-    /// To each worker; the lane to oneself stays empty.
-    pub handoff: &'a [Lane],
+    /// To each worker; the way to oneself stays empty.
+    pub handoff: &'a mut [Outgoing],
     pub punt: &'a Lane,
     /// None: nothing is recorded.
     pub records: Option<&'a mut Recorder>,
@@ -100,14 +100,14 @@ fn hand_off(
 ) {
     // What is this worker's own has no queue: it is gone.
     let owner = tables.interface(egress).map(|interface| interface.owner).filter(|owner| *owner != exits.worker);
-    let lane = owner.and_then(|owner| exits.handoff.get(owner.index()));
-    match lane {
-        Some(lane) if lane.send(egress, umem.segments(&slot.packet)) => {
+    let lane = owner.and_then(|owner| exits.handoff.get_mut(owner.index()));
+    match lane.map(|lane| lane.send(egress, umem.segments(&slot.packet))) {
+        Some(true) => {
             counters.handed_off.add(1);
             note(&slot, exits, counters);
             umem.free(slot.packet);
         }
-        Some(_) => {
+        Some(false) => {
             slot.drop(DropReason::HandoffRingFull);
             discard(slot, umem, exits, counters);
         }
@@ -120,7 +120,7 @@ fn hand_off(
 
 /// Sends what other workers handed over. Their packets are finished: nothing is decided here.
 pub fn handed_in<Q: Queue>(
-    lanes: &[Lane],
+    lanes: &mut [Incoming],
     interfaces: &mut Interfaces<Q>,
     umem: &mut Umem,
     counters: &Counters,
@@ -128,8 +128,7 @@ pub fn handed_in<Q: Queue>(
     let mut taken = 0;
     for lane in lanes {
         for _ in 0..HANDIN_BUDGET {
-            let Some((packet, egress)) = lane.receive(|buffer| (umem.copy_in([buffer.bytes()]), buffer.interface))
-            else {
+            let Some((packet, egress)) = lane.receive(|interface, pieces| (umem.copy_in(pieces), interface)) else {
                 break;
             };
             taken += 1;

@@ -571,13 +571,13 @@ fn cases(reason: DropReason) -> Vec<Case> {
         ],
         HandoffRingFull => vec![
             case("the other worker is busy", |router| {
-                for port in 0..fastpath::worker::HANDOFF_DEPTH {
-                    let frame = router.frame("a", &Packet::new(A, B).udp(port as u16, 53));
+                for port in 0..fastpath::handoff::RING / 1400 {
+                    let frame = router.frame("a", &Packet::new(A, B).udp(port as u16, 53).filled(1400));
                     router.send("a", &frame);
                     router.breathe_one(0);
                 }
                 router.observe(|router| {
-                    let frame = router.frame("a", &Packet::new(A, B).udp(9999, 53));
+                    let frame = router.frame("a", &Packet::new(A, B).udp(9999, 53).filled(1400));
                     router.send("a", &frame);
                     router.breathe_one(0);
                 })
