@@ -235,15 +235,17 @@ impl<Q: Queue> Interfaces<Q> {
         self.backlogged.clear();
     }
 
-    /// Makes everything queued go, gets frames back, and lets queues cool down that have had nothing to do for a while.
-    pub fn settle(&mut self, umem: &mut Umem) {
-        let mut place = 0;
+    /// Makes everything queued go, gets frames back, and lets queues cool down that have had nothing to do for a while. True
+    /// when packets wait in a queue for the other side to take earlier ones.
+    pub fn settle(&mut self, umem: &mut Umem) -> bool {
+        let (mut place, mut is_held_up) = (0, false);
         while let Some(position) = self.hot.get(place) {
             let attached = &mut self.queues[usize::from(*position)];
             let activity = &mut self.activity[usize::from(*position)];
             // Also where nothing was sent: what the kernel refused in an earlier breath is offered again.
             attached.queue.flush(umem);
             attached.queue.reclaim(umem);
+            is_held_up |= attached.queue.is_held_up();
             if std::mem::take(&mut activity.has_worked) {
                 activity.idle = 0;
             } else {
@@ -256,6 +258,7 @@ impl<Q: Queue> Interfaces<Q> {
             }
             place += 1;
         }
+        is_held_up
     }
 }
 
@@ -286,7 +289,9 @@ mod tests {
 
         fn cooled(count: usize) -> Bench {
             let mut bench = Bench::new(count);
-            (0..=COOL_AFTER + 1).for_each(|_| bench.interfaces.settle(&mut bench.umem));
+            for _ in 0..=COOL_AFTER + 1 {
+                bench.interfaces.settle(&mut bench.umem);
+            }
             assert_eq!(bench.interfaces.hot(), 0);
             bench
         }

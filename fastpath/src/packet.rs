@@ -25,6 +25,13 @@ pub struct Offload {
     pub checksum_offset: u16,
 }
 
+impl Offload {
+    /// Offset of the checksum field from the start of the packet.
+    pub fn field(&self) -> usize {
+        usize::from(self.checksum_start) + usize::from(self.checksum_offset)
+    }
+}
+
 /// The owning token of a packet.
 #[derive(Debug)]
 pub struct Packet {

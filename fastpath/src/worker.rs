@@ -126,6 +126,8 @@ pub struct Worker<Q: Queue> {
     poll: Poll,
     clock: Clock,
     is_stopped: bool,
+    /// Packets wait in a queue until its other side has taken earlier ones.
+    is_held_up: bool,
 }
 
 /// What is needed to make a worker, beside its place among the others.
@@ -184,6 +186,7 @@ pub fn build<Q: Queue>(parts: Vec<Parts>) -> std::io::Result<Vec<(Worker<Q>, Rem
             poll: part.poll,
             clock: part.clock,
             is_stopped: false,
+            is_held_up: false,
         };
         workers.push((worker, remote));
     }
@@ -236,7 +239,7 @@ impl<Q: Queue> Worker<Q> {
             handed_off = counters.handed_off.get() - before;
         }
         let handed_in = tx::handed_in(&mut self.incoming, &mut self.interfaces, umem, counters);
-        self.interfaces.settle(umem);
+        self.is_held_up = self.interfaces.settle(umem);
         if gathered == 0 {
             self.interfaces.look_at_all();
         }
@@ -265,7 +268,10 @@ impl<Q: Queue> Worker<Q> {
             }
             self.obey();
             self.pipeline.flows.sweep(now.seconds());
-            if self.poll == Poll::Sleep && patience.is_over(now) {
+            if self.is_held_up {
+                // The other side needs a core to go on, perhaps this one.
+                std::thread::yield_now();
+            } else if self.poll == Poll::Sleep && patience.is_over(now) {
                 self.sleep();
             } else {
                 std::hint::spin_loop();

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 use fastpath::io::Queue;
 use fastpath::io::program::{Preference, Program, ProgramError, Role};
-use fastpath::io::xsk::{QueueOptions, XskMemory, XskOptions};
+use fastpath::io::xsk::{Backend, QueueOptions, XskMemory, XskOptions};
 use io_lab::{
     EXPERIMENT, FRAMES, RawSocket, forwarder, forwarder_with, ifindex, in_namespace, ip, ip_output, pattern, veth,
     workload,
@@ -54,7 +54,7 @@ fn an_uplink_takes_what_is_ours_and_leaves_the_rest_to_the_kernel() {
     in_namespace(|| {
         veth("near1", "far1", 1500);
         let host = Host::new("near1", "far1", HOST);
-        let (memory, mut forwarder) = forwarder(2048);
+        let (memory, mut forwarder) = forwarder(Backend::Raw, 2048);
         let queue = memory.open("near1", 0, QueueOptions::default()).unwrap();
         let mut program = Program::load(Role::Uplink, false).unwrap();
         program.register(0, queue.map_fd()).unwrap();

@@ -4,18 +4,23 @@
 
 mod io_lab;
 
-use std::time::Duration;
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
 
 use fastpath::io::Queue;
-use fastpath::io::xsk::{QueueOptions, XskError, XskMemory, XskOptions};
-use io_lab::{EXPERIMENT, FRAMES, RawSocket, forwarder, forwarder_with, in_namespace, ip, pattern, veth, workload};
+use fastpath::io::xsk::{Backend, QueueOptions, XskError, XskMemory, XskOptions};
+use fastpath::packet::Offload;
+use io_lab::{
+    DEADLINE, EXPERIMENT, FRAMES, RawSocket, for_each_backend, forwarder, forwarder_with, in_namespace, ip, own_sysfs,
+    pattern, run, veth, workload,
+};
 
 #[test]
 fn frames_cross_between_two_queues_unchanged() {
-    in_namespace(|| {
+    for_each_backend(|backend| {
         veth("near1", "far1", 1500);
         veth("near2", "far2", 1500);
-        let (memory, mut forwarder) = forwarder(2048);
+        let (memory, mut forwarder) = forwarder(backend, 2048);
         assert!(!memory.multi_buffer());
         let (queue1, program1) = workload(&memory, "near1", false);
         let (queue2, _program2) = workload(&memory, "near2", false);
@@ -42,9 +47,9 @@ fn frames_cross_between_two_queues_unchanged() {
 
 #[test]
 fn a_long_burst_leaves_in_one_flush_and_a_growing_fill_ring_receives_one() {
-    in_namespace(|| {
+    for_each_backend(|backend| {
         veth("near1", "far1", 1500);
-        let (memory, mut forwarder) = forwarder(2048);
+        let (memory, mut forwarder) = forwarder(backend, 2048);
         let (queue, _program) = workload(&memory, "near1", false);
         let far = RawSocket::new("far1", EXPERIMENT);
         forwarder.add(queue);
@@ -76,10 +81,10 @@ fn a_long_burst_leaves_in_one_flush_and_a_growing_fill_ring_receives_one() {
 
 #[test]
 fn packets_of_several_frames_cross_unchanged() {
-    in_namespace(|| {
+    for_each_backend(|backend| {
         veth("near1", "far1", 9000);
         veth("near2", "far2", 9000);
-        let (memory, mut forwarder) = forwarder(4096);
+        let (memory, mut forwarder) = forwarder(backend, 4096);
         assert!(memory.multi_buffer(), "this kernel has no XDP_USE_SG");
         let (queue1, _program1) = workload(&memory, "near1", true);
         let (queue2, _program2) = workload(&memory, "near2", true);
@@ -107,10 +112,10 @@ fn packets_of_several_frames_cross_unchanged() {
 
 #[test]
 fn an_interface_that_disappears_takes_no_frames_and_no_later_bind_with_it() {
-    in_namespace(|| {
+    for_each_backend(|backend| {
         veth("near1", "far1", 1500);
         veth("near2", "far2", 1500);
-        let (memory, mut forwarder) = forwarder(2048);
+        let (memory, mut forwarder) = forwarder(backend, 2048);
         // The first interface after the anchor is the one that goes.
         let (queue1, _program1) = workload(&memory, "near1", false);
         let (queue2, _program2) = workload(&memory, "near2", false);
@@ -155,9 +160,9 @@ fn an_interface_that_disappears_takes_no_frames_and_no_later_bind_with_it() {
 
 #[test]
 fn a_queue_is_bound_once_and_errors_say_what_to_do() {
-    in_namespace(|| {
+    for_each_backend(|backend| {
         veth("near1", "far1", 1500);
-        let (memory, forwarder) = forwarder(2048);
+        let (memory, forwarder) = forwarder(backend, 2048);
         let open = |interface: &str, queue| memory.open(interface, queue, QueueOptions::default());
         let _queue = open("near1", 0).unwrap();
         assert!(matches!(open("near1", 0), Err(XskError::Taken { .. } | XskError::Bind { .. })));
@@ -165,7 +170,7 @@ fn a_queue_is_bound_once_and_errors_say_what_to_do() {
         assert_eq!(missing, "bind a socket to queue 0 of nowhere: no such interface in this network namespace");
         let beyond = open("near1", 77).err().unwrap().to_string();
         assert_eq!(beyond, "bind a socket to queue 77 of near1: the interface has no such queue");
-        let other = XskMemory::new(XskOptions::new("near1", 0)).err().unwrap().to_string();
+        let other = XskMemory::new(XskOptions { backend, ..XskOptions::new("near1", 0) }).err().unwrap().to_string();
         assert_eq!(other, "bind a socket to queue 0 of near1: another process has a socket there");
         assert!(open("anchor0", 0).is_ok(), "the anchor's own queue can be used");
         assert!(matches!(open("anchor0", 0), Err(XskError::Taken { .. })));
@@ -175,10 +180,10 @@ fn a_queue_is_bound_once_and_errors_say_what_to_do() {
 
 #[test]
 fn a_full_ring_refuses_and_an_interface_that_is_down_keeps_what_waits() {
-    in_namespace(|| {
+    for_each_backend(|backend| {
         veth("near1", "far1", 1500);
         veth("anchor0", "anchor1", 1500);
-        let options = XskOptions { frame_count: 128, ring_size: 32, ..XskOptions::new("anchor0", 0) };
+        let options = XskOptions { backend, frame_count: 128, ring_size: 32, ..XskOptions::new("anchor0", 0) };
         let (memory, mut forwarder) = forwarder_with(options);
         let (queue, _program) = workload(&memory, "near1", false);
         forwarder.add(queue);
@@ -213,9 +218,9 @@ fn a_full_ring_refuses_and_an_interface_that_is_down_keeps_what_waits() {
 
 #[test]
 fn lending_leaves_a_reserve() {
-    in_namespace(|| {
+    for_each_backend(|backend| {
         veth("anchor0", "anchor1", 1500);
-        let options = XskOptions { frame_count: 64, ..XskOptions::new("anchor0", 0) };
+        let options = XskOptions { backend, frame_count: 64, ..XskOptions::new("anchor0", 0) };
         let (memory, mut forwarder) = forwarder_with(options);
         for (number, lent) in [(1, 32), (2, 48), (3, 56), (4, 56)] {
             let near = format!("near{number}");
@@ -223,6 +228,130 @@ fn lending_leaves_a_reserve() {
             forwarder.add(memory.open(&near, 0, QueueOptions::default()).unwrap());
             assert_eq!(forwarder.umem.audit().in_queues, lent, "{number} queues");
         }
+        forwarder.end();
+    });
+}
+
+/// An IPv4 packet with 32 bytes in UDP, whose checksum field holds the sum of the pseudo header, and where that is.
+fn partial_udp(destination: [u8; 6]) -> (Vec<u8>, Offload) {
+    let builder = etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], destination)
+        .ipv4([10, 1, 0, 1], [10, 1, 0, 2], 64)
+        .udp(4000, 5000);
+    let mut bytes = Vec::new();
+    builder.write(&mut bytes, &[0x5a; 32]).unwrap();
+    // Addresses, the protocol's number and UDP's length.
+    let mut sum: u32 = 17 + 40;
+    sum += bytes[26..34].chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum::<u32>();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    bytes[40..42].copy_from_slice(&(sum as u16).to_be_bytes());
+    (bytes, Offload { checksum_start: 34, checksum_offset: 6, ..Offload::default() })
+}
+
+#[test]
+fn a_partial_checksum_is_finished_by_the_kernel_or_by_us() {
+    for_each_backend(|backend| {
+        veth("near1", "far1", 1500);
+        ip("link set far1 address 02:00:00:00:00:02");
+        ip("addr add 10.1.0.2/24 dev far1");
+        ip("neigh add 10.1.0.1 lladdr 02:00:00:00:00:01 dev far1");
+        let (memory, mut forwarder) = forwarder(backend, 2048);
+        let (queue, _program) = workload(&memory, "near1", false);
+        forwarder.add(queue);
+        let receiver = UdpSocket::bind("10.1.0.2:5000").unwrap();
+        receiver.set_read_timeout(Some(DEADLINE)).unwrap();
+        let sniffer = RawSocket::new("far1", 0x0800);
+        let (bytes, offload) = partial_udp([2, 0, 0, 0, 0, 2]);
+        // The kernel's own finishing is seen only where a checksum leaves the machine.
+        assert_eq!(memory.finishes_checksums(), backend == Backend::Raw, "kernel 6.11 and later");
+        for mark in [offload, Offload::default()] {
+            let mut packet = forwarder.umem.copy_in([bytes.as_slice()]).unwrap();
+            packet.offload = mark;
+            let queue = &mut forwarder.queues[0];
+            queue.send(&mut forwarder.umem, packet).unwrap();
+            queue.flush(&mut forwarder.umem);
+            let mut buffer = [0; 64];
+            let is_marked = mark != Offload::default();
+            if is_marked {
+                assert_eq!(receiver.recv(&mut buffer).unwrap(), 32);
+                let seen = std::iter::from_fn(|| sniffer.receive()).find(|seen| seen.len() == bytes.len()).unwrap();
+                assert_eq!(seen[40..42] == bytes[40..42], memory.finishes_checksums(), "left to who receives it");
+            } else {
+                receiver.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+                assert!(receiver.recv(&mut buffer).is_err(), "a checksum that nobody finishes is a wrong one");
+            }
+        }
+        forwarder.end();
+    });
+}
+
+#[test]
+fn a_receiver_on_a_thread_of_its_own_loses_nothing() {
+    for_each_backend(|backend| {
+        own_sysfs();
+        veth("near1", "far1", 1500);
+        run("ethtool", "-K near1 tso off");
+        run("ethtool", "-K far1 gro on");
+        std::fs::write("/sys/class/net/far1/threaded", "1").unwrap();
+        let (memory, mut forwarder) = forwarder(backend, 2048);
+        let (queue, _program) = workload(&memory, "near1", false);
+        forwarder.add(queue);
+        let far = RawSocket::new("far1", EXPERIMENT);
+        let sent: Vec<_> = (0..700).map(|seed| pattern(60, seed)).collect();
+        let (umem, queue) = (&mut forwarder.umem, &mut forwarder.queues[0]);
+        for bytes in &sent {
+            let packet = umem.copy_in([bytes.as_slice()]).unwrap();
+            queue.send(umem, packet).unwrap();
+        }
+        queue.flush(umem);
+        // What did not fit the far end's ring waits, and the queue says so.
+        let end = Instant::now() + DEADLINE;
+        while queue.is_held_up() {
+            assert!(Instant::now() < end, "still held up: {:?}", umem.audit());
+            std::thread::yield_now();
+            queue.flush(umem);
+        }
+        let mut received = Vec::new();
+        while received.len() < sent.len() {
+            assert!(Instant::now() < end, "{} of {} arrived", received.len(), sent.len());
+            received.extend(std::iter::from_fn(|| far.receive()));
+        }
+        assert_eq!(received, sent);
+        forwarder.end();
+    });
+}
+
+#[test]
+fn queues_that_registered_the_memory_alone_share_frames_with_the_others() {
+    in_namespace(|| {
+        for number in 1..=3 {
+            veth(&format!("near{number}"), &format!("far{number}"), 1500);
+        }
+        let (memory, mut forwarder) = forwarder(Backend::Raw, 2048);
+        // The one stands alone, in a mode of its own; the other shares the anchor's.
+        let alone = memory.open("near1", 0, QueueOptions { alone: true, ..QueueOptions::default() }).unwrap();
+        let mut program = fastpath::io::program::Program::load(fastpath::io::program::Role::Workload, false).unwrap();
+        program.register(0, alone.map_fd()).unwrap();
+        program.attach(io_lab::ifindex("near1"), fastpath::io::program::Preference::Auto).unwrap();
+        let (shared, _program) = workload(&memory, "near2", false);
+        forwarder.add(alone);
+        forwarder.add(shared);
+        let (far1, far2) = (RawSocket::new("far1", EXPERIMENT), RawSocket::new("far2", EXPERIMENT));
+        for round in 0..20 {
+            let sent: Vec<_> = (14..60).map(|len| pattern(len * 20, round)).collect();
+            let (from, to) = if round % 2 == 0 { (&far1, &far2) } else { (&far2, &far1) };
+            sent.iter().for_each(|bytes| from.send(bytes));
+            assert_eq!(forwarder.until(to, sent.len()), sent);
+        }
+        // The interface of the one that stands alone may go; the others do not notice.
+        drop(far1);
+        ip("link del near1");
+        forwarder.breathe();
+        forwarder.remove(0);
+        let (queue3, _program3) = workload(&memory, "near3", false);
+        let far3 = RawSocket::new("far3", EXPERIMENT);
+        forwarder.add(queue3);
+        far3.send(&pattern(100, 1));
+        assert_eq!(forwarder.until(&far2, 1), [pattern(100, 1)]);
         forwarder.end();
     });
 }

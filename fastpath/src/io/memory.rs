@@ -77,10 +77,12 @@ impl Queue for MemoryQueue {
         }
     }
 
-    fn send(&mut self, umem: &mut Umem, packet: Packet) -> Result<(), Packet> {
+    fn send(&mut self, umem: &mut Umem, mut packet: Packet) -> Result<(), Packet> {
         if self.staged.len() + lock(&self.rings).left.len() >= self.capacity {
             return Err(packet);
         }
+        let offload = std::mem::take(&mut packet.offload);
+        umem.finish_checksum(&packet, packet.len(), offload);
         let mut bytes = Vec::with_capacity(packet.len());
         umem.segments(&packet).for_each(|segment| bytes.extend_from_slice(segment));
         self.staged.push_back(bytes);
@@ -98,6 +100,10 @@ impl Queue for MemoryQueue {
 
     fn is_settled(&self) -> bool {
         true
+    }
+
+    fn is_held_up(&self) -> bool {
+        false
     }
 
     fn fd(&self) -> Option<RawFd> {
@@ -195,7 +201,9 @@ impl Queue for ReplayQueue {
         }
     }
 
-    fn send(&mut self, umem: &mut Umem, packet: Packet) -> Result<(), Packet> {
+    fn send(&mut self, umem: &mut Umem, mut packet: Packet) -> Result<(), Packet> {
+        let offload = std::mem::take(&mut packet.offload);
+        umem.finish_checksum(&packet, packet.len(), offload);
         self.sent += 1;
         self.sent_bytes += packet.len() as u64;
         umem.free(packet);
@@ -212,6 +220,10 @@ impl Queue for ReplayQueue {
 
     fn is_settled(&self) -> bool {
         true
+    }
+
+    fn is_held_up(&self) -> bool {
+        false
     }
 
     fn fd(&self) -> Option<RawFd> {

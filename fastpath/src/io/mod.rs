@@ -3,7 +3,8 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `umem.rs` | frames of one worker: memory, free list, chains, who holds which frame |
-//! | `xsk.rs` | `Queue` over AF_XDP sockets by xsk-rs |
+//! | `xsk.rs` | `Queue` over AF_XDP sockets, by xsk-rs or by system calls of our own |
+//! | `ring.rs`, `region.rs` | a ring shared with the kernel; memory by the page |
 //! | `memory.rs` | `Queue` over rings in memory: tests, benches, trace |
 //! | `program.rs`, `steer.bpf.c` | our XDP program and its loader |
 //! | `attached.rs` | which XDP programs an interface has |
@@ -17,6 +18,8 @@ mod attached;
 pub mod guard;
 pub mod memory;
 pub mod program;
+mod region;
+mod ring;
 pub mod sleep;
 pub mod umem;
 pub mod xsk;
@@ -37,7 +40,7 @@ pub trait Queue {
     /// Moves at most `budget` received packets to `out`. Never a syscall when nothing has arrived.
     fn receive(&mut self, umem: &mut Umem, budget: usize, out: &mut Vec<Packet>);
 
-    /// Queues a packet for transmission. Gives it back when the ring is full.
+    /// Queues a packet for transmission; a partial checksum is finished, here or beyond. Gives it back when the ring is full.
     fn send(&mut self, umem: &mut Umem, packet: Packet) -> Result<(), Packet>;
 
     /// Makes queued packets go, as many kicks as that takes.
@@ -49,6 +52,9 @@ pub trait Queue {
     /// True when nothing is on its way out and the receive side has all the frames it should: nobody need come back to
     /// this queue until a packet arrives.
     fn is_settled(&self) -> bool;
+
+    /// True when packets wait here for the other side to take earlier ones. It will not tell when it has: come back soon.
+    fn is_held_up(&self) -> bool;
 
     /// The descriptor that becomes readable when a packet arrives; none for a queue that cannot be slept on.
     fn fd(&self) -> Option<RawFd>;

@@ -30,6 +30,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::any::Any;
 use std::ptr::NonNull;
 
+use crate::header::checksum::Sum;
 use crate::packet::{FrameIndex, Offload, Packet};
 
 /// Bytes ahead of a packet in each of its frames; the kernel puts received packets there too (XDP_PACKET_HEADROOM).
@@ -231,6 +232,32 @@ impl Umem {
         }
         packet.total = len as u32;
         true
+    }
+
+    /// Finishes a partial checksum, whose field holds what is summed before the packet's own bytes, of which those before
+    /// `end` count. A packet that has none, or whose checksum would lie outside its first frame, stays as it is.
+    pub fn finish_checksum(&mut self, packet: &Packet, end: usize, offload: Offload) {
+        let (start, at) = (usize::from(offload.checksum_start), offload.field());
+        if start == 0 || at + 2 > packet.head_len() {
+            return;
+        }
+        let mut sum = Sum::new();
+        let mut position = 0;
+        for segment in self.segments(packet) {
+            // The field itself counts as what it holds.
+            let skip = start.saturating_sub(position).min(segment.len());
+            let stop = end.saturating_sub(position).clamp(skip, segment.len());
+            sum = sum.bytes_at((position + skip) - start.min(position + skip), &segment[skip..stop]);
+            position += segment.len();
+        }
+        // A sum that comes out as 0 means in UDP that there is none, and is the same number as all ones. RFC 768.
+        let value = match sum.finish() {
+            0 => 0xffff,
+            value => value,
+        };
+        if let Some(field) = self.data_mut(packet).get_mut(at..at + 2) {
+            field.copy_from_slice(&value.to_be_bytes());
+        }
     }
 
     /// Ends a packet; its frames are free again.
@@ -473,6 +500,21 @@ impl Umem {
             let to = self.base.as_ptr().add(start + HEADROOM);
             std::ptr::copy(from, to, len);
         }
+        true
+    }
+
+    /// Writes what the kernel is to do with a packet in front of it; false when there is no room.
+    #[must_use]
+    pub(super) fn write_metadata(&mut self, packet: &Packet, bytes: &[u8]) -> bool {
+        debug_assert_eq!(self.journal[packet.frame.0 as usize], HELD, "a packet is its owner's");
+        let offset = usize::from(packet.offset);
+        if bytes.len() > offset || offset > self.frame_size || packet.frame.0 as usize >= self.journal.len() {
+            return false;
+        }
+        let start = packet.frame.0 as usize * self.frame_size + offset - bytes.len();
+        // SAFETY: the range lies in one frame of our memory (checked above, invariant 1), which the token owns, and
+        // `&mut self` excludes other user code.
+        unsafe { self.base.as_ptr().add(start).copy_from(bytes.as_ptr(), bytes.len()) };
         true
     }
 

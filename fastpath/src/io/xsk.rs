@@ -10,26 +10,33 @@
 //! that socket's interface disappears, no further socket can be bound (EBADF). The first socket is therefore an anchor:
 //! it is bound to an interface that the router owns for life, a private veth with one queue per worker, and is kept
 //! as long as the memory. The anchor also decides for all others whether frames are copied, and whether packets may be
-//! longer than a frame.
+//! longer than a frame. A queue that must not follow it, because its network card uses frames in place, registers the same
+//! memory once more and stands alone.
 //!
-//! Invariant: a socket is made with INHIBIT_PROG_LOAD, always; the program on the interface is ours (`program.rs`).
-//! Left out: what xsk-rs cannot do, which is transmit metadata, memory of our own, and moving a packet's start.
+//! | file | what it holds |
+//! |---|---|
+//! | `queue.rs` | what a queue does with its socket: lend, receive, send, take back |
+//! | `rings.rs` | the four rings of a socket, whoever works them |
+//! | `own.rs` | sockets and rings by system calls (`Backend::Raw`) |
+//! | `foreign.rs` | sockets and rings by xsk-rs (`Backend::XskRs`) |
+//! | `assemble.rs` | descriptors put together to packets |
 
 use std::io;
-use std::num::NonZeroU32;
-use std::os::fd::{AsRawFd, RawFd};
-use std::ptr::NonNull;
+use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use xsk_rs::config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
-use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue};
-
 use super::CopyMode;
 use super::umem::Umem;
+use foreign::ForeignMemory;
+use own::OwnMemory;
+use rings::Rings;
 
 mod assemble;
+mod foreign;
+mod own;
 mod queue;
+mod rings;
 
 pub use queue::{QueueWatch, RetiredQueue, XskQueue};
 
@@ -50,6 +57,16 @@ const BIND_ATTEMPTS: u32 = 10;
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
+/// Who makes the sockets and works their rings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Backend {
+    /// xsk-rs.
+    XskRs,
+    /// This crate, by system calls.
+    #[default]
+    Raw,
+}
+
 /// What the frames of a worker should be.
 #[derive(Clone, Debug)]
 pub struct XskOptions {
@@ -64,6 +81,7 @@ pub struct XskOptions {
     /// Ask for frames that the driver uses in place. Only for an anchor that is a network card, and then for
     /// interfaces that can all do it.
     pub zero_copy: bool,
+    pub backend: Backend,
 }
 
 impl XskOptions {
@@ -74,6 +92,7 @@ impl XskOptions {
             ring_size: 2048,
             anchor: (anchor_interface.to_owned(), anchor_queue),
             zero_copy: false,
+            backend: Backend::default(),
         }
     }
 }
@@ -81,13 +100,16 @@ impl XskOptions {
 /// What one queue may use of the worker's frames.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueOptions {
-    /// Most frames that wait to be filled. A queue starts with few and is given more when it runs out.
+    /// Most frames that wait to be filled. A queue starts with few and is given more before it runs out.
     pub fill_limit: usize,
+    /// Stand alone, with the frames registered once more, and used in place if the driver can do that. A back-end that
+    /// cannot register memory twice lets the queue share what the others have.
+    pub alone: bool,
 }
 
 impl Default for QueueOptions {
     fn default() -> QueueOptions {
-        QueueOptions { fill_limit: 512 }
+        QueueOptions { fill_limit: 2048, alone: false }
     }
 }
 
@@ -101,8 +123,6 @@ pub enum XskError {
     RingSize { given: u32 },
     #[error("register {bytes} bytes of frames with the kernel: needs memory and CAP_NET_RAW, or less of them")]
     Register { bytes: usize, source: Box<dyn std::error::Error + Send + Sync> },
-    #[error("name an interface {name:?}: expected no zero byte")]
-    Name { name: String },
     #[error("bind a socket to queue {queue} of {interface}: {advice}")]
     Bind { interface: String, queue: u32, advice: &'static str, source: io::Error },
     #[error("bind a socket to queue {queue} of {interface}: another socket of this worker has it")]
@@ -116,23 +136,18 @@ pub struct XskMemory {
 }
 
 struct Shared {
-    umem: xsk_rs::Umem,
+    frames: Frames,
     /// Address of the first frame.
     base: usize,
-    /// One descriptor per frame, at the common packet start; the only way to have one is to keep it.
-    descriptors: Arc<[FrameDesc]>,
     options: XskOptions,
     multi_buffer: bool,
     /// Kept although unused: while it lives, others can be bound. Taken out when its own queue is asked for.
     anchor: Mutex<Option<Rings>>,
 }
 
-/// A bound socket.
-struct Rings {
-    transmit: TxQueue,
-    receive: RxQueue,
-    fill: FillQueue,
-    completion: CompQueue,
+enum Frames {
+    XskRs(ForeignMemory),
+    Own(OwnMemory),
 }
 
 impl XskMemory {
@@ -141,25 +156,38 @@ impl XskMemory {
         if !matches!(options.frame_size, 2048 | 4096) {
             return Err(XskError::FrameSize { given: options.frame_size });
         }
-        let frame_count = NonZeroU32::new(options.frame_count).ok_or(XskError::FrameCount)?;
+        if options.frame_count == 0 {
+            return Err(XskError::FrameCount);
+        }
+        if !options.ring_size.is_power_of_two() {
+            return Err(XskError::RingSize { given: options.ring_size });
+        }
         let bytes = options.frame_size * options.frame_count as usize;
-        let config = umem_config(&options)?;
-        let (umem, mut descriptors) = xsk_rs::Umem::new(config, frame_count, false)
-            .map_err(|error| XskError::Register { bytes, source: error.into() })?;
-        let base = first_byte(&umem, &mut descriptors[0]);
-        let (rings, multi_buffer) = bind_anchor(&umem, &options)?;
+        let (frames, base) = match options.backend {
+            Backend::XskRs => {
+                let memory = ForeignMemory::new(&options)?;
+                let base = memory.base();
+                (Frames::XskRs(memory), base)
+            }
+            Backend::Raw => {
+                let memory =
+                    OwnMemory::new(&options).map_err(|source| XskError::Register { bytes, source: source.into() })?;
+                let base = memory.region().base();
+                (Frames::Own(memory), base)
+            }
+        };
+        let (rings, multi_buffer) = frames.bind_anchor(&options)?;
         let shared = Arc::new(Shared {
-            umem,
+            frames,
             base: base.as_ptr().addr(),
-            descriptors: descriptors.into(),
             options,
             multi_buffer,
             anchor: Mutex::new(Some(rings)),
         });
         let (size, count) = (shared.options.frame_size, shared.options.frame_count as usize);
-        // SAFETY: `base` is the start of the memory that xsk-rs mapped for `count` frames of `size` bytes, and unmaps
-        // when the last handle on it is gone; `shared` is one. xsk-rs looks at the bytes only through descriptors,
-        // which do not leave `queue.rs`.
+        // SAFETY: `base` is the start of the memory that was mapped for `count` frames of `size` bytes, and is unmapped
+        // when the last handle on it is gone; `shared` is one. xsk-rs looks at the bytes only through descriptors, which
+        // do not leave `foreign.rs`; `own.rs` does not look at them at all.
         let frames = unsafe { Umem::new(base, size, count, Box::new(shared.clone())) };
         Ok((frames, XskMemory { shared }))
     }
@@ -167,6 +195,14 @@ impl XskMemory {
     /// True when packets may be longer than a frame; interfaces then need the program with frags.
     pub fn multi_buffer(&self) -> bool {
         self.shared.multi_buffer
+    }
+
+    /// True when the kernel finishes checksums of packets that leave by a queue whose frames are copied.
+    pub fn finishes_checksums(&self) -> bool {
+        match &self.shared.frames {
+            Frames::XskRs(_) => false,
+            Frames::Own(memory) => memory.has_metadata(),
+        }
     }
 
     /// Binds a socket to a queue of an interface in the calling thread's network namespace. Waits, for less than a
@@ -178,64 +214,73 @@ impl XskMemory {
             let mut anchor = shared.anchor.lock().unwrap_or_else(PoisonError::into_inner);
             anchor.take().ok_or_else(|| XskError::Taken { interface: interface.to_owned(), queue })?
         } else {
-            // Flags are the anchor's: the kernel refuses any on a socket that shares its memory.
-            bind(&shared.umem, interface, queue, shared.options.ring_size, BindFlags::empty())?
+            shared.open(interface, queue, options)?
         };
-        let fd = rings.receive.fd().as_raw_fd();
+        let fd = rings.fd();
         set_send_limits(fd);
         Ok(XskQueue::new(self, rings, interface.to_owned(), queue, copy_mode(fd), options))
     }
 }
 
-fn umem_config(options: &XskOptions) -> Result<UmemConfig, XskError> {
-    let ring_size = ring_size(options.ring_size)?;
-    let wrong_size = |_| XskError::FrameSize { given: options.frame_size };
-    let frame_size = FrameSize::new(options.frame_size as u32).map_err(wrong_size)?;
-    UmemConfig::builder()
-        .frame_size(frame_size)
-        .frame_headroom(0)
-        .fill_queue_size(ring_size)
-        .comp_queue_size(ring_size)
-        .build()
-        .map_err(|_| XskError::FrameSize { given: options.frame_size })
-}
-
-fn ring_size(given: u32) -> Result<QueueSize, XskError> {
-    QueueSize::new(given).map_err(|_| XskError::RingSize { given })
-}
-
-/// Where the memory of `umem` starts.
-fn first_byte(umem: &xsk_rs::Umem, first: &mut FrameDesc) -> NonNull<u8> {
-    // SAFETY: `first` describes the first frame of `umem`, which nobody has used yet. Its headroom starts with it.
-    let mut headroom = unsafe { umem.headroom_mut(first) };
-    let address = headroom.contents_mut().as_mut_ptr().expose_provenance();
-    // The slice was an empty one. The right to the whole mapping comes from xsk-rs having passed it to C code.
-    let base = std::ptr::with_exposed_provenance_mut(address);
-    // SAFETY: a slice's address is never null.
-    unsafe { NonNull::new_unchecked(base) }
-}
-
-/// Binds the first socket of a memory, with as much as the kernel and the interface can do. True when that includes
-/// packets of several frames.
-fn bind_anchor(umem: &xsk_rs::Umem, options: &XskOptions) -> Result<(Rings, bool), XskError> {
-    let (interface, queue) = (&options.anchor.0, options.anchor.1);
-    let copy_modes: &[BindFlags] =
-        if options.zero_copy { &[BindFlags::XDP_ZEROCOPY, BindFlags::XDP_COPY] } else { &[BindFlags::XDP_COPY] };
-    // Frames of 2048 bytes are for networks where no packet needs two.
-    let lengths: &[BindFlags] =
-        if options.frame_size >= 4096 { &[BindFlags::XDP_USE_SG, BindFlags::empty()] } else { &[BindFlags::empty()] };
-    let mut refusal = None;
-    for copy_mode in copy_modes {
-        for length in lengths {
-            let flags = *copy_mode | *length | BindFlags::XDP_USE_NEED_WAKEUP;
-            match bind(umem, interface, queue, options.ring_size, flags) {
-                Ok(rings) => return Ok((rings, flags.contains(BindFlags::XDP_USE_SG))),
-                Err(error @ XskError::Bind { .. }) if is_unsupported(&error) => refusal = Some(error),
-                Err(error) => return Err(error),
+impl Shared {
+    fn open(&self, interface: &str, queue: u32, options: QueueOptions) -> Result<Rings, XskError> {
+        if options.alone
+            && let Frames::Own(memory) = &self.frames
+        {
+            let length = if self.multi_buffer { libc::XDP_USE_SG } else { 0 };
+            for mode in [libc::XDP_ZEROCOPY, libc::XDP_COPY] {
+                let flags = mode | length | libc::XDP_USE_NEED_WAKEUP;
+                match bind(interface, queue, || memory.bind_registering(interface, queue, flags).map(Some)) {
+                    Err(error) if is_unsupported(&error) => {}
+                    result => return result.map(Rings::Own),
+                }
+            }
+        }
+        match &self.frames {
+            // Flags are the anchor's: the kernel refuses any on a socket that shares its memory.
+            Frames::XskRs(memory) => bind(interface, queue, || memory.bind(interface, queue, 0)).map(foreign),
+            Frames::Own(memory) => {
+                bind(interface, queue, || memory.bind_sharing(interface, queue).map(Some)).map(Rings::Own)
             }
         }
     }
-    Err(refusal.unwrap_or(XskError::FrameCount))
+}
+
+impl Frames {
+    /// Binds the first socket of a memory, with as much as the kernel and the interface can do. True when that includes
+    /// packets of several frames.
+    fn bind_anchor(&self, options: &XskOptions) -> Result<(Rings, bool), XskError> {
+        let (interface, queue) = (&options.anchor.0, options.anchor.1);
+        let copy_modes: &[u16] =
+            if options.zero_copy { &[libc::XDP_ZEROCOPY, libc::XDP_COPY] } else { &[libc::XDP_COPY] };
+        // Frames of 2048 bytes are for networks where no packet needs two.
+        let lengths: &[u16] = if options.frame_size >= 4096 { &[libc::XDP_USE_SG, 0] } else { &[0] };
+        let mut refusal = None;
+        for copy_mode in copy_modes {
+            for length in lengths {
+                let flags = *copy_mode | *length | libc::XDP_USE_NEED_WAKEUP;
+                let result = match self {
+                    Frames::XskRs(memory) => {
+                        bind(interface, queue, || memory.bind(interface, queue, flags)).map(foreign)
+                    }
+                    Frames::Own(memory) => {
+                        bind(interface, queue, || memory.bind_registering(interface, queue, flags).map(Some))
+                            .map(Rings::Own)
+                    }
+                };
+                match result {
+                    Ok(rings) => return Ok((rings, *length != 0)),
+                    Err(error) if is_unsupported(&error) => refusal = Some(error),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Err(refusal.unwrap_or(XskError::FrameCount))
+    }
+}
+
+fn foreign(rings: foreign::ForeignRings) -> Rings {
+    Rings::XskRs(rings)
 }
 
 fn is_unsupported(error: &XskError) -> bool {
@@ -243,52 +288,23 @@ fn is_unsupported(error: &XskError) -> bool {
     matches!(source.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP))
 }
 
-fn bind(
-    umem: &xsk_rs::Umem,
-    interface: &str,
-    queue: u32,
-    ring_entries: u32,
-    flags: BindFlags,
-) -> Result<Rings, XskError> {
-    let name: Interface = interface.parse().map_err(|_| XskError::Name { name: interface.to_owned() })?;
-    let ring_size = ring_size(ring_entries)?;
-    let config = SocketConfig::builder()
-        .rx_queue_size(ring_size)
-        .tx_queue_size(ring_size)
-        .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
-        .bind_flags(flags)
-        .build();
+/// Calls `attempt` until the queue is free, a few times. `None` from it: a socket of the same memory has the queue.
+fn bind<T>(interface: &str, queue: u32, attempt: impl Fn() -> io::Result<Option<T>>) -> Result<T, XskError> {
     let mut pause = FIRST_PAUSE;
-    for attempt in 1.. {
-        // SAFETY: the one condition is INHIBIT_PROG_LOAD for a pair that is bound already, and it is always set.
-        let error = match unsafe { Socket::new(config, umem, &name, queue) } {
-            Ok((transmit, receive, Some((fill, completion)))) => {
-                return Ok(Rings { transmit, receive, fill, completion });
-            }
-            Ok((_, _, None)) => return Err(XskError::Taken { interface: interface.to_owned(), queue }),
-            Err(error) => os_error(&error),
+    for number in 1.. {
+        let source = match attempt() {
+            Ok(Some(rings)) => return Ok(rings),
+            Ok(None) => return Err(XskError::Taken { interface: interface.to_owned(), queue }),
+            Err(error) => error,
         };
-        if error.raw_os_error() != Some(libc::EBUSY) || attempt == BIND_ATTEMPTS {
-            return Err(XskError::Bind {
-                interface: interface.to_owned(),
-                queue,
-                advice: advice(&error),
-                source: error,
-            });
+        if source.raw_os_error() != Some(libc::EBUSY) || number == BIND_ATTEMPTS {
+            let (interface, advice) = (interface.to_owned(), advice(&source));
+            return Err(XskError::Bind { interface, queue, advice, source });
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
     unreachable!("the last attempt returns")
-}
-
-/// The kernel's own answer, from inside the error that xsk-rs wrapped around it.
-fn os_error(error: &xsk_rs::socket::SocketCreateError) -> io::Error {
-    let inner = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
-    match inner.and_then(io::Error::raw_os_error) {
-        Some(code) => io::Error::from_raw_os_error(code),
-        None => io::Error::other(error.to_string()),
-    }
 }
 
 fn advice(error: &io::Error) -> &'static str {

@@ -1,17 +1,18 @@
 //! Stage: packets as they leave.
 //!
-//! Assumes: slots that will be forwarded, with a way out. Leaves: transport checksum complete, TTL one less with the
+//! Assumes: slots that will be forwarded, with a way out. Leaves: a partial transport checksum marked, TTL one less with the
 //! header checksum updated, the layer 2 header of the adjacency in front. Of a frame that passes between the host's stack
 //! and an uplink only the source MAC address changes, and its checksum if it was partial.
 //! Drops: `interface_down` when the way out has gone, `vlan_unexpected` for a chained packet whose tags would change.
 //! Sources: RFC 1624 for the update, RFC 1812 §5.3.1 for TTL; docs/decisions for what a veth leaves in a checksum field.
 
 use crate::burst::{Burst, DropReason, Fragment, Network, Slot};
-use crate::header::checksum::{self, Sum, pseudo_header};
+use crate::header::checksum::{self, pseudo_header};
 use crate::header::ethernet;
 use crate::header::udp::{self, Udp};
 use crate::header::{protocol, tcp};
 use crate::io::umem::Umem;
+use crate::packet::Offload;
 use crate::table::Tables;
 use crate::table::adjacency::{Adjacency, AdjacencyKind};
 use crate::table::interface::InterfaceKind;
@@ -83,7 +84,7 @@ fn unusual(slot: &mut Slot, umem: &mut Umem, adjacency: &Adjacency, is_from_upli
     if adjacency.kind == AdjacencyKind::Frame {
         // The kernel that reads it checks what a veth behind an uplink may have left partial.
         if slot.fragment == Fragment::Whole {
-            complete_checksum(slot, umem);
+            mark_checksum(slot, umem);
         }
         if let (Some(field), Some(source)) =
             (umem.data_mut(&slot.packet).get_mut(6..12), adjacency.rewrite().get(6..12))
@@ -93,16 +94,23 @@ fn unusual(slot: &mut Slot, umem: &mut Umem, adjacency: &Adjacency, is_from_upli
         return Ok(());
     }
     if !is_from_uplink && slot.fragment == Fragment::Whole {
-        complete_checksum(slot, umem);
+        mark_checksum(slot, umem);
     }
     age(slot, umem.data_mut(&slot.packet));
     layer2(slot, umem, adjacency)
 }
 
-/// Completes a partial checksum. Such a field holds the sum of the pseudo header, not complemented; a finished checksum
-/// that looks like that by chance is computed again and comes out the same. That of UDP covers what UDP's own length
-/// counts, which may end before the packet does. RFC 768, RFC 9868.
-fn complete_checksum(slot: &mut Slot, umem: &mut Umem) {
+/// Marks a partial checksum, so that whoever sends the packet finishes it: the kernel, hardware, or a queue that has neither.
+///
+/// A back-end that knows says so in the packet's offload, and is believed. AF_XDP does not tell: there such a field is known by
+/// its value, the sum of the pseudo header, not complemented. A finished checksum that looks like that by chance is computed
+/// again and comes out the same. That of UDP covers what UDP's own length counts, which may end before the packet does, and
+/// what a frame holds after its packet is no part of any: such packets, which nobody else could finish, are finished at once.
+/// RFC 768, RFC 9868.
+fn mark_checksum(slot: &mut Slot, umem: &mut Umem) {
+    if slot.packet.offload.checksum_start != 0 {
+        return;
+    }
     let offset = match slot.key.protocol {
         protocol::TCP => tcp::CHECKSUM_OFFSET,
         protocol::UDP => udp::CHECKSUM_OFFSET,
@@ -123,22 +131,11 @@ fn complete_checksum(slot: &mut Slot, umem: &mut Umem) {
     if field != pseudo.to_be_bytes() {
         return;
     }
-    let mut sum = Sum::new();
-    let mut position = 0;
-    for segment in umem.segments(&slot.packet) {
-        // The field itself counts as the pseudo header's sum, which is just what it holds.
-        let skip = l4.saturating_sub(position).min(segment.len());
-        let stop = (l4 + length).saturating_sub(position).min(segment.len());
-        sum = sum.bytes_at((position + skip) - l4.min(position + skip), &segment[skip..stop]);
-        position += segment.len();
-    }
-    let value = match (sum.finish(), slot.key.protocol) {
-        // RFC 768: a sum that comes out as 0 is sent as all ones.
-        (0, protocol::UDP) => 0xffff,
-        (value, _) => value,
-    };
-    if let Some(field) = umem.data_mut(&slot.packet).get_mut(at..at + 2) {
-        field.copy_from_slice(&value.to_be_bytes());
+    let partial = Offload { checksum_start: slot.l4, checksum_offset: offset as u16, ..Offload::default() };
+    if l4 + length == slot.packet.len() {
+        slot.packet.offload = partial;
+    } else {
+        umem.finish_checksum(&slot.packet, l4 + length, partial);
     }
 }
 
@@ -194,6 +191,9 @@ fn shift(slot: &mut Slot, umem: &mut Umem, old: usize, new: usize) -> Result<(),
         return Err(DropReason::FrameTooShort);
     }
     slot.l4 = slot.l4 + new as u16 - old as u16;
+    if slot.packet.offload.checksum_start != 0 {
+        slot.packet.offload.checksum_start = slot.l4;
+    }
     slot.l3 = new as u16;
     Ok(())
 }

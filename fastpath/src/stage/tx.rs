@@ -100,6 +100,9 @@ fn hand_off(
 ) {
     // What is this worker's own has no queue: it is gone.
     let owner = tables.interface(egress).map(|interface| interface.owner).filter(|owner| *owner != exits.worker);
+    // Only the bytes go over.
+    let offload = std::mem::take(&mut slot.packet.offload);
+    umem.finish_checksum(&slot.packet, slot.packet.len(), offload);
     let lane = owner.and_then(|owner| exits.handoff.get_mut(owner.index()));
     match lane.map(|lane| lane.send(egress, umem.segments(&slot.packet))) {
         Some(true) => {

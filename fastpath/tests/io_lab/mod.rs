@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use fastpath::io::program::{Preference, Program, Role};
 use fastpath::io::sleep::Sleeper;
 use fastpath::io::umem::{FrameCount, Umem};
-use fastpath::io::xsk::{QueueOptions, XskMemory, XskOptions, XskQueue};
+use fastpath::io::xsk::{Backend, QueueOptions, XskMemory, XskOptions, XskQueue};
 use fastpath::io::{CopyMode, Queue, XdpMode};
 use fastpath::packet::Packet;
 
@@ -100,9 +100,9 @@ impl Forwarder {
 }
 
 /// Memory, anchored to an interface of its own, and a forwarder without queues.
-pub fn forwarder(frame_size: usize) -> (XskMemory, Forwarder) {
+pub fn forwarder(backend: Backend, frame_size: usize) -> (XskMemory, Forwarder) {
     veth("anchor0", "anchor1", 1500);
-    forwarder_with(XskOptions { frame_size, frame_count: FRAMES, ..XskOptions::new("anchor0", 0) })
+    forwarder_with(XskOptions { backend, frame_size, frame_count: FRAMES, ..XskOptions::new("anchor0", 0) })
 }
 
 /// The same, with an anchor that exists.
@@ -199,6 +199,24 @@ impl RawSocket {
     }
 }
 
+/// Runs the test once for each back-end, each time in a network namespace of its own.
+pub fn for_each_backend(test: impl Fn(Backend) + Clone + Send + 'static) {
+    for backend in [Backend::XskRs, Backend::Raw] {
+        eprintln!("back-end {backend:?}");
+        let test = test.clone();
+        in_namespace(move || test(backend));
+    }
+}
+
+/// Shows the calling thread's own network namespace in /sys, to this thread alone. For use in `in_namespace`.
+pub fn own_sysfs() {
+    // SAFETY: no pointers; changes only this thread, which the test is all that runs on.
+    let result = unsafe { libc::unshare(libc::CLONE_NEWNS) };
+    assert_eq!(result, 0, "new mount namespace: {}", io::Error::last_os_error());
+    run("mount", "--make-rslave /");
+    run("mount", "-t sysfs sysfs /sys");
+}
+
 /// Runs the test on a thread of its own, in a network namespace of its own that ends with it.
 pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
     // SAFETY: no arguments.
@@ -236,8 +254,12 @@ pub fn ip(arguments: &str) {
 }
 
 pub fn ip_output(arguments: &str) -> String {
-    let output = Command::new("ip").args(arguments.split(' ')).output().expect("run ip");
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    run("ip", arguments)
+}
+
+pub fn run(program: &str, arguments: &str) -> String {
+    let output = Command::new(program).args(arguments.split(' ')).output().expect("run a program");
+    assert!(output.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 

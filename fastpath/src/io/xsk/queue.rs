@@ -5,31 +5,41 @@
 //!                    refill                    receive          send        flush                        reap
 //! ```
 //!
-//! Filling: a queue starts with `FIRST_FILL` frames in the kernel's hands. When the kernel has used them all before we
-//! came back, that number doubles, up to this queue's share of the worker's frames. Frames that arrive are replaced
-//! only up to that number, and never from the last eighth of the pool, which is for replies and for other queues.
+//! Filling: a queue starts with `FIRST_FILL` frames in the kernel's hands. When the kernel has used half of them before we
+//! came back, that number doubles: at the pace of a sender that doubles too, no packet finds the ring empty. It may grow
+//! beyond the queue's share of the worker's frames while there is plenty, and shrinks again when most of it stays unused.
+//! Frames that arrive are replaced only up to that number, and never from the last eighth of the pool, which is for replies
+//! and for other queues.
 //!
-//! Sending: in copy mode the kernel sends only when kicked, a bounded number of packets per kick, so `flush` kicks
-//! until the ring is empty or two kicks in a row have moved nothing. What is left goes with the next flush.
+//! Sending: packets are staged one by one and shown to the kernel once per flush. In copy mode the kernel sends only when
+//! kicked, a bounded number of packets per kick, so `flush` kicks until the ring is empty or two kicks in a row have moved
+//! nothing. A veth whose far end receives on a thread of its own holds 256 packets and loses what exceeds them; it gives a
+//! frame back when that thread has taken the packet. So in copy mode at most `WINDOW` frames are on their way at a time, and
+//! what is beyond waits here, where nothing is lost, as long as the worker has frames to spare. The window is advice: if none
+//! comes back for `PATIENCE` flushes, the rest is sent all the same.
+//!
+//! Checksums: a packet may carry a partial one. The kernel is asked to finish it, in the bytes before the packet, where it
+//! can; else it is finished here.
 //!
 //! Packets of several frames arrive and leave as several descriptors. `Assembler` puts arriving ones together, across
 //! calls where a budget cuts between them; leaving ones go on the ring all or none.
 //!
-//! Invariant: `lent` and `in_flight` count the frames that the journal says are with this queue.
+//! Invariant: `lent` counts the frames that the kernel may fill or has filled, `in_flight` those published and not come
+//! back; with the staged ones they are what the journal says is with this queue.
 //! Left out: taking frames back from the fill ring, which the kernel does not offer; a queue that is idle after a burst
 //! keeps its share until packets arrive or it is closed.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::Arc;
-
-use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, TxQueue};
 
 use super::assemble::{Assembler, Piece};
-use super::{QueueOptions, Rings, XskMemory};
-use crate::io::umem::{Holder, LONGEST_CHAIN, Released, Umem};
+use super::own::METADATA;
+use super::rings::Rings;
+use super::{QueueOptions, XskMemory};
+use crate::io::ring::Descriptor;
+use crate::io::umem::{HEADROOM, Holder, Released, Umem};
 use crate::io::{CopyMode, Queue, QueueStatistics};
-use crate::packet::{FrameIndex, Packet};
+use crate::packet::{FrameIndex, Offload, Packet};
 
 /// Frames that a queue starts with.
 const FIRST_FILL: usize = 64;
@@ -37,11 +47,19 @@ const FIRST_FILL: usize = 64;
 /// Fewest frames that a queue's share may shrink to when a worker has very many queues.
 const SMALLEST_SHARE: usize = 8;
 
-/// Descriptors moved per ring operation.
-const BATCH: usize = 64;
+/// Refills in a row with nearly all frames unused after which a queue is content with half of them.
+const CALM: u32 = 4096;
 
-/// Descriptor option: the packet goes on in the next descriptor.
-const XDP_PKT_CONTD: u32 = 1;
+/// Most frames handed to a kernel that copies and not come back. The ring of a veth has 256 places, of which it frees some
+/// later than it takes packets out, and the host may send there too.
+const WINDOW: u32 = 192;
+
+/// Flushes in a row without a frame come back after which the window is not kept: some tens of milliseconds.
+const PATIENCE: u32 = 1 << 16;
+
+/// Descriptor options: the packet goes on in the next descriptor; there is something in front of it for the kernel.
+const XDP_PKT_CONTD: u32 = libc::XDP_PKT_CONTD;
+const XDP_TX_METADATA: u32 = libc::XDP_TX_METADATA;
 
 /// Shortest packet that can be sent: an Ethernet header. The kernel keeps the frame of an empty one.
 const SHORTEST_PACKET: usize = 14;
@@ -51,44 +69,42 @@ const CLOSE_ATTEMPTS: usize = 4;
 
 /// One socket, bound to one queue of one interface.
 pub struct XskQueue {
-    interface: String,
-    queue_id: u32,
-    copy_mode: CopyMode,
-    multi_buffer: bool,
-    fd: RawFd,
-    receive: RxQueue,
-    transmit: TxQueue,
-    fill: FillQueue,
-    completion: CompQueue,
-    umem: xsk_rs::Umem,
-    descriptors: Arc<[FrameDesc]>,
-    /// Where the memory starts; see `holder`.
-    base: usize,
-    frame_size: usize,
-    ring_size: u32,
-    /// This queue's name in the journal; taken with the first frame.
-    holder: Option<Holder>,
+    rings: Rings,
     /// Frames that the kernel may fill, or has filled and we have not read.
     lent: usize,
     fill_target: usize,
-    fill_limit: usize,
-    /// Frames sent and not come back.
-    in_flight: usize,
+    /// Frames shown to the kernel and not come back.
+    in_flight: u32,
     /// True when packets may wait in the transmit ring for a kick.
     unsent: bool,
     /// True when frames have arrived since the last refill.
     received: bool,
+    /// The kernel finishes checksums.
+    finishes_checksums: bool,
+    copy_mode: CopyMode,
+    multi_buffer: bool,
+    /// This queue's name in the journal; taken with the first frame.
+    holder: Option<Holder>,
+    fd: RawFd,
+    frame_size: usize,
+    /// Where the memory starts; see `holder`.
+    base: usize,
+    fill_limit: usize,
+    /// Refills in a row that found nearly all frames unused.
+    calm: u32,
+    /// Flushes in a row that found the window full.
+    patience: u32,
     assembler: Assembler,
     /// Descriptors on the completion ring that named a frame which was not ours to get back.
     invalid: u64,
-    batch: Box<[FrameDesc; BATCH]>,
-    chain: Vec<FrameDesc>,
+    interface: String,
+    queue_id: u32,
 }
 
 /// A queue that its worker has let go, and whose socket is still open.
 pub struct RetiredQueue {
     holder: Option<Holder>,
-    rings: (RxQueue, TxQueue, FillQueue, CompQueue),
+    rings: Rings,
 }
 
 impl RetiredQueue {
@@ -144,32 +160,29 @@ impl XskQueue {
         options: QueueOptions,
     ) -> XskQueue {
         let shared = &memory.shared;
+        let fill_limit = options.fill_limit.min(shared.options.ring_size as usize);
         XskQueue {
-            interface,
-            queue_id,
-            copy_mode,
-            multi_buffer: shared.multi_buffer,
-            fd: rings.receive.fd().as_raw_fd(),
-            receive: rings.receive,
-            transmit: rings.transmit,
-            fill: rings.fill,
-            completion: rings.completion,
-            umem: shared.umem.clone(),
-            descriptors: shared.descriptors.clone(),
-            base: shared.base,
-            frame_size: shared.options.frame_size,
-            ring_size: shared.options.ring_size,
-            holder: None,
             lent: 0,
-            fill_target: FIRST_FILL.min(options.fill_limit),
-            fill_limit: options.fill_limit.min(shared.options.ring_size as usize),
+            fill_target: FIRST_FILL.min(fill_limit),
             in_flight: 0,
             unsent: false,
             received: false,
+            // A driver that uses frames in place may not know how.
+            finishes_checksums: memory.finishes_checksums() && copy_mode == CopyMode::Copy,
+            copy_mode,
+            multi_buffer: shared.multi_buffer,
+            holder: None,
+            fd: rings.fd(),
+            frame_size: shared.options.frame_size,
+            base: shared.base,
+            fill_limit,
+            calm: 0,
+            patience: 0,
             assembler: Assembler::default(),
             invalid: 0,
-            batch: Box::new([FrameDesc::default(); BATCH]),
-            chain: Vec::with_capacity(LONGEST_CHAIN),
+            interface,
+            queue_id,
+            rings,
         }
     }
 
@@ -200,14 +213,14 @@ impl XskQueue {
     /// thread; the frames come back to the worker with what that returns.
     pub fn retire(mut self, umem: &mut Umem) -> RetiredQueue {
         for _ in 0..CLOSE_ATTEMPTS {
-            if self.in_flight == 0 {
+            if self.in_flight == 0 && self.rings.staged() == 0 {
                 break;
             }
             self.flush(umem);
             self.reap(umem);
         }
         self.assembler.abandon(umem);
-        RetiredQueue { holder: self.holder, rings: (self.receive, self.transmit, self.fill, self.completion) }
+        RetiredQueue { holder: self.holder, rings: self.rings }
     }
 
     /// This queue's name. Frames of another memory would be booked to the wrong owner, so that is checked here, where
@@ -219,22 +232,20 @@ impl XskQueue {
 
     /// Frees the frames that the kernel has transmitted.
     fn reap(&mut self, umem: &mut Umem) {
-        let holder = self.holder(umem);
-        while self.in_flight > 0 {
-            // SAFETY: the ring and the descriptors belong to one memory; what it names is checked by `take_back`.
-            let count = unsafe { self.completion.consume(&mut self.batch[..]) };
-            for descriptor in &self.batch[..count] {
-                let frame = FrameIndex((descriptor.addr() / self.frame_size) as u32);
-                if umem.take_back(frame, holder) {
-                    self.in_flight -= 1;
-                } else {
-                    self.invalid += 1;
-                }
-            }
-            if count < BATCH {
-                return;
-            }
+        if self.in_flight == 0 {
+            return;
         }
+        let holder = self.holder(umem);
+        let (mut back, mut invalid) = (0, 0);
+        self.rings.complete(self.in_flight, |frame| {
+            if umem.take_back(frame, holder) {
+                back += 1;
+            } else {
+                invalid += 1;
+            }
+        });
+        self.in_flight -= back;
+        self.invalid += invalid;
     }
 
     /// Lends the kernel frames up to the target.
@@ -243,24 +254,24 @@ impl XskQueue {
             return;
         }
         let holder = self.holder(umem);
-        let share = (umem.frame_count() / 2 / umem.enrolled()).max(SMALLEST_SHARE);
-        let limit = self.fill_limit.min(share);
-        if self.received && self.fill.nb_free_exact() == self.ring_size {
-            self.fill_target *= 2;
+        if self.received {
+            self.adjust(umem);
         }
         self.received = false;
-        self.fill_target = self.fill_target.min(limit);
+        let share = (umem.frame_count() / 2 / umem.enrolled()).max(SMALLEST_SHARE);
+        // What is free beyond a quarter of all frames may go to whoever has shown that it needs more.
+        let plenty = match self.fill_target > FIRST_FILL {
+            true => umem.free_frames().saturating_sub(umem.frame_count() / 4) + self.lent,
+            false => 0,
+        };
+        self.fill_target = self.fill_target.min(self.fill_limit.min(share.max(plenty)));
         let reserve = umem.frame_count() / 8;
         let room = umem.free_frames().saturating_sub(reserve);
-        let mut wanted = self.fill_target.saturating_sub(self.lent).min(room);
-        while wanted > 0 {
-            let count = self.lend(umem, holder, wanted.min(BATCH));
-            if count == 0 {
-                break;
-            }
-            wanted -= count;
+        let wanted = self.fill_target.saturating_sub(self.lent).min(room);
+        if wanted > 0 {
+            self.lent += self.rings.lend(wanted, || umem.lend(holder));
         }
-        if self.fill.needs_wakeup() && self.copy_mode == CopyMode::ZeroCopy {
+        if self.copy_mode == CopyMode::ZeroCopy && self.rings.fill_needs_wakeup() {
             // SAFETY: no buffer is passed. Failure means that the driver is not ready; the next refill asks again.
             unsafe {
                 libc::recvfrom(
@@ -275,24 +286,22 @@ impl XskQueue {
         }
     }
 
-    /// Puts `count` frames on the fill ring, at most `BATCH`; how many it took.
-    fn lend(&mut self, umem: &mut Umem, holder: Holder, count: usize) -> usize {
-        let mut taken = 0;
-        for slot in &mut self.batch[..count] {
-            let Some(frame) = umem.lend(holder) else { break };
-            *slot = self.descriptors[frame.0 as usize];
-            taken += 1;
+    /// Makes the target fit what the kernel has used since the last refill.
+    fn adjust(&mut self, umem: &Umem) {
+        let unused = self.rings.unfilled() as usize;
+        if unused <= self.fill_target / 2 {
+            self.fill_target = (self.fill_target * 2).min(self.fill_limit);
+            self.calm = 0;
+        } else if unused < self.fill_target / 8 * 7 {
+            self.calm = 0;
+        } else {
+            self.calm += 1;
+            let first = FIRST_FILL.min(umem.frame_count());
+            if self.calm >= CALM && self.fill_target > first {
+                self.fill_target = (self.fill_target / 2).max(first);
+                self.calm = 0;
+            }
         }
-        // SAFETY: the descriptors are of this memory, and `Umem::lend` has made their frames this queue's: they were
-        // free, so neither a packet nor another ring has them.
-        let produced = unsafe { self.fill.produce(&self.batch[..taken]) };
-        for slot in &self.batch[produced..taken] {
-            let frame = FrameIndex((slot.addr() / self.frame_size) as u32);
-            let returned = umem.take_back(frame, holder);
-            debug_assert!(returned, "frame {} was lent a moment ago", frame.0);
-        }
-        self.lent += produced;
-        produced
     }
 
     /// Asks the kernel to send what is on the transmit ring.
@@ -302,86 +311,29 @@ impl XskQueue {
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    fn waiting(&mut self) -> u32 {
-        self.ring_size - self.transmit.nb_free_exact()
-    }
-}
-
-impl Queue for XskQueue {
-    fn has_arrived(&mut self) -> bool {
-        self.receive.nb_avail(1) > 0
-    }
-
-    fn receive(&mut self, umem: &mut Umem, budget: usize, out: &mut Vec<Packet>) {
-        let holder = self.holder(umem);
-        let mut left = budget;
-        while left > 0 {
-            let wanted = left.min(BATCH);
-            // SAFETY: the ring and the descriptors belong to one memory; what it names is checked by `Umem::receive`.
-            let count = unsafe { self.receive.consume(&mut self.batch[..wanted]) };
-            if count == 0 {
-                return;
+    /// Shows the kernel staged packets, whole ones, as many as the window has room for.
+    fn publish(&mut self) {
+        let staged = self.rings.staged();
+        let mut count = staged;
+        if self.copy_mode == CopyMode::Copy && self.patience < PATIENCE {
+            count = staged.min(WINDOW.saturating_sub(self.in_flight));
+            // Up to the end of a packet.
+            while count > 0
+                && count < staged
+                && self.rings.staged_at(count - 1).is_some_and(|last| last.options & XDP_PKT_CONTD != 0)
+            {
+                count += 1;
             }
-            self.received = true;
-            self.lent -= count.min(self.lent);
-            for descriptor in &self.batch[..count] {
-                let piece = Piece {
-                    frame: FrameIndex((descriptor.addr() / self.frame_size) as u32),
-                    offset: descriptor.addr() % self.frame_size,
-                    len: descriptor.lengths().data(),
-                    more: descriptor.has_more_frames(),
-                };
-                out.extend(self.assembler.accept(umem, holder, piece));
-            }
-            if count < wanted {
-                return;
-            }
-            left -= count;
+        }
+        if count > 0 {
+            self.rings.publish(count);
+            self.in_flight += count;
         }
     }
 
-    fn send(&mut self, umem: &mut Umem, packet: Packet) -> Result<(), Packet> {
-        let frames = if packet.is_chained() { umem.chain_len(&packet) } else { 1 };
-        if packet.len() < SHORTEST_PACKET || (frames > 1 && !self.multi_buffer) {
-            return Err(packet);
-        }
-        if self.transmit.nb_free(frames as u32) < frames as u32 {
-            return Err(packet);
-        }
-        let holder = self.holder(umem);
-        self.chain.clear();
-        umem.surrender(packet, holder, |frame, len| {
-            let mut descriptor = self.descriptors[frame.0 as usize];
-            // SAFETY: the frame is of this memory; it was the packet's, and is not on the ring yet.
-            unsafe { self.umem.data_mut(&mut descriptor) }.cursor().set_pos(len);
-            descriptor.set_options(XDP_PKT_CONTD);
-            self.chain.push(descriptor);
-        });
-        if let Some(last) = self.chain.last_mut() {
-            last.set_options(0);
-        }
-        // SAFETY: the descriptors are of this memory, and `Umem::surrender` has made their frames this queue's.
-        let produced = unsafe { self.transmit.produce(&self.chain) };
-        debug_assert_eq!(produced, frames, "the ring had room a moment ago");
-        self.in_flight += produced;
-        self.unsent = true;
-        Ok(())
-    }
-
-    fn flush(&mut self, umem: &mut Umem) {
-        if !self.unsent {
-            return;
-        }
-        if self.copy_mode == CopyMode::ZeroCopy {
-            if self.transmit.needs_wakeup() {
-                // The driver sends on its own once awake; if it is not ready, the next flush asks again.
-                self.unsent = self.kick().is_err();
-            } else {
-                self.unsent = false;
-            }
-            return;
-        }
-        let mut before = self.waiting();
+    /// Kicks until the kernel has taken what it was shown, or takes no more. False when it cannot send at all.
+    fn push(&mut self, umem: &mut Umem) -> bool {
+        let mut before = self.rings.untaken();
         let mut idle_kicks = 0;
         while before > 0 && idle_kicks < 2 {
             if let Err(error) = self.kick() {
@@ -389,10 +341,10 @@ impl Queue for XskQueue {
                     // More to send than one kick may, or no room in the kernel at present.
                     Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::EINTR) => {}
                     // The interface is down or gone. What is on the ring stays there until it is up, or we close.
-                    _ => return,
+                    _ => return false,
                 }
             }
-            let now = self.waiting();
+            let now = self.rings.untaken();
             if now == before {
                 // Perhaps the completion ring is full.
                 self.reap(umem);
@@ -402,7 +354,121 @@ impl Queue for XskQueue {
             }
             before = now;
         }
-        self.unsent = before > 0;
+        true
+    }
+
+    /// A partial checksum: asks the kernel to finish it, or finishes it. Options of the descriptor.
+    fn finish_checksum(&self, umem: &mut Umem, packet: &mut Packet) -> u32 {
+        let offload = std::mem::take(&mut packet.offload);
+        if offload.checksum_start == 0 {
+            return 0;
+        }
+        if self.finishes_checksums && umem.write_metadata(packet, &metadata(offload)) {
+            return XDP_TX_METADATA;
+        }
+        umem.finish_checksum(packet, packet.len(), offload);
+        0
+    }
+}
+
+/// What stands in front of a packet whose checksum the kernel is to finish (struct xsk_tx_metadata): flags, then where
+/// summing starts and, from there, where the checksum goes.
+fn metadata(offload: Offload) -> [u8; METADATA] {
+    let mut bytes = [0; METADATA];
+    bytes[..8].copy_from_slice(&u64::from(libc::XDP_TXMD_FLAGS_CHECKSUM).to_ne_bytes());
+    bytes[8..10].copy_from_slice(&offload.checksum_start.to_ne_bytes());
+    bytes[10..12].copy_from_slice(&offload.checksum_offset.to_ne_bytes());
+    bytes
+}
+
+const _: () = assert!(METADATA <= HEADROOM);
+
+impl Queue for XskQueue {
+    #[inline]
+    fn has_arrived(&mut self) -> bool {
+        self.rings.has_received()
+    }
+
+    fn receive(&mut self, umem: &mut Umem, budget: usize, out: &mut Vec<Packet>) {
+        if !self.rings.has_received() {
+            return;
+        }
+        let holder = self.holder(umem);
+        let (frame_size, assembler) = (self.frame_size as u64, &mut self.assembler);
+        let count = self.rings.receive(budget as u32, |descriptor| {
+            let piece = Piece {
+                frame: FrameIndex((descriptor.address / frame_size) as u32),
+                offset: (descriptor.address % frame_size) as usize,
+                len: descriptor.length as usize,
+                more: descriptor.options & XDP_PKT_CONTD != 0,
+            };
+            out.extend(assembler.accept(umem, holder, piece));
+        });
+        self.received |= count > 0;
+        self.lent -= count.min(self.lent);
+    }
+
+    fn send(&mut self, umem: &mut Umem, mut packet: Packet) -> Result<(), Packet> {
+        let frames = if packet.is_chained() { umem.chain_len(&packet) } else { 1 };
+        if packet.len() < SHORTEST_PACKET || (frames > 1 && !self.multi_buffer) {
+            return Err(packet);
+        }
+        if !self.rings.has_room(frames as u32) {
+            return Err(packet);
+        }
+        // Those that wait for a slow receiver must not have the frames that all others need.
+        if self.rings.staged() >= WINDOW && umem.free_frames() < umem.frame_count() / 4 {
+            return Err(packet);
+        }
+        let holder = self.holder(umem);
+        let mut options = self.finish_checksum(umem, &mut packet);
+        let (frame_size, rings) = (self.frame_size as u64, &mut self.rings);
+        let mut left = frames;
+        umem.surrender(packet, holder, |frame, len| {
+            left -= 1;
+            if left > 0 {
+                options |= XDP_PKT_CONTD;
+            } else {
+                options &= !XDP_PKT_CONTD;
+            }
+            let address = u64::from(frame.0) * frame_size + HEADROOM as u64;
+            let staged = rings.stage(Descriptor { address, length: len as u32, options });
+            debug_assert!(staged, "the ring had room a moment ago");
+            options = 0;
+        });
+        self.unsent = true;
+        Ok(())
+    }
+
+    fn flush(&mut self, umem: &mut Umem) {
+        if !self.unsent {
+            return;
+        }
+        if self.copy_mode == CopyMode::ZeroCopy {
+            self.publish();
+            // The driver sends on its own once awake; if it is not ready, the next flush asks again.
+            self.unsent = self.rings.transmit_needs_wakeup() && self.kick().is_err();
+            return;
+        }
+        loop {
+            self.reap(umem);
+            self.publish();
+            if !self.push(umem) {
+                return;
+            }
+            self.unsent = self.rings.staged() > 0 || self.rings.untaken() > 0;
+            if !self.unsent {
+                self.patience = 0;
+                return;
+            }
+            let before = self.in_flight;
+            self.reap(umem);
+            if self.in_flight == before {
+                self.patience = self.patience.saturating_add(1);
+                return;
+            }
+            self.patience = 0;
+        }
     }
 
     fn reclaim(&mut self, umem: &mut Umem) {
@@ -411,7 +477,11 @@ impl Queue for XskQueue {
     }
 
     fn is_settled(&self) -> bool {
-        self.in_flight == 0 && !self.received && self.lent >= self.fill_target
+        self.in_flight == 0 && !self.unsent && !self.received && self.lent >= self.fill_target
+    }
+
+    fn is_held_up(&self) -> bool {
+        self.rings.staged() > 0 && self.patience > 0 && self.patience <= PATIENCE
     }
 
     fn fd(&self) -> Option<RawFd> {

@@ -1,0 +1,62 @@
+//! Memory by the page: of our own, for frames, or the kernel's, for the rings of a socket. It is unmapped with its owner.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::ptr::NonNull;
+
+/// A mapping. What lies in it is the business of whoever made it; see `ring.rs` and `umem.rs`.
+pub(super) struct Region {
+    base: NonNull<u8>,
+    length: usize,
+}
+
+// SAFETY: a mapping belongs to the process, not to a thread. The struct gives out addresses only, no access.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// Zeroed pages of our own, made present at once: a page fault in the middle of a burst costs more than the burst.
+    /// Large pages where the kernel has them to give; without, the same memory is only slower.
+    pub(super) fn of_our_own(length: usize) -> io::Result<Region> {
+        let region = Region::map(length, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)?;
+        #[cfg(not(miri))]
+        // SAFETY: the range is the mapping just made. Both calls are advice; nothing depends on their success.
+        unsafe {
+            libc::madvise(region.base.as_ptr().cast(), length, libc::MADV_HUGEPAGE);
+            libc::madvise(region.base.as_ptr().cast(), length, libc::MADV_POPULATE_WRITE);
+        }
+        Ok(region)
+    }
+
+    /// What a descriptor offers at an offset, shared with whoever else has it.
+    pub(super) fn of_descriptor(fd: RawFd, length: usize, offset: i64) -> io::Result<Region> {
+        Region::map(length, libc::MAP_SHARED | libc::MAP_POPULATE, fd, offset)
+    }
+
+    fn map(length: usize, flags: libc::c_int, fd: RawFd, offset: i64) -> io::Result<Region> {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: the kernel chooses the place, so no mapping that exists is touched.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), length, access, flags, fd, offset) };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mapped at address zero"))?;
+        Ok(Region { base, length })
+    }
+
+    pub(super) fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.length
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: exactly the range that was mapped. Every owner of a pointer into it owns the region too.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.length) };
+    }
+}
