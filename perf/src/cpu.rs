@@ -17,6 +17,13 @@ impl Task {
         Task(gettid())
     }
 
+    /// All threads of another process, as they are now.
+    pub fn of_process(process: u32) -> Vec<Task> {
+        let threads = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+        let numbers = threads.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        numbers.map(|number| Task(Pid::from_raw(number))).collect()
+    }
+
     /// Lets the thread run before everything of normal priority, so that the neighbours' share is not measured. False when
     /// that may not be, or `chrt` is not there; the figures are then worth less, and still figures.
     pub fn make_urgent(self) -> bool {

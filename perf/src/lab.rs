@@ -8,8 +8,8 @@
 //!                                  anchor0 ══ anchor1
 //! ```
 //!
-//! The kernel forwards when no program is attached to the near interfaces; a worker of this process does when ours is.
-//! Both ways use the same addresses, routes and permanent neighbours, so nothing else differs between them.
+//! What forwards between `near-a` and `near-b` is a [`crate::forwarder::Forwarder`]. All of them use the same addresses,
+//! routes and permanent neighbours, so nothing else differs between them.
 //!
 //! Invariants: nothing outside the three namespaces is touched; they are deleted when the lab is dropped and when the
 //! process is interrupted; those that a killed process left are deleted by the next one.
@@ -19,18 +19,13 @@ use std::io;
 use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::Once;
-use std::thread::{self, JoinHandle};
+use std::thread;
 
-use fastpath::flow::{FlowTable, FlowWriter};
 use fastpath::io::program::{Preference, Program, ProgramError, Role};
-use fastpath::io::xsk::{QueueOptions, XskError, XskMemory, XskOptions, XskQueue};
-use fastpath::rcu::Publisher;
-use fastpath::table::Tables;
-use fastpath::worker::{self, Clock, Parts, Poll, Remote};
+use fastpath::io::xsk::{XskError, XskQueue};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{SigSet, Signal};
 
-use crate::cpu::Task;
 use crate::tables;
 
 const NAME: &str = "vrperf";
@@ -73,31 +68,6 @@ pub enum Place {
 pub struct Lab {
     prefix: String,
     mtu: u16,
-}
-
-/// How the router is set up for a measurement.
-#[derive(Clone, Copy, Debug)]
-pub struct RouterOptions {
-    pub rules: usize,
-    pub flows: u32,
-    pub poll: Poll,
-}
-
-impl Default for RouterOptions {
-    fn default() -> Self {
-        RouterOptions { rules: 1, flows: 1 << 16, poll: Poll::Sleep }
-    }
-}
-
-/// A worker that forwards between the near interfaces, on a thread of its own.
-pub struct Router {
-    remote: Remote<XskQueue>,
-    thread: JoinHandle<()>,
-    /// What its thread costs.
-    pub task: Task,
-    _publisher: Publisher<Tables>,
-    _memory: XskMemory,
-    programs: [Program; 2],
 }
 
 impl Lab {
@@ -189,27 +159,6 @@ impl Lab {
         })
     }
 
-    /// Lets the kernel forward while `measure` runs.
-    pub fn with_kernel<T>(&self, measure: impl FnOnce() -> Result<T, LabError>) -> Result<T, LabError> {
-        self.forward_by_kernel(true)?;
-        let result = measure();
-        self.forward_by_kernel(false)?;
-        result
-    }
-
-    /// Lets a worker forward while `measure` runs.
-    pub fn with_router<T>(
-        &self,
-        options: RouterOptions,
-        measure: impl FnOnce(&Router) -> Result<T, LabError>,
-    ) -> Result<T, LabError> {
-        let router = self.within(Place::Router, || self.start_router(options))??;
-        let result = measure(&router);
-        router.stop()?;
-        self.within(Place::Router, || detach_program("near-a").and_then(|()| detach_program("near-b")))??;
-        result
-    }
-
     /// Prepares the endpoints for a router in user space, or undoes that: their stacks receive on threads of their own,
     /// and not inside the worker's system call. That needs packets that may be joined (GRO), so finished checksums.
     pub fn prepare_endpoints(&self, is_on: bool) -> Result<(), LabError> {
@@ -227,63 +176,13 @@ impl Lab {
         Ok(())
     }
 
-    fn forward_by_kernel(&self, is_on: bool) -> Result<(), LabError> {
+    /// Lets the kernel of the router's namespace forward, or not.
+    pub fn forward_by_kernel(&self, is_on: bool) -> Result<(), LabError> {
         let value = if is_on { "1" } else { "0" };
         self.within(Place::Router, || {
             set("ipv4/ip_forward", value)?;
             set("ipv6/conf/all/forwarding", value)
         })?
-    }
-
-    /// To be called in the router's namespace.
-    fn start_router(&self, options: RouterOptions) -> Result<Router, LabError> {
-        let frame_size = if self.mtu > 1500 { 4096 } else { 2048 };
-        let (umem, memory) = XskMemory::new(XskOptions { frame_size, ..XskOptions::new("anchor0", 0) })?;
-        let publisher = Publisher::new(tables::two_endpoints(options.rules, self.mtu));
-        let flows = FlowWriter::new(FlowTable::new(options.flows), 0, 1, publisher.grace());
-        let parts = Parts { umem, flows, tables: publisher.reader(), poll: options.poll, clock: Clock::start() };
-        let build = worker::build(vec![parts]).map_err(system("build a worker"))?;
-        let Some((mut worker, remote)) = build.into_iter().next() else { return Err(LabError::Panicked) };
-        let mut programs = Vec::with_capacity(2);
-        for (near, interface) in [("near-a", tables::A), ("near-b", tables::B)] {
-            let queue = memory.open(near, 0, QueueOptions::default())?;
-            programs.push(attach_program(near, memory.multi_buffer(), Some(&queue))?);
-            worker.attach(interface, queue);
-        }
-        let programs = programs.try_into().map_err(|_| LabError::Panicked)?;
-        let (send, receive) = std::sync::mpsc::channel();
-        let thread = thread::Builder::new()
-            .name("worker".to_owned())
-            .spawn(move || {
-                // Nobody waits for the answer only if the lab has given up.
-                let _ = send.send(Task::current());
-                worker.run();
-            })
-            .map_err(system("start the worker's thread"))?;
-        let task = receive.recv().map_err(|_| LabError::Panicked)?;
-        Ok(Router { remote, thread, task, _publisher: publisher, _memory: memory, programs })
-    }
-}
-
-impl Router {
-    pub fn counters(&self) -> &fastpath::stats::counters::Counters {
-        &self.remote.counters
-    }
-
-    /// Packets that were redirected to a socket and did not arrive: no frame was waiting, or the receive ring was full.
-    pub fn lost_before(&self) -> Result<u64, LabError> {
-        let mut redirected = 0;
-        for program in &self.programs {
-            redirected += program.counters()?.redirected;
-        }
-        Ok(redirected.saturating_sub(self.counters().received.get()))
-    }
-
-    fn stop(self) -> Result<(), LabError> {
-        // The ring of commands is empty: this is the only one.
-        let _ = self.remote.commands.push(worker::Command::Stop);
-        self.remote.doorbell.ring();
-        self.thread.join().map_err(|_| LabError::Panicked)
     }
 }
 

@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use fastpath::worker::Poll;
 
-use crate::lab::{A_ADDRESSES, B_ADDRESSES, Lab, LabError, Place, RouterOptions, system};
+use crate::forwarder::{self, Forwarder, Kernel};
+use crate::lab::{A_ADDRESSES, B_ADDRESSES, Lab, LabError, Place, system};
 use crate::report::{Measurement, Report, Spread, median};
+use crate::router::RouterOptions;
 use crate::{Error, Scale};
 
 const PORT: u16 = 7;
@@ -26,27 +28,24 @@ pub fn measure(scale: &Scale, report: &mut Report) -> Result<(), Error> {
     let lab = Lab::new(1500)?;
     let sleeping = RouterOptions { rules: 100, ..RouterOptions::default() };
     let ways = [
-        ("kernel forwarding", None),
-        ("router, sleeps when idle", Some(sleeping)),
-        ("router, never sleeps", Some(RouterOptions { poll: Poll::Always, ..sleeping })),
+        ("kernel forwarding", &Kernel as &dyn Forwarder),
+        ("router, sleeps when idle", &sleeping),
+        ("router, never sleeps", &RouterOptions { poll: Poll::Always, ..sleeping }),
     ];
     let mut rounds: Vec<Vec<[f64; 3]>> = ways.iter().map(|_| Vec::new()).collect();
     for _ in 0..scale.rounds {
         for ((_, way), rounds) in ways.iter().zip(&mut rounds) {
-            rounds.push(match way {
-                None => lab.with_kernel(|| ping_pong(&lab, scale.window)),
-                Some(options) => lab.with_router(*options, |_| ping_pong(&lab, scale.window)),
-            }?);
+            rounds.push(forwarder::with(*way, &lab, |_| ping_pong(&lab, scale.window))?);
         }
     }
     let kernel = &rounds[0];
-    for ((name, way), own) in ways.iter().zip(&rounds) {
+    for (position, ((name, _), own)) in ways.iter().zip(&rounds).enumerate() {
         let of = |position: usize| median(&own.iter().map(|round| round[position]).collect::<Vec<_>>());
         let ratios: Vec<f64> = own.iter().zip(kernel).map(|(own, kernel)| own[0] / kernel[0]).collect();
         report.add(Measurement {
             group: "latency, UDP round trip",
             name: (*name).to_owned(),
-            frame_mode: if way.is_some() { "veth, native xdp, copy" } else { "veth" },
+            frame_mode: if position > 0 { "veth, native xdp, copy" } else { "veth" },
             numbers: vec![("x kernel", median(&ratios)), ("p50 us", of(0)), ("p99 us", of(1)), ("p99.9 us", of(2))],
         })?;
     }

@@ -7,7 +7,8 @@
 //! | `stages.rs` | bursts through the stages, for both of them |
 //! | `lpm.rs`, `route_sets.rs` | the tables of routes on one core; routes of a cluster and of the public network |
 //! | `veth.rs`, `tcp.rs`, `latency.rs` | endpoint → router → endpoint over veth, kernel forwarding and router in turn |
-//! | `lab.rs` | namespaces, veth pairs, and the two ways of forwarding between them |
+//! | `lab.rs` | namespaces and veth pairs |
+//! | `forwarder.rs`, `router.rs` | what forwards between them: the kernel, the router, and whoever is compared |
 //! | `generator.rs`, `sink.rs` | where packets come from and where they are counted |
 //! | `cpu.rs` | what a thread has cost, and that it is not kept waiting |
 //! | `recorder.rs` | what the recorder of recent drops costs |
@@ -27,6 +28,7 @@
 pub mod baseline;
 pub mod cluster;
 pub mod cpu;
+pub mod forwarder;
 pub mod generator;
 pub mod idle;
 pub mod instructions;
@@ -38,6 +40,7 @@ pub mod memory;
 pub mod recorder;
 pub mod report;
 pub mod route_sets;
+pub mod router;
 pub mod scaling;
 pub mod sets;
 pub mod sink;

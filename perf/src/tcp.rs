@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::lab::{B_ADDRESSES, Lab, LabError, Place, RouterOptions, system};
+use crate::forwarder::{self, Kernel};
+use crate::lab::{B_ADDRESSES, Lab, LabError, Place, system};
 use crate::report::{Measurement, Report, median};
+use crate::router::RouterOptions;
 use crate::{Error, Scale};
 
 /// iperf3's own.
@@ -83,7 +85,7 @@ pub fn measure(scale: &Scale, report: &mut Report) -> Result<(), Error> {
 
 fn once(lab: &Lab, way: Way, stream: &Stream, window: Duration) -> Result<Run, LabError> {
     match way {
-        Way::Kernel => lab.with_kernel(|| iperf(lab, stream, window)),
+        Way::Kernel => forwarder::with(&Kernel, lab, |_| iperf(lab, stream, window)),
         Way::Router => routed(lab, stream, window),
         Way::Prepared => {
             lab.prepare_endpoints(true)?;
@@ -95,7 +97,7 @@ fn once(lab: &Lab, way: Way, stream: &Stream, window: Duration) -> Result<Run, L
 }
 
 fn routed(lab: &Lab, stream: &Stream, window: Duration) -> Result<Run, LabError> {
-    lab.with_router(RouterOptions { rules: 100, ..RouterOptions::default() }, |router| {
+    forwarder::with_router(RouterOptions { rules: 100, ..RouterOptions::default() }, lab, |router| {
         let before = router.task.nanoseconds();
         let run = iperf(lab, stream, window)?;
         let spent = (router.task.nanoseconds() - before) as f64 / 1e6;

@@ -9,9 +9,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::cpu::{Task, softirq_tasks};
+use crate::forwarder::{self, Kernel};
 use crate::generator::Generator;
-use crate::lab::{Lab, LabError, Place, RouterOptions};
+use crate::lab::{Lab, LabError, Place};
 use crate::report::{Measurement, Report, median};
+use crate::router::RouterOptions;
 use crate::sink::Sink;
 use crate::{Error, Scale};
 
@@ -95,9 +97,9 @@ fn once(lab: &Arc<Lab>, case: &Case, sink: &Sink, length: Duration) -> Result<Wi
             near.detach(lab)?;
             window
         }
-        Way::Kernel => lab.with_kernel(|| window(lab, None, case.flows, sink, length)),
+        Way::Kernel => forwarder::with(&Kernel, lab, |_| window(lab, None, case.flows, sink, length)),
         Way::Router(options) => {
-            lab.with_router(options, |router| window(lab, Some(router.task), case.flows, sink, length))
+            forwarder::with_router(options, lab, |router| window(lab, Some(router.task), case.flows, sink, length))
         }
     }
 }
