@@ -1,4 +1,4 @@
-//! Compiles the programs for the kernel, `src/io/*.bpf.c`, into `OUT_DIR`, where `io/program.rs` and `io/guard.rs` embed them.
+//! Compiles the programs for the kernel, `src/io/*.bpf.c`, into `OUT_DIR`, where the files of `io/` embed them.
 //!
 //! Needs clang with its BPF target, and the kernel's user-space headers; libbpf's come with libbpf-sys. `CLANG` names
 //! another compiler. The object is the same for every machine of one byte order, and is never committed.
@@ -8,11 +8,13 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 const FOLDER: &str = "src/io";
-const SOURCES: [&str; 2] = ["steer.bpf", "guard.bpf"];
-const HEADER: &str = "src/io/steer.bpf.h";
+const SOURCES: [&str; 4] = ["steer.bpf", "guard.bpf", "blast.bpf", "gauge.bpf"];
+const HEADERS: [&str; 2] = ["src/io/steer.bpf.h", "src/io/stamp.bpf.h"];
 
 fn main() -> ExitCode {
-    println!("cargo::rerun-if-changed={HEADER}");
+    for header in HEADERS {
+        println!("cargo::rerun-if-changed={header}");
+    }
     for name in SOURCES {
         println!("cargo::rerun-if-changed={FOLDER}/{name}.c");
     }

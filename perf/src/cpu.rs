@@ -6,6 +6,7 @@
 use std::fs;
 use std::process::Command;
 
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::{Pid, gettid};
 
 /// One thread, of this process or of the kernel.
@@ -15,6 +16,16 @@ pub struct Task(Pid);
 impl Task {
     pub fn current() -> Task {
         Task(gettid())
+    }
+
+    pub fn number(self) -> i32 {
+        self.0.as_raw()
+    }
+
+    /// Lets the thread run on one core only. False when there is no such core, or it may not be; then it runs anywhere.
+    pub fn pin(self, core: usize) -> bool {
+        let mut cores = CpuSet::new();
+        cores.set(core).is_ok() && sched_setaffinity(self.0, &cores).is_ok()
     }
 
     /// All threads of another process, as they are now.
@@ -27,8 +38,20 @@ impl Task {
     /// Lets the thread run before everything of normal priority, so that the neighbours' share is not measured. False when
     /// that may not be, or `chrt` is not there; the figures are then worth less, and still figures.
     pub fn make_urgent(self) -> bool {
-        const PRIORITY: &str = "10";
-        let output = Command::new("chrt").args(["-f", "-p", PRIORITY, &self.0.to_string()]).output();
+        self.schedule(&["-f", "-p", "10"])
+    }
+
+    /// Lets the thread run before urgent ones too: it looks at the clock and sleeps.
+    pub fn make_timekeeper(self) -> bool {
+        self.schedule(&["-f", "-p", "20"])
+    }
+
+    pub fn make_normal(self) -> bool {
+        self.schedule(&["-o", "-p", "0"])
+    }
+
+    fn schedule(self, how: &[&str]) -> bool {
+        let output = Command::new("chrt").args(how).arg(self.0.to_string()).output();
         output.is_ok_and(|output| output.status.success())
     }
 

@@ -21,6 +21,7 @@ use std::process::{Child, Command};
 use std::sync::Once;
 use std::thread;
 
+use fastpath::io::blast::BlastError;
 use fastpath::io::program::{Preference, Program, ProgramError, Role};
 use fastpath::io::xsk::{XskError, XskQueue};
 use nix::sched::{CloneFlags, setns};
@@ -49,6 +50,8 @@ pub enum LabError {
     Socket(#[from] XskError),
     #[error(transparent)]
     Program(#[from] ProgramError),
+    #[error(transparent)]
+    Blast(#[from] BlastError),
 }
 
 /// Turns an operating system error into one that says what was tried.
@@ -143,9 +146,7 @@ impl Lab {
 
     /// Moves the calling thread into a namespace, for good.
     pub fn enter(&self, place: Place) -> Result<(), LabError> {
-        let path = format!("/run/netns/{}", self.name(place));
-        let file = File::open(&path).map_err(system(format!("open {path}")))?;
-        setns(&file, CloneFlags::CLONE_NEWNET).map_err(|error| system(format!("enter {path}"))(error.into()))
+        enter(&self.name(place))
     }
 
     /// Does something on a thread inside a namespace.
@@ -174,6 +175,13 @@ impl Lab {
             }
         }
         Ok(())
+    }
+
+    /// Lets the router's side take frames that a tester makes without socket buffers: a veth does that only while it
+    /// receives by NAPI, which without an XDP program it does for GRO's sake. Nothing that a tester sends can be joined.
+    pub fn receive_by_napi(&self) -> Result<(), LabError> {
+        let router = self.name(Place::Router);
+        ip(&format!("netns exec {router} ethtool -K near-a gro on"))
     }
 
     /// Lets the kernel of the router's namespace forward, or not.
@@ -207,7 +215,15 @@ pub fn detach_program(interface: &str) -> Result<(), LabError> {
     Ok(Program::detach(index(interface)?)?)
 }
 
-fn index(interface: &str) -> Result<u32, LabError> {
+/// Moves the calling thread into a namespace by its name, for good.
+pub fn enter(name: &str) -> Result<(), LabError> {
+    let path = format!("/run/netns/{name}");
+    let file = File::open(&path).map_err(system(format!("open {path}")))?;
+    setns(&file, CloneFlags::CLONE_NEWNET).map_err(|error| system(format!("enter {path}"))(error.into()))
+}
+
+/// The number of an interface of the calling thread's namespace.
+pub fn index(interface: &str) -> Result<u32, LabError> {
     nix::net::if_::if_nametoindex(interface)
         .map_err(|error| system(format!("find interface {interface}"))(error.into()))
 }

@@ -9,7 +9,8 @@
 //! | `veth.rs`, `tcp.rs`, `latency.rs` | endpoint → router → endpoint over veth, kernel forwarding and router in turn |
 //! | `lab.rs` | namespaces and veth pairs |
 //! | `forwarder.rs`, `router.rs` | what forwards between them: the kernel, the router, and whoever is compared |
-//! | `generator.rs`, `sink.rs` | where packets come from and where they are counted |
+//! | `traffic.rs`, `trial.rs` | what is sent; one trial: so many packets a second for so long, and what came of them |
+//! | `generator.rs`, `sink.rs` | packets in memory, or out of an AF_XDP socket; where those are counted |
 //! | `cpu.rs` | what a thread has cost, and that it is not kept waiting |
 //! | `recorder.rs` | what the recorder of recent drops costs |
 //! | `sets.rs` | addresses that join and leave sets, and policies full of them |
@@ -47,6 +48,8 @@ pub mod sink;
 pub mod stages;
 pub mod tables;
 pub mod tcp;
+pub mod traffic;
+pub mod trial;
 pub mod veth;
 
 use std::path::PathBuf;

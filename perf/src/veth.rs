@@ -1,131 +1,74 @@
-//! Packets per second from A to B: UDP of 60 bytes, which are 64 on a wire.
+//! Packets per second from A to B: UDP of 60 bytes, which are 64 on a wire, as many as the tester can make.
 //!
-//! The generator's thread also carries what the kernel does in its name: with kernel forwarding that is everything up to
-//! the sink, with the router it ends with the copy into the worker's frames. So both columns of CPU time matter, and
-//! their sum is what a packet costs the machine. Both threads run before everything of normal priority.
+//! The tester's thread also carries what the kernel does in its name: with kernel forwarding that is everything up to
+//! the gauge, with the router it ends with the copy into the worker's frames. So both columns of CPU time matter, and
+//! their sum is what a packet that arrives costs the machine; it includes what was spent on packets that were lost.
 
-use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use fastpath::io::gauge::Depth;
 
-use crate::cpu::{Task, softirq_tasks};
-use crate::forwarder::{self, Kernel};
-use crate::generator::Generator;
-use crate::lab::{Lab, LabError, Place};
+use crate::forwarder::{self, Forwarder, Kernel};
+use crate::lab::Lab;
 use crate::report::{Measurement, Report, median};
 use crate::router::RouterOptions;
-use crate::sink::Sink;
+use crate::traffic::{Family, Size, Traffic};
+use crate::trial::{Offer, Outcome, Tester};
 use crate::{Error, Scale};
 
-const LENGTH: usize = 60;
 const FEW: u32 = 64;
 const MANY: u32 = 1 << 20;
-/// Time for rings to fill and for the scheduler to place the threads.
-const WARM_UP: Duration = Duration::from_millis(200);
 
 /// A way of forwarding, and how many flows there are.
 struct Case {
     name: &'static str,
-    way: Way,
+    way: Box<dyn Forwarder>,
     flows: u32,
 }
 
-#[derive(Clone, Copy)]
-enum Way {
-    /// Dropped where the router would receive it: what the generator can do.
-    Ceiling,
-    Kernel,
-    Router(RouterOptions),
-}
-
-/// What one window showed: packets that arrived, and the CPU time of each.
-#[derive(Clone, Copy)]
-struct Window {
-    mpps: f64,
-    worker: f64,
-    sender: f64,
-    softirq: f64,
-}
-
 pub fn measure(scale: &Scale, report: &mut Report) -> Result<(), Error> {
-    let lab = Arc::new(Lab::new(1500)?);
-    let sink = Sink::attach(&lab, Place::B, "end0")?;
+    let lab = Lab::new(1500)?;
     let few = RouterOptions::default();
+    let many = if scale.flows < MANY as usize { scale.flows as u32 } else { MANY };
     let cases = [
-        Case { name: "kernel forwarding", way: Way::Kernel, flows: FEW },
-        Case { name: "dropped at the router: the ceiling", way: Way::Ceiling, flows: FEW },
-        Case { name: "router, 1 rule", way: Way::Router(few), flows: FEW },
-        Case { name: "router, 1,000 rules", way: Way::Router(RouterOptions { rules: 1000, ..few }), flows: FEW },
+        Case { name: "kernel forwarding", way: Box::new(Kernel), flows: FEW },
+        Case { name: "router, 1 rule", way: Box::new(few), flows: FEW },
+        Case { name: "router, 1,000 rules", way: Box::new(RouterOptions { rules: 1000, ..few }), flows: FEW },
         Case {
             name: "router, 1,000 rules, 1M flows in turn",
-            way: Way::Router(RouterOptions { rules: 1000, flows: MANY + MANY / 2, ..few }),
-            flows: MANY,
+            way: Box::new(RouterOptions { rules: 1000, flows: many + many / 2, ..few }),
+            flows: many,
         },
     ];
-    let mut windows: Vec<Vec<Window>> = cases.iter().map(|_| Vec::new()).collect();
+    let mut outcomes: Vec<Vec<Outcome>> = cases.iter().map(|_| Vec::new()).collect();
     for _ in 0..scale.rounds {
-        for (case, windows) in cases.iter().zip(&mut windows) {
-            windows.push(once(&lab, case, &sink, scale.window)?);
+        for (case, outcomes) in cases.iter().zip(&mut outcomes) {
+            let traffic = Traffic { size: Size::Fixed(64), family: Family::Ipv4, flows: case.flows };
+            let mut tester = Tester::new(&lab, traffic, Depth::Count)?;
+            outcomes.push(forwarder::with(case.way.as_ref(), &lab, |running| {
+                tester.introduce(running)?;
+                tester.run(running, Offer { rate: None, duration: scale.window })
+            })?);
         }
     }
-    let kernel = &windows[0];
-    for (case, own) in cases.iter().zip(&windows) {
-        let of = |field: fn(&Window) -> f64| median(&own.iter().map(field).collect::<Vec<_>>());
-        let ratios: Vec<f64> = own.iter().zip(kernel).map(|(own, kernel)| own.mpps / kernel.mpps).collect();
+    let kernel = &outcomes[0];
+    for (case, own) in cases.iter().zip(&outcomes) {
+        let of = |field: &dyn Fn(&Outcome) -> f64| median(&own.iter().map(field).collect::<Vec<_>>());
+        let each = |position: usize| move |outcome: &Outcome| outcome.cpu[position] as f64 / outcome.arrived as f64;
+        let sum = |outcome: &Outcome| outcome.cpu.iter().sum::<u64>() as f64 / outcome.arrived as f64;
+        let ratios: Vec<f64> = own.iter().zip(kernel).map(|(own, kernel)| own.rate() / kernel.rate()).collect();
         report.add(Measurement {
             group: "veth, 64 B UDP",
             name: case.name.to_owned(),
-            frame_mode: if matches!(case.way, Way::Router(_)) { "veth, native xdp, copy" } else { "veth" },
+            frame_mode: if case.name.starts_with("router") { "veth, native xdp, copy" } else { "veth" },
             numbers: vec![
                 ("x kernel", median(&ratios)),
-                ("Mpps", of(|window| window.mpps)),
-                ("worker ns", of(|window| window.worker)),
-                ("sender ns", of(|window| window.sender)),
-                ("softirq ns", of(|window| window.softirq)),
-                ("sum ns", of(|window| window.worker + window.sender + window.softirq)),
+                ("Mpps", of(&|outcome| outcome.rate() / 1e6)),
+                ("offered", of(&|outcome| outcome.sent as f64 / outcome.seconds / 1e6)),
+                ("worker ns", of(&each(0))),
+                ("tester ns", of(&each(1))),
+                ("softirq ns", of(&each(2))),
+                ("sum ns", of(&sum)),
             ],
         })?;
     }
     Ok(())
-}
-
-fn once(lab: &Arc<Lab>, case: &Case, sink: &Sink, length: Duration) -> Result<Window, LabError> {
-    match case.way {
-        Way::Ceiling => {
-            let near = Sink::attach(lab, Place::Router, "near-a")?;
-            let window = window(lab, None, case.flows, &near, length);
-            near.detach(lab)?;
-            window
-        }
-        Way::Kernel => forwarder::with(&Kernel, lab, |_| window(lab, None, case.flows, sink, length)),
-        Way::Router(options) => {
-            forwarder::with_router(options, lab, |router| window(lab, Some(router.task), case.flows, sink, length))
-        }
-    }
-}
-
-fn window(lab: &Arc<Lab>, worker: Option<Task>, flows: u32, sink: &Sink, length: Duration) -> Result<Window, LabError> {
-    let softirq = softirq_tasks();
-    let generator = Generator::start(lab, LENGTH, flows)?;
-    for task in worker.iter().chain([&generator.task]) {
-        task.make_urgent();
-    }
-    thread::sleep(WARM_UP);
-    let costs = || {
-        let softirq: u64 = softirq.iter().map(|task| task.nanoseconds()).sum();
-        [worker.map_or(0, Task::nanoseconds), generator.task.nanoseconds(), softirq]
-    };
-    let (start, first, before) = (Instant::now(), sink.count()?, costs());
-    thread::sleep(length);
-    let (elapsed, last, after) = (start.elapsed(), sink.count()?, costs());
-    generator.stop()?;
-    let packets = last.saturating_sub(first) as f64;
-    if packets == 0.0 {
-        return Err(LabError::Late {
-            what: "a packet arrives at the sink".to_owned(),
-            seconds: length.as_secs().max(1),
-        });
-    }
-    let each = |position: usize| (after[position] - before[position]) as f64 / packets;
-    Ok(Window { mpps: packets / elapsed.as_secs_f64() / 1e6, worker: each(0), sender: each(1), softirq: each(2) })
 }

@@ -197,7 +197,7 @@ fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
     }
 }
 
-fn load_classifier(object: &mut Ebpf, name: &'static str) -> Result<RawFd, ProgramError> {
+pub(super) fn load_classifier(object: &mut Ebpf, name: &'static str) -> Result<RawFd, ProgramError> {
     let failed = |error: aya::programs::ProgramError| ProgramError::Load { name, source: error.into() };
     let program = object.program_mut(name).ok_or(ProgramError::Missing { what: "program", name })?;
     let program: &mut SchedClassifier = program.try_into().map_err(failed)?;
@@ -232,7 +232,7 @@ fn find(ifindex: u32, point: bpf_tc_attach_point) -> Option<u32> {
     })
 }
 
-fn attach(ifindex: u32, point: bpf_tc_attach_point, program: RawFd) -> Result<(), ProgramError> {
+pub(super) fn attach(ifindex: u32, point: bpf_tc_attach_point, program: RawFd) -> Result<(), ProgramError> {
     let failed = |source| ProgramError::Filter { ifindex, source };
     // SAFETY: without a function, libbpf prints nothing; it makes the change atomically. Refusals are answers here.
     unsafe { libbpf_sys::libbpf_set_print(None) };
@@ -258,12 +258,18 @@ fn detach(ifindex: u32, point: bpf_tc_attach_point) -> Result<(), ProgramError> 
     let Some(handle) = find(ifindex, point) else { return Ok(()) };
     // SAFETY: both structures outlive the call and carry their sizes.
     result(unsafe { libbpf_sys::bpf_tc_detach(&hook(ifindex, point), &options(handle)) }).map_err(failed)?;
-    if handle == WITH_OWN_QDISC && !has_filters(ifindex).map_err(failed)? {
-        let mut both = hook(ifindex, BPF_TC_INGRESS | BPF_TC_EGRESS);
-        // SAFETY: the structure outlives the call and carries its size.
-        result(unsafe { libbpf_sys::bpf_tc_hook_destroy(&mut both) }).map_err(failed)?;
+    match handle == WITH_OWN_QDISC && !has_filters(ifindex).map_err(failed)? {
+        true => remove_discipline(ifindex),
+        false => Ok(()),
     }
-    Ok(())
+}
+
+/// Takes clsact off an interface, and with it every filter there.
+pub(super) fn remove_discipline(ifindex: u32) -> Result<(), ProgramError> {
+    let mut both = hook(ifindex, BPF_TC_INGRESS | BPF_TC_EGRESS);
+    // SAFETY: the structure outlives the call and carries its size.
+    result(unsafe { libbpf_sys::bpf_tc_hook_destroy(&mut both) })
+        .map_err(|source| ProgramError::Filter { ifindex, source })
 }
 
 /// Whether the interface's clsact has a filter, whoever's. Asks the kernel by netlink, which libbpf cannot.

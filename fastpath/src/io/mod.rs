@@ -9,12 +9,15 @@
 //! | `program.rs`, `steer.bpf.c` | our XDP program and its loader |
 //! | `attached.rs` | which XDP programs an interface has |
 //! | `guard.rs`, `guard.bpf.c` | the programs of an uplink with a host endpoint |
+//! | `blast.rs`, `gauge.rs` | for measurements: packets made and counted inside the kernel |
 //! | `sleep.rs` | epoll and eventfd: where a worker with nothing to do waits |
 //!
 //! The contract is [`Queue`]: receive, send, flush, reclaim, a descriptor to sleep on. It says nothing that only one
 //! back-end could do. All `unsafe` of the crate lives in this folder and in `rcu.rs`.
 
 mod attached;
+pub mod blast;
+pub mod gauge;
 pub mod guard;
 pub mod memory;
 pub mod program;
