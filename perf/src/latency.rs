@@ -35,7 +35,7 @@ pub fn measure(scale: &Scale, report: &mut Report) -> Result<(), Error> {
     let mut rounds: Vec<Vec<[f64; 3]>> = ways.iter().map(|_| Vec::new()).collect();
     for _ in 0..scale.rounds {
         for ((_, way), rounds) in ways.iter().zip(&mut rounds) {
-            rounds.push(forwarder::with(*way, &lab, |_| ping_pong(&lab, scale.window))?);
+            rounds.push(forwarder::with(*way, &lab, |_| percentiles(&lab, scale.window))?);
         }
     }
     let kernel = &rounds[0];
@@ -53,38 +53,46 @@ pub fn measure(scale: &Scale, report: &mut Report) -> Result<(), Error> {
 }
 
 /// Percentiles of the round trips of one window, in microseconds.
-fn ping_pong(lab: &Lab, window: Duration) -> Result<[f64; 3], LabError> {
+fn percentiles(lab: &Lab, window: Duration) -> Result<[f64; 3], LabError> {
+    let mut spread = Spread::default();
+    for nanoseconds in ping_pong(lab, window)? {
+        spread.record(nanoseconds, 1);
+    }
+    Ok(PERCENTILES.map(|percent| spread.percentile(percent) / 1e3))
+}
+
+/// The round trips of one window, in nanoseconds.
+pub fn ping_pong(lab: &Lab, window: Duration) -> Result<Vec<u64>, LabError> {
     let far = SocketAddr::new(address(B_ADDRESSES.0)?, PORT);
     let server = lab.within(Place::B, || bind(far))??;
     let client = lab.within(Place::A, || bind(SocketAddr::new(address(A_ADDRESSES.0)?, PORT)))??;
     client.connect(far).map_err(system("connect a socket at A"))?;
     thread::scope(|scope| {
         let answering = scope.spawn(move || answer(&server));
-        let spread = ask(&client, window);
+        let times = ask(&client, window);
         // An empty packet ends the other side, and so does its time limit.
         let _ = client.send(&[]);
         answering.join().map_err(|_| LabError::Panicked)??;
-        let spread = spread?;
-        Ok(PERCENTILES.map(|percent| spread.percentile(percent) / 1e3))
+        times
     })
 }
 
-fn ask(socket: &UdpSocket, window: Duration) -> Result<Spread, LabError> {
+fn ask(socket: &UdpSocket, window: Duration) -> Result<Vec<u64>, LabError> {
     let message = [0x5a; LENGTH];
     let mut buffer = [0; LENGTH];
-    let mut spread = Spread::default();
+    let mut times = Vec::new();
     let mut count = 0;
     let end = Instant::now() + window;
     loop {
         let start = Instant::now();
         if start >= end {
-            return Ok(spread);
+            return Ok(times);
         }
         socket.send(&message).map_err(system("send from A"))?;
         socket.recv(&mut buffer).map_err(system("wait at A for the answer from B"))?;
         count += 1;
         if count > WARM_UP {
-            spread.record(start.elapsed().as_nanos() as u64, 1);
+            times.push(start.elapsed().as_nanos() as u64);
         }
     }
 }

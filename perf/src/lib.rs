@@ -11,6 +11,8 @@
 //! | `forwarder.rs`, `router.rs` | what forwards between them: the kernel, the router, and whoever is compared |
 //! | `traffic.rs`, `trial.rs` | what is sent; one trial: so many packets a second for so long, and what came of them |
 //! | `generator.rs`, `sink.rs` | packets in memory, or out of an AF_XDP socket; where those are counted |
+//! | `search.rs`, `bench/` | the search for the highest load; `vrouter bench` |
+//! | `page/` | one HTML page of what a bench has measured |
 //! | `cpu.rs` | what a thread has cost, and that it is not kept waiting |
 //! | `recorder.rs` | what the recorder of recent drops costs |
 //! | `sets.rs` | addresses that join and leave sets, and policies full of them |
@@ -27,6 +29,7 @@
 #![forbid(unsafe_code)]
 
 pub mod baseline;
+pub mod bench;
 pub mod cluster;
 pub mod cpu;
 pub mod forwarder;
@@ -38,11 +41,13 @@ pub mod latency;
 pub mod linear;
 pub mod lpm;
 pub mod memory;
+pub mod page;
 pub mod recorder;
 pub mod report;
 pub mod route_sets;
 pub mod router;
 pub mod scaling;
+pub mod search;
 pub mod sets;
 pub mod sink;
 pub mod stages;

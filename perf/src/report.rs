@@ -141,7 +141,7 @@ impl Report {
 }
 
 impl Machine {
-    fn this() -> Machine {
+    pub fn this() -> Machine {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let field = |wanted: &str| {
             let line = cpuinfo.lines().find(|line| line.split(':').next().is_some_and(|name| name.trim() == wanted))?;

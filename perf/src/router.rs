@@ -3,6 +3,7 @@
 //! It is the router's own worker, sockets and XDP program; what is missing is control: its tables are made by
 //! [`crate::tables`] and published by whoever measures.
 
+use std::cell::RefCell;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
@@ -66,7 +67,7 @@ pub struct Router<'lab> {
     thread: JoinHandle<()>,
     /// What its thread costs.
     pub task: Task,
-    pub publisher: Publisher<Tables>,
+    publisher: RefCell<Publisher<Tables>>,
     _memory: XskMemory,
     programs: [Program; 2],
 }
@@ -97,12 +98,17 @@ fn start(options: RouterOptions, lab: &Lab) -> Result<Router<'_>, LabError> {
         })
         .map_err(system("start the worker's thread"))?;
     let task = receive.recv().map_err(|_| LabError::Panicked)?;
-    Ok(Router { lab, remote, thread, task, publisher, _memory: memory, programs })
+    Ok(Router { lab, remote, thread, task, publisher: RefCell::new(publisher), _memory: memory, programs })
 }
 
 impl Router<'_> {
     pub fn counters(&self) -> &Counters {
         &self.remote.counters
+    }
+
+    /// Makes these the tables of every breath from now on. They have to have a generation that none before had.
+    pub fn publish(&self, tables: Tables) {
+        self.publisher.borrow_mut().publish(tables);
     }
 
     /// Packets that were redirected to a socket and did not arrive: no frame was waiting, or the receive ring was full.

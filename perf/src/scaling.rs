@@ -30,8 +30,8 @@ use nix::time::{ClockId, clock_gettime};
 use crate::cpu::Task;
 use crate::generator;
 use crate::lab::LabError;
-use crate::stages::SHORT;
 use crate::report::{Measurement, Report, median};
+use crate::stages::SHORT;
 use crate::tables::{self, A, B};
 use crate::{Error, Scale};
 

@@ -110,20 +110,24 @@ pub fn untracked(rules: usize, mtu: u16) -> Tables {
 }
 
 /// The same with so many routes of a cluster beside those of the endpoints, none of which covers them.
-pub fn with_routes(tables: Tables, count: usize) -> Tables {
-    if count == 0 {
-        return tables;
+pub fn with_routes(mut tables: Tables, count: usize) -> Tables {
+    if count > 0 {
+        route_to_b(&mut tables, count, 1);
     }
+    tables
+}
+
+/// Routes to A, to B by this adjacency, and to so many networks of other nodes.
+pub fn route_to_b(tables: &mut Tables, others: usize, adjacency: u32) {
     // 10.128.0.0/9 and fd80::/16: other nodes. They lead to A, where no packet of a measurement goes.
-    let mut ipv4: Vec<_> =
-        cluster_routes_ipv4(count).into_iter().map(|(address, length, _)| (address | 0x0080_0000, length, 0)).collect();
-    let mut ipv6: Vec<_> = cluster_routes_ipv6(count)
-        .into_iter()
-        .map(|(address, length, _)| (address & !(0xffff << 112) | 0xfd80 << 112, length, 0))
-        .collect();
-    ipv4.extend([(A_IPV4, NET_LENGTH_IPV4, 0), (B_IPV4, NET_LENGTH_IPV4, 1)]);
-    ipv6.extend([(A_IPV6, NET_LENGTH_IPV6, 0), (B_IPV6, NET_LENGTH_IPV6, 1)]);
-    Tables { routes: Routes::build(ipv4, ipv6), ..tables }
+    let elsewhere = cluster_routes_ipv4(others).into_iter();
+    let mut ipv4: Vec<_> = elsewhere.map(|(address, length, _)| (address | 0x0080_0000, length, 0)).collect();
+    let elsewhere = cluster_routes_ipv6(others).into_iter();
+    let other_prefix = |address: u128| address & !(0xffff << 112) | 0xfd80 << 112;
+    let mut ipv6: Vec<_> = elsewhere.map(|(address, length, _)| (other_prefix(address), length, 0)).collect();
+    ipv4.extend([(A_IPV4, NET_LENGTH_IPV4, 0), (B_IPV4, NET_LENGTH_IPV4, adjacency)]);
+    ipv6.extend([(A_IPV6, NET_LENGTH_IPV6, 0), (B_IPV6, NET_LENGTH_IPV6, adjacency)]);
+    tables.routes = Routes::build(ipv4, ipv6);
 }
 
 /// A port that nobody may reach, where a measurement needs one.

@@ -18,7 +18,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use fastpath::io::blast::{self, Blast, Plan};
+use fastpath::io::blast::{self, Blast, Plan, Progress};
 use fastpath::io::gauge::{Depth, Gauge, Totals};
 
 use crate::cpu::{Task, softirq_tasks};
@@ -59,6 +59,8 @@ pub struct Outcome {
     pub arrived: u64,
     pub twice: u64,
     pub reordered: u64,
+    /// See [`fastpath::io::gauge::MARK`].
+    pub marked: u64,
     /// Nanoseconds and how many packets took them; only from a tester that looks at stamps.
     pub latencies: Vec<(u64, u64)>,
     /// Nanoseconds of CPU time within `seconds`: the forwarder's threads, the tester's, what was put off to ksoftirqd.
@@ -89,6 +91,9 @@ pub struct Tester<'lab> {
     traffic: Traffic,
     /// Of the next packet: no number comes twice in the life of a tester.
     sequence: u64,
+    /// Threads run before everything of normal priority. Not for trials of a second and more: the kernel then takes the
+    /// cores away for a twentieth of the time, so that others can run at all.
+    pub is_urgent: bool,
 }
 
 impl<'lab> Tester<'lab> {
@@ -97,7 +102,7 @@ impl<'lab> Tester<'lab> {
         let blast = Arc::new(Blast::load(&traffic.frames())?);
         let gauge = Gauge::load(depth)?;
         lab.within(Place::B, || Ok::<_, LabError>(gauge.attach(index("end0")?)?))??;
-        Ok(Tester { lab, blast, gauge, depth, traffic, sequence: 0 })
+        Ok(Tester { lab, blast, gauge, depth, traffic, sequence: 0, is_urgent: true })
     }
 
     pub fn traffic(&self) -> Traffic {
@@ -116,7 +121,7 @@ impl<'lab> Tester<'lab> {
 
     /// Carries out a trial.
     pub fn run(&mut self, running: &dyn Running, offer: Offer) -> Result<Outcome, LabError> {
-        self.run_while(running, offer, || Ok(()))
+        self.run_while(running, offer, |_| Ok(()))
     }
 
     /// The same, while something else is done again and again.
@@ -124,15 +129,15 @@ impl<'lab> Tester<'lab> {
         &mut self,
         running: &dyn Running,
         offer: Offer,
-        mut meanwhile: impl FnMut() -> Result<(), LabError>,
+        mut meanwhile: impl FnMut(&Tester<'_>) -> Result<(), LabError>,
     ) -> Result<Outcome, LabError> {
         let tasks = running.tasks();
         for task in &tasks {
             task.pin(FORWARDER_CORE);
-            task.make_urgent();
+            self.prioritise(*task);
         }
         let softirq = softirq_tasks();
-        let _timekeeper = Timekeeper::begin();
+        let _timekeeper = self.is_urgent.then(Timekeeper::begin);
         let cost = |tasks: &[Task]| tasks.iter().map(|task| task.nanoseconds()).sum::<u64>();
         let before_latencies = self.latencies()?;
         let before = self.gauge.totals()?;
@@ -141,7 +146,7 @@ impl<'lab> Tester<'lab> {
         let (start, first, first_costs) = (Instant::now(), self.gauge.totals()?, costs(&sending));
         let mut result = Ok(());
         while result.is_ok() && start.elapsed() < offer.duration {
-            result = meanwhile();
+            result = meanwhile(self);
             thread::sleep(TURN.min(offer.duration.saturating_sub(start.elapsed())));
         }
         let (elapsed, last, last_costs) = (start.elapsed(), self.gauge.totals()?, costs(&sending));
@@ -164,9 +169,22 @@ impl<'lab> Tester<'lab> {
             arrived: last.packets.saturating_sub(first.packets),
             twice: of(|totals| totals.twice),
             reordered: of(|totals| totals.reordered),
+            marked: of(|totals| totals.marked),
             latencies: difference(&self.latencies()?, &before_latencies),
             cpu,
         })
+    }
+
+    fn prioritise(&self, task: Task) {
+        match self.is_urgent {
+            true => task.make_urgent(),
+            false => task.make_normal(),
+        };
+    }
+
+    /// What has been sent and has arrived so far, while a trial runs.
+    pub fn now(&self) -> Result<(Progress, Totals), LabError> {
+        Ok((self.blast.progress()?, self.gauge.totals()?))
     }
 
     fn latencies(&self) -> Result<Vec<(u64, u64)>, LabError> {
@@ -192,13 +210,16 @@ impl<'lab> Tester<'lab> {
         let stop = Arc::new(AtomicBool::new(false));
         let (send, receive) = mpsc::channel();
         let (blast, is_stopped, name) = (self.blast.clone(), stop.clone(), self.lab.name(Place::A));
+        let is_urgent = self.is_urgent;
         let thread = thread::Builder::new()
             .name("tester".to_owned())
             .spawn(move || {
                 crate::lab::enter(&name)?;
                 let task = Task::current();
                 task.pin(TESTER_CORE);
-                task.make_urgent();
+                if is_urgent {
+                    task.make_urgent();
+                }
                 // Nobody waits for the answer only if the trial has been given up.
                 let _ = send.send(task);
                 blast.run(&is_stopped).map_err(LabError::from)

@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 
 const CRATES: [&str; 6] = ["config", "control", "fastpath", "perf", "tests", "vrouter"];
 
-/// Which crate may depend on which. `tests` may use everything that is a library; nothing depends on the last three.
+/// Which crate may depend on which. `tests` may use everything that is a library; of the last three, nothing depends on the
+/// binary and on `tests`, and the binary alone on `perf`, for `vrouter bench`.
 const ARROWS: [(&str, &[&str]); 6] = [
     ("config", &[]),
     ("fastpath", &[]),
     ("control", &["config", "fastpath"]),
-    ("vrouter", &["config", "control", "fastpath"]),
+    ("vrouter", &["config", "control", "fastpath", "perf"]),
     ("perf", &["fastpath"]),
     ("tests", &["config", "control", "fastpath"]),
 ];

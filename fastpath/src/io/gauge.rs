@@ -14,7 +14,9 @@ use super::program::{ProgramError, take_map, with_loader};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gauge.bpf.o"));
 
-/// As in gauge.bpf.c.
+/// As in gauge.bpf.c, as are the next two. Last byte of a destination MAC that no packet should have.
+pub const MARK: u8 = 0xff;
+
 const SUB_BITS: u32 = 5;
 const BUCKETS: u32 = 1152;
 
@@ -29,6 +31,8 @@ pub struct Totals {
     pub twice: u64,
     /// Packets that came after one with a later sequence number.
     pub reordered: u64,
+    /// Packets to a MAC address that ends with [`MARK`].
+    pub marked: u64,
 }
 
 /// How much is looked at.
@@ -77,7 +81,14 @@ impl Gauge {
     pub fn totals(&self) -> Result<Totals, ProgramError> {
         let read = |index: u32| sum(&self.totals, index);
         // In the order of `enum total`.
-        Ok(Totals { packets: read(0)?, bytes: read(1)?, foreign: read(2)?, twice: read(3)?, reordered: read(4)? })
+        Ok(Totals {
+            packets: read(0)?,
+            bytes: read(1)?,
+            foreign: read(2)?,
+            twice: read(3)?,
+            reordered: read(4)?,
+            marked: read(5)?,
+        })
     }
 
     /// How many packets took how many nanoseconds: buckets in order, by the middle of each, empty ones left out.

@@ -16,7 +16,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("After", &["history", "undo", "confirm"]),
     ("Policy", &["policy", "selector", "why"]),
     ("Packets", &["show", "trace"]),
-    ("Machine", &["run", "doctor", "lab"]),
+    ("Machine", &["run", "doctor", "lab", "bench"]),
     ("Help", &["explain", "version", "completion"]),
 ];
 

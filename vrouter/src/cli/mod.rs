@@ -13,6 +13,7 @@
 //! - `calicoctl.rs`                       the same commands under calicoctl's name
 //! - `show.rs` `trace.rs` `why.rs`        what the router does with packets
 //! - `selector.rs` `policy/`              questions about policy that no daemon has to answer; `lines.rs` carries them
+//! - `bench.rs`    arguments of the measurements
 //! - `run.rs`      flags of the daemon, made from the table of settings
 //! - `render.rs`   tables, and text from elsewhere made harmless to a terminal
 //! - `output.rs`   what `-o` may say
@@ -23,6 +24,7 @@
 //! Left out: edit, watching resources.
 
 mod apply;
+mod bench;
 mod calicoctl;
 mod columns;
 mod delete;
@@ -202,6 +204,12 @@ pub enum Command {
     #[command(after_help = "Example:\n  vrouter lab up two-pods.yaml")]
     Lab(crate::lab::LabArguments),
 
+    /// Measure this machine: packets per second, latency, changes under load; kernel forwarding beside
+    #[command(
+        after_help = "Examples:\n  vrouter bench mrr\n  vrouter bench pdr --rules 100,10000\n  vrouter bench report"
+    )]
+    Bench(bench::BenchArguments),
+
     /// Show the version of this program and of the daemon
     #[command(after_help = "Example:\n  vrouter version --client")]
     Version(VersionArguments),
@@ -269,6 +277,7 @@ fn execute(cli: Cli) -> ExitCode {
         }
         Command::Doctor(arguments) => return crate::doctor::run(arguments),
         Command::Lab(arguments) => return crate::lab::run(arguments),
+        Command::Bench(arguments) => return bench::run(format, arguments),
         Command::Apply(arguments) => apply::apply(&client, format, style, &arguments),
         Command::Create(arguments) => apply::create(&client, format, style, &arguments),
         Command::Replace(arguments) => apply::replace(&client, format, style, &arguments),
