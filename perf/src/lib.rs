@@ -20,6 +20,7 @@
 //! | `tables.rs`, `linear.rs` | what the router is told; policy by walking the rules, for comparison |
 //! | `idle.rs` | what queues cost that have nothing to do, awake and asleep |
 //! | `scaling.rs` | what a second worker is worth |
+//! | `peers/` | DPDK's tables beside ours, and other forwarders in the same topology |
 //! | `report.rs`, `baseline.rs` | numbers for people and as JSON lines; the numbers of an earlier run |
 //!
 //! Invariants: a figure over veth is the median of rounds that alternate with kernel forwarding, and its ratio is the
@@ -42,6 +43,7 @@ pub mod linear;
 pub mod lpm;
 pub mod memory;
 pub mod page;
+pub mod peers;
 pub mod recorder;
 pub mod report;
 pub mod route_sets;
@@ -74,6 +76,10 @@ pub enum Topic {
     Instructions,
     Idle,
     Scaling,
+    /// DPDK's tables beside ours; not part of `all`, because it needs packages that nothing else does.
+    PeersMemory,
+    /// Other forwarders in the lab; neither.
+    Peers,
 }
 
 impl Topic {
@@ -89,6 +95,9 @@ impl Topic {
         Topic::Scaling,
     ];
 
+    /// What is measured only when it is asked for by name.
+    pub const MORE: [Topic; 2] = [Topic::PeersMemory, Topic::Peers];
+
     pub fn name(self) -> &'static str {
         match self {
             Topic::Memory => "memory",
@@ -100,6 +109,8 @@ impl Topic {
             Topic::Instructions => "instructions",
             Topic::Idle => "idle",
             Topic::Scaling => "scaling",
+            Topic::PeersMemory => "peers-memory",
+            Topic::Peers => "peers",
         }
     }
 }
@@ -189,6 +200,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
             Topic::Instructions => instructions::measure(&mut report, &options.baselines, options.save_baseline)?,
             Topic::Idle => idle::measure(&options.scale, &mut report)?,
             Topic::Scaling => scaling::measure(&options.scale, &mut report)?,
+            Topic::PeersMemory => peers::memory::measure(&options.scale, &options.out, &mut report)?,
+            Topic::Peers => {}
         }
     }
     report.finish(options)?;

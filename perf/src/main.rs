@@ -87,7 +87,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String>
                 rounds = Some(count.ok_or(format!("--rounds {given}: expected a number from 1 to 1000"))?);
             }
             "--save-baseline" => options.save_baseline = true,
-            name => match Topic::ALL.into_iter().find(|topic| topic.name() == name) {
+            name => match Topic::ALL.into_iter().chain(Topic::MORE).find(|topic| topic.name() == name) {
                 Some(topic) => options.topics.push(topic),
                 None => return Err(format!("{name}: expected a topic or an option")),
             },

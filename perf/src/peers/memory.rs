@@ -1,0 +1,251 @@
+//! Our tables beside DPDK's, in memory: the same sets, the same keys, one core, round by round in turn.
+//!
+//! A window is 1024 lookups in bursts of 256 on both sides. Theirs is timed inside their program with the time-stamp
+//! counter; ours here with the monotonic clock, and turned into ticks. Before anything is timed every answer of theirs
+//! is compared with ours; one that differs is an error.
+
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Instant;
+
+use fastpath::table::ProgramIndex;
+use fastpath::table::acl::{Acl, Question};
+use fastpath::table::lpm::{Lpm, Prefix};
+
+use super::dpdk_tables::{DpdkTables, Kind, LargePages, compile, wide_words, write_words};
+use super::sets;
+use crate::Scale;
+use crate::lab::LabError;
+use crate::memory::thousands;
+use crate::report::{Measurement, Report, Spread, median};
+use crate::{Error, tables};
+
+const BURST: usize = 256;
+const WINDOW: usize = 1024;
+/// Windows of ours in a round; as many as theirs.
+const WINDOWS: usize = 1024;
+/// How many of the answers that differ are told.
+const TOLD: usize = 3;
+
+/// Something of ours that a burst of keys can be put to: position of the first key, and where the answers go.
+type Lookup<'a> = &'a dyn Fn(usize, &mut [u32; BURST]);
+
+/// What our table is measured against, and where.
+struct Bench<'a> {
+    program: &'a Path,
+    directory: PathBuf,
+    core: usize,
+    pages: &'a LargePages,
+    rounds: usize,
+}
+
+pub fn measure(scale: &Scale, out: &Path, report: &mut Report) -> Result<(), Error> {
+    let directory = out.join("peers");
+    let (program, version) = match compile(&directory) {
+        Ok(compiled) => compiled,
+        Err(error) => {
+            report.note(&format!("DPDK's tables not measured: {} (`make peers` installs it)", super::chain(&error)));
+            return Ok(());
+        }
+    };
+    let pages = LargePages::allow();
+    let kind = if pages.are_allowed() { "2 MiB" } else { "4 KiB, which cannot be helped without root" };
+    report.note(&format!("DPDK {version}; its memory is in pages of {kind}"));
+    // On a thread of its own: whoever is started by the caller later would inherit the one core.
+    thread::scope(|scope| scope.spawn(|| on_one_core(scale, &program, &directory, &pages, report)).join())
+        .map_err(|_| LabError::Panicked)?
+}
+
+fn on_one_core(
+    scale: &Scale,
+    program: &Path,
+    directory: &Path,
+    pages: &LargePages,
+    report: &mut Report,
+) -> Result<(), Error> {
+    let core = core_affinity::get_core_ids().and_then(|cores| cores.last().copied());
+    if let Some(core) = core {
+        core_affinity::set_for_current(core);
+    }
+    let bench = Bench {
+        program,
+        directory: directory.to_owned(),
+        core: core.map_or(0, |core| core.id),
+        pages,
+        rounds: scale.rounds,
+    };
+    let most = scale.routes * 10;
+    let is_wanted = |count: usize| count <= most;
+    for count in [1000, 100_000].into_iter().filter(|count| is_wanted(*count)) {
+        let name = format!("IPv4, {} cluster routes", thousands(count));
+        routes_ipv4(&bench, &name, sets::cluster_ipv4(count), report)?;
+    }
+    for count in [100_000, 1_000_000].into_iter().filter(|count| is_wanted(*count)) {
+        let name = format!("IPv4, {} BGP-like routes", thousands(count));
+        routes_ipv4(&bench, &name, sets::public_ipv4(count), report)?;
+    }
+    for count in [1000, 230_000].into_iter().filter(|count| is_wanted(*count)) {
+        let name = format!("IPv6, {} BGP-like routes", thousands(count));
+        routes_ipv6(&bench, &name, sets::public_ipv6(count), report)?;
+    }
+    for count in [10, 100, 1000].into_iter().filter(|count| *count <= scale.rules) {
+        rules(&bench, count, report)?;
+    }
+    Ok(())
+}
+
+fn routes_ipv4(bench: &Bench, name: &str, routes: Vec<Prefix<u32>>, report: &mut Report) -> Result<(), Error> {
+    let keys = sets::keys_ipv4(&routes);
+    let words = routes.iter().flat_map(|(address, length, value)| [*address, u32::from(*length), *value]);
+    write_words(&bench.directory, "routes", words)?;
+    write_words(&bench.directory, "keys", keys.iter().copied())?;
+    let table = Lpm::build(routes);
+    compare(bench, Kind::Ipv4, name, "LPM", report, &|first, answers| {
+        for (key, answer) in keys[first..first + BURST].iter().zip(answers) {
+            *answer = table.lookup(*key);
+        }
+    })
+}
+
+fn routes_ipv6(bench: &Bench, name: &str, routes: Vec<Prefix<u128>>, report: &mut Report) -> Result<(), Error> {
+    let keys = sets::keys_ipv6(&routes);
+    let words = routes
+        .iter()
+        .flat_map(|(address, length, value)| wide_words(*address).into_iter().chain([u32::from(*length), *value]));
+    write_words(&bench.directory, "routes", words)?;
+    write_words(&bench.directory, "keys", keys.iter().flat_map(|key| wide_words(*key)))?;
+    let table = Lpm::build(routes);
+    compare(bench, Kind::Ipv6, name, "LPM", report, &|first, answers| {
+        for (key, answer) in keys[first..first + BURST].iter().zip(answers) {
+            *answer = table.lookup(*key);
+        }
+    })
+}
+
+fn rules(bench: &Bench, count: usize, report: &mut Report) -> Result<(), Error> {
+    let spec = tables::policy(count);
+    let Some(words) = spec.blocks[0].iter().map(sets::rule_words).collect::<Option<Vec<_>>>() else {
+        report.note(&format!("{count} rules: not measured, some of them cannot be said to rte_acl"));
+        return Ok(());
+    };
+    let questions = sets::questions(&spec);
+    write_words(&bench.directory, "rules", words.into_iter().flatten())?;
+    write_words(&bench.directory, "keys", questions.iter().flat_map(key_words))?;
+    let acl = Acl::build(&spec);
+    let name = format!("ACL, {} rules", thousands(count));
+    compare(bench, Kind::Acl, &name, "policy", report, &|first, answers| {
+        for (question, answer) in questions[first..first + BURST].iter().zip(answers) {
+            // Rules are numbered from 1 here as there.
+            *answer = acl.evaluate(ProgramIndex(0), &acl.classify(question)).rule.0;
+        }
+    })
+}
+
+fn key_words(question: &Question) -> [u32; 5] {
+    [
+        question.source as u32,
+        question.destination as u32,
+        question.source_port.into(),
+        question.destination_port.into(),
+        question.protocol.into(),
+    ]
+}
+
+/// Starts theirs over the files that were written, compares all answers, and measures both in turn.
+fn compare(
+    bench: &Bench,
+    kind: Kind,
+    name: &str,
+    ours: &str,
+    report: &mut Report,
+    lookup: Lookup,
+) -> Result<(), Error> {
+    let mut theirs = DpdkTables::start(bench.program, kind, &bench.directory, bench.core, bench.pages)?;
+    let mut answers = vec![0; sets::KEYS];
+    let mut burst = [0; BURST];
+    for (position, part) in answers.chunks_mut(BURST).enumerate() {
+        lookup(position * BURST, &mut burst);
+        part.copy_from_slice(&burst);
+    }
+    let mut names = Vec::new();
+    // Every kind of lookup over a table has answered, also where one table was built for two of them.
+    for line in theirs.ask("round")? {
+        agree(name, &line.table, &answers, &theirs.answers(&line.table)?)?;
+        names.push(line.table);
+    }
+    let mut rounds: Vec<Vec<[f64; 2]>> = vec![Vec::new(); names.len() + 1];
+    for _ in 0..bench.rounds {
+        rounds[0].push(one_round(lookup, theirs.hz));
+        for line in theirs.ask("round")? {
+            let position = names.iter().position(|known| *known == line.table);
+            if let (Some(position), [p10, p50]) = (position, line.numbers.as_slice()) {
+                rounds[position + 1].push([*p10, *p50]);
+            }
+        }
+    }
+    for (table, own) in [format!("ours: {ours}")].iter().chain(&names).zip(&rounds) {
+        let of = |number: fn(&[f64; 2]) -> f64| median(&own.iter().map(number).collect::<Vec<_>>());
+        let ratios: Vec<f64> = own.iter().zip(&rounds[0]).map(|(own, ours)| own[1] / ours[1]).collect();
+        report.add(Measurement {
+            group: "tables in memory, ticks a lookup",
+            name: format!("{name}: {table}"),
+            frame_mode: "memory",
+            numbers: vec![("p50", of(|round| round[1])), ("p10", of(|round| round[0])), ("x ours", median(&ratios))],
+        })?;
+    }
+    for line in theirs.ask("update")? {
+        if let [delete_p50, delete_p99, add_p50, add_p99] = line.numbers.as_slice() {
+            report.add(Measurement {
+                group: "tables in memory, ticks an update",
+                name: format!("{name}: {}", line.table),
+                frame_mode: "memory",
+                numbers: vec![
+                    ("delete p50", *delete_p50),
+                    ("delete p99", *delete_p99),
+                    ("add p50", *add_p50),
+                    ("add p99", *add_p99),
+                ],
+            })?;
+        }
+    }
+    for refusal in &theirs.refused {
+        report.note(&format!("{name}: {refusal}"));
+    }
+    Ok(())
+}
+
+/// p10 and p50 of the ticks of a lookup of ours.
+fn one_round(lookup: Lookup, hz: f64) -> [f64; 2] {
+    let mut spread = Spread::default();
+    let mut answers = [0; BURST];
+    for window in 0..WINDOWS {
+        let first = window * WINDOW % sets::KEYS;
+        let start = Instant::now();
+        for burst in (0..WINDOW).step_by(BURST) {
+            lookup(first + burst, &mut answers);
+            black_box(&answers);
+        }
+        spread.record(start.elapsed().as_nanos() as u64, WINDOW);
+    }
+    [10.0, 50.0].map(|percent| spread.percentile(percent) * hz / 1e9)
+}
+
+fn agree(name: &str, table: &str, ours: &[u32], theirs: &[u32]) -> Result<(), LabError> {
+    let differ: Vec<String> = ours
+        .iter()
+        .zip(theirs)
+        .enumerate()
+        .filter(|(_, (ours, theirs))| ours != theirs)
+        .map(|(key, (ours, theirs))| format!("key {key}: ours {ours}, theirs {theirs}"))
+        .collect();
+    if ours.len() != theirs.len() || !differ.is_empty() {
+        let answer = format!(
+            "{name}: {table} differs in {} answers: {}",
+            differ.len(),
+            differ[..differ.len().min(TOLD)].join("; ")
+        );
+        return Err(LabError::Answer { answer });
+    }
+    Ok(())
+}
