@@ -17,10 +17,10 @@ use crate::tables::{A_IPV4, A_MAC, B_IPV4, DENIED_PORT, ROUTER_MAC};
 const IPV4_AT: usize = ethernet::HEADER_LEN;
 const UDP_AT: usize = IPV4_AT + 20;
 const PAYLOAD_AT: usize = UDP_AT + 8;
-const FIRST_PORT: u16 = 1024;
+pub const FIRST_PORT: u16 = 1024;
 const PORTS: u32 = 1 << 10;
 /// Discard, RFC 863.
-const DESTINATION_PORT: u16 = 9;
+pub const DESTINATION_PORT: u16 = 9;
 
 /// Numbers that look random and repeat from run to run. See: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number
 /// Generators", 2014.

@@ -167,11 +167,19 @@ impl Lab {
         let router = self.name(Place::Router);
         for (place, near) in [(Place::A, "near-a"), (Place::B, "near-b")] {
             let end = self.name(place);
+            // Only a command of `ip netns exec` sees the namespace's own /sys. Without GRO there is nothing to have threads, but
+            // what is set stays and would show as soon as there is.
+            let thread = |value: &str| {
+                let command = format!("echo {value} > /sys/class/net/end0/threaded");
+                run("ip", &["netns", "exec", &end, "sh", "-c", &command])
+            };
+            if !is_on {
+                thread("0")?;
+            }
             ip(&format!("netns exec {router} ethtool -K {near} tso {offloads}"))?;
             ip(&format!("netns exec {end} ethtool -K end0 tx {offloads} gro {joining}"))?;
-            // Only a command of `ip netns exec` sees the namespace's own /sys. Without GRO there are no such threads.
             if is_on {
-                run("ip", &["netns", "exec", &end, "sh", "-c", "echo 1 > /sys/class/net/end0/threaded"])?;
+                thread("1")?;
             }
         }
         Ok(())

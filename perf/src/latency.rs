@@ -53,7 +53,7 @@ pub fn measure(scale: &Scale, report: &mut Report) -> Result<(), Error> {
 }
 
 /// Percentiles of the round trips of one window, in microseconds.
-fn percentiles(lab: &Lab, window: Duration) -> Result<[f64; 3], LabError> {
+pub(crate) fn percentiles(lab: &Lab, window: Duration) -> Result<[f64; 3], LabError> {
     let mut spread = Spread::default();
     for nanoseconds in ping_pong(lab, window)? {
         spread.record(nanoseconds, 1);

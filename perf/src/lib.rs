@@ -201,7 +201,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
             Topic::Idle => idle::measure(&options.scale, &mut report)?,
             Topic::Scaling => scaling::measure(&options.scale, &mut report)?,
             Topic::PeersMemory => peers::memory::measure(&options.scale, &options.out, &mut report)?,
-            Topic::Peers => {}
+            Topic::Peers => peers::compare::measure(&options.scale, &options.out, &mut report)?,
         }
     }
     report.finish(options)?;

@@ -193,9 +193,10 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// Three digits that matter.
+/// Three digits that matter; a dash for what is not a number.
 fn shown(value: f64) -> String {
     match value.abs() {
+        size if size.is_nan() => "-".to_owned(),
         size if size >= 1e6 => format!("{:.2}M", value / 1e6),
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),

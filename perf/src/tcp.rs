@@ -126,10 +126,10 @@ fn row(stream: &Stream, mtu: u16, way: Way, rounds: Vec<(Run, Run)>) -> Measurem
 }
 
 /// iperf3's server at B; ends with this.
-struct Server(Child);
+pub(crate) struct Server(Child);
 
 impl Server {
-    fn start(lab: &Lab) -> Result<Server, LabError> {
+    pub(crate) fn start(lab: &Lab) -> Result<Server, LabError> {
         let child = command(lab, Place::B)
             .arg("-s")
             .stdout(Stdio::null())
@@ -163,6 +163,11 @@ fn is_listening() -> bool {
         let fields: Vec<&str> = line.split_whitespace().collect();
         fields.get(1).is_some_and(|local| local.ends_with(&port)) && fields.get(3) == Some(&LISTENING)
     })
+}
+
+/// Gbit/s of one IPv4 connection from A to B.
+pub(crate) fn gbits(lab: &Lab, window: Duration) -> Result<f64, LabError> {
+    Ok(iperf(lab, &STREAMS[0], window)?.gbits)
 }
 
 fn iperf(lab: &Lab, stream: &Stream, window: Duration) -> Result<Run, LabError> {

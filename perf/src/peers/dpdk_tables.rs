@@ -33,7 +33,7 @@ pub fn compile(directory: &Path) -> Result<(PathBuf, String), LabError> {
     Ok((program, version))
 }
 
-fn output(program: &str, arguments: &[&str]) -> Result<String, LabError> {
+pub(crate) fn output(program: &str, arguments: &[&str]) -> Result<String, LabError> {
     let output = Command::new(program).args(arguments).output().map_err(system(format!("run `{program}`")))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
