@@ -327,7 +327,7 @@ static void build_ipv6(void)
 		fail("keys", "out of memory");
 	for (size_t i = 0; i < key_count; i++)
 		bytes_of(keys.data + 4 * i, keys6[i]);
-	struct rte_lpm6_config lpm_config = { .max_rules = (uint32_t)route_count + 1024, .number_tbl8s = 1 << 18 };
+	struct rte_lpm6_config lpm_config = { .max_rules = (uint32_t)route_count + 1024, .number_tbl8s = 1 << 19 };
 	struct rte_lpm6 *lpm = rte_lpm6_create("lpm6", 0, &lpm_config);
 	if (lpm == NULL)
 		refuse("rte_lpm6");
@@ -337,7 +337,7 @@ static void build_ipv6(void)
 		.type = RTE_FIB6_TRIE,
 		.default_nh = NO_ROUTE,
 		.max_routes = 2 * (int)route_count + 1024,
-		.trie = { .nh_sz = RTE_FIB6_TRIE_4B, .num_tbl8 = 1 << 19 },
+		.trie = { .nh_sz = RTE_FIB6_TRIE_4B, .num_tbl8 = 1 << 20 },
 	};
 	struct rte_fib6 *fib = rte_fib6_create("fib6", 0, &fib_config);
 	if (fib == NULL)
@@ -492,11 +492,14 @@ static void write_answers(const struct table *table, const char *directory)
 
 static void start_dpdk(const char *core, const char *pages)
 {
-	char *arguments[] = { "dpdk_tables", "-l", (char *)core, "--in-memory", "--no-pci", "--no-telemetry", "--log-level=4",
-			      "--force-max-simd-bitwidth=512", "-m", "1536", "--no-huge", NULL };
-	int count = (int)RTE_DIM(arguments) - 1;
-	if (strcmp(pages, "huge") == 0)
-		count--;
+	char *huge[] = { "dpdk_tables", "-l", (char *)core, "--no-pci", "--no-telemetry", "--log-level=4",
+			 "--force-max-simd-bitwidth=512", "--in-memory", NULL };
+	/* Without large pages there is no memory that grows, so all of it is asked for at once; what is not touched costs nothing. */
+	char *small[] = { "dpdk_tables", "-l", (char *)core, "--no-pci", "--no-telemetry", "--log-level=4",
+			  "--force-max-simd-bitwidth=512", "--no-huge", "--no-shconf", "-m", "2560", NULL };
+	int is_huge = strcmp(pages, "huge") == 0;
+	char **arguments = is_huge ? huge : small;
+	int count = (int)(is_huge ? RTE_DIM(huge) : RTE_DIM(small)) - 1;
 	if (rte_eal_init(count, arguments) < 0)
 		fail("start DPDK", rte_strerror(rte_errno));
 }

@@ -15,7 +15,7 @@ use crate::lab::{LabError, spawn, system};
 
 const SOURCE: &str = include_str!("../../peers/dpdk_tables.c");
 /// Pages of 2 MiB that the kernel may hand out while the program wants them.
-const PAGES: u64 = 1024;
+const PAGES: u64 = 1536;
 const PAGES_PATH: &str = "/proc/sys/vm/nr_overcommit_hugepages";
 
 /// Compiles the program, and says with which version of DPDK.
