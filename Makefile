@@ -25,4 +25,4 @@ bench: install
 peers: install
 	@.ci/install-peers
 	cargo build --release -p perf
-	$(ROOT) target/release/perf peers-memory peers
+	$(ROOT) target/release/perf peers-memory peers --rounds 3

@@ -44,6 +44,9 @@ pub enum LabError {
     Late { what: String, seconds: u64 },
     #[error("read the answer of iperf3: {answer}")]
     Answer { answer: String },
+    /// Somebody else's program, in its own words or in ours.
+    #[error("{0}")]
+    Peer(String),
     #[error("a thread of the lab panicked")]
     Panicked,
     #[error(transparent)]

@@ -44,7 +44,7 @@ impl Daemon {
         while !is_ready() {
             if let Ok(Some(status)) = self.child.try_wait() {
                 let answer = format!("{} ended ({status}): {}", self.name, self.last_words());
-                return Err(LabError::Answer { answer });
+                return Err(LabError::Peer(answer));
             }
             if Instant::now() > end {
                 return Err(LabError::Late { what: format!("{}: {what}", self.name), seconds: START_LIMIT.as_secs() });

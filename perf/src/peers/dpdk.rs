@@ -114,13 +114,13 @@ fn compile(out: &Path) -> Result<PathBuf, LabError> {
     let source = Path::new(EXAMPLES).join("l3fwd");
     if !source.exists() {
         let answer = format!("{} is not there (Debian package dpdk-doc)", source.display());
-        return Err(LabError::Answer { answer });
+        return Err(LabError::Peer(answer));
     }
     fs::create_dir_all(&directory).map_err(system(format!("make {}", directory.display())))?;
     let main = source.join("main.c");
     let text = fs::read_to_string(&main).map_err(system(format!("read {}", main.display())))?;
     if !text.contains(ASKS_FOR_CHECKSUMS) {
-        return Err(LabError::Answer { answer: format!("{}: another version than is known here", main.display()) });
+        return Err(LabError::Peer(format!("{}: another version than is known here", main.display())));
     }
     let changed = directory.join("main.c");
     fs::write(&changed, text.replace(ASKS_FOR_CHECKSUMS, ".offloads = 0,"))

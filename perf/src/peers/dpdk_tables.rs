@@ -122,7 +122,7 @@ impl DpdkTables {
         command.arg(kind.name()).arg(directory).arg(core.to_string()).arg(pages);
         let mut child = spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors))?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(LabError::Answer { answer: "no pipe to dpdk_tables".to_owned() });
+            return Err(LabError::Peer("no pipe to dpdk_tables".to_owned()));
         };
         let mut started = DpdkTables {
             child,
@@ -141,7 +141,7 @@ impl DpdkTables {
                     (line.table, ticks)
                 })),
                 Some(("refused", rest)) => started.refused.push(rest.to_owned()),
-                _ => return Err(LabError::Answer { answer: line }),
+                _ => return Err(LabError::Peer(line)),
             }
         }
         Ok(started)
@@ -157,7 +157,7 @@ impl DpdkTables {
             match line.split_once(' ') {
                 Some(("refused", rest)) => self.refused.push(rest.to_owned()),
                 Some((word, rest)) if word == request => lines.extend(numbers(rest)),
-                _ => return Err(LabError::Answer { answer: line }),
+                _ => return Err(LabError::Peer(line)),
             }
         }
         Ok(lines)
@@ -181,7 +181,7 @@ impl DpdkTables {
             if count == 0 {
                 let log = fs::read_to_string(self.directory.join("dpdk_tables.log")).unwrap_or_default();
                 let said = log.lines().last().unwrap_or("it ended without a word").to_owned();
-                return Err(LabError::Answer { answer: said });
+                return Err(LabError::Peer(said));
             }
             if line == "done" {
                 return Ok(lines);

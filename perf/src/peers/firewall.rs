@@ -6,7 +6,7 @@ use crate::lab::{Lab, LabError, Place, run};
 use crate::memory::thousands;
 use crate::peers::daemon::Scratch;
 use crate::peers::layout::{self, Tracking};
-use crate::tables;
+use crate::{peers, tables};
 
 /// Which of the kernel's two languages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,6 +51,9 @@ impl Forwarder for Firewall {
             }
         }
         lab.forward_by_kernel(true)?;
+        if self.tracking == Tracking::Established {
+            peers::greet(lab)?;
+        }
         Ok(Box::new(at_work))
     }
 }
@@ -63,12 +66,13 @@ impl Running for AtWork<'_> {
     }
 
     fn stop(self: Box<Self>) -> Result<(), LabError> {
-        self.0.forward_by_kernel(false)
+        Ok(())
     }
 }
 
 impl Drop for AtWork<'_> {
     fn drop(&mut self) {
+        let _ = self.0.forward_by_kernel(false);
         // Everything in this namespace is ours. What cannot be taken away goes with the namespace.
         let _ = run("ip", &["netns", "exec", &self.0.name(Place::Router), "nft", "flush", "ruleset"]);
     }

@@ -311,7 +311,7 @@ fn agree(name: &str, table: &str, ours: &[u32], theirs: &[u32]) -> Result<(), La
             differ.len(),
             differ[..differ.len().min(TOLD)].join("; ")
         );
-        return Err(LabError::Answer { answer });
+        return Err(LabError::Peer(answer));
     }
     Ok(())
 }

@@ -23,7 +23,86 @@ pub mod memory;
 pub mod ovs;
 pub mod sets;
 
-use crate::lab::{Lab, Place, run};
+use std::net::UdpSocket;
+use std::path::Path;
+use std::time::Duration;
+
+use dpdk::L3fwd;
+use firewall::{Firewall, Language};
+use layout::Tracking;
+use ovs::{OpenVswitch, Port};
+
+use crate::forwarder::Forwarder;
+use crate::generator::{DESTINATION_PORT, FIRST_PORT};
+use crate::lab::{A_ADDRESSES, B_ADDRESSES, Lab, LabError, Place, run, system};
+
+/// Flows that are known to who tracks them before they are measured.
+pub const FLOWS: u16 = 64;
+const GREETING_LIMIT: Duration = Duration::from_millis(200);
+const GREETINGS: u8 = 5;
+
+/// The kernel in both of Calico's layouts, with up to so many policies.
+pub fn firewalls(most: usize) -> Vec<Box<dyn Forwarder>> {
+    let mut all: Vec<Box<dyn Forwarder>> = Vec::new();
+    for language in [Language::Iptables, Language::Nftables] {
+        for tracking in [Tracking::Established, Tracking::Untracked] {
+            for policies in [10, 100, 1000, 10_000].into_iter().filter(|count| *count <= most) {
+                all.push(Box::new(Firewall { language, policies, tracking }));
+            }
+        }
+    }
+    all
+}
+
+/// Those that forward in user space, with up to so many rules. What they say is kept in `out`.
+pub fn switches(most: usize, out: &Path) -> Vec<Box<dyn Forwarder>> {
+    let switch = |port, rules, is_tracking| OpenVswitch { port, rules, is_tracking, out: out.to_owned() };
+    let mut all: Vec<Box<dyn Forwarder>> = vec![
+        Box::new(switch(Port::AfXdp, 0, false)),
+        Box::new(switch(Port::AfXdp, most, false)),
+        Box::new(switch(Port::AfXdp, most.min(1000), true)),
+        Box::new(switch(Port::AfPacket, 0, false)),
+    ];
+    for rules in [0, 100, 1000, 10_000].into_iter().filter(|count| *count <= most) {
+        all.push(Box::new(L3fwd { rules, out: out.to_owned() }));
+    }
+    all
+}
+
+/// Lets a packet of each flow that will be sent from A to B be answered, so that who tracks connections takes what follows for
+/// established: a flow that was never answered is a new one for ever. B answers without having heard, because whoever
+/// measures may already keep everything from it.
+pub(crate) fn greet(lab: &Lab) -> Result<(), LabError> {
+    let bind = |place, (address, port): (&str, u16)| {
+        let socket = lab.within(place, || UdpSocket::bind((address, port)))?;
+        let socket = socket.map_err(system(format!("bind to {address}, port {port}")))?;
+        socket.set_read_timeout(Some(GREETING_LIMIT)).map_err(system("limit the wait for a packet"))?;
+        Ok::<_, LabError>(socket)
+    };
+    let far = bind(Place::B, (B_ADDRESSES.0, DESTINATION_PORT))?;
+    for port in FIRST_PORT..FIRST_PORT + FLOWS {
+        let near = bind(Place::A, (A_ADDRESSES.0, port))?;
+        let mut buffer = [0; 16];
+        let is_answered = (0..GREETINGS).any(|_| {
+            let sent = near.send_to(b"hello", (B_ADDRESSES.0, DESTINATION_PORT));
+            let answered = far.send_to(b"hello", (A_ADDRESSES.0, port));
+            sent.is_ok() && answered.is_ok() && near.recv(&mut buffer).is_ok()
+        });
+        if !is_answered {
+            return Err(LabError::Peer(format!("no packet from B came to A's port {port}")));
+        }
+    }
+    Ok(())
+}
+
+/// Lets the endpoints' stacks finish checksums themselves, or leave them to hardware that is not there.
+pub(crate) fn finish_checksums(lab: &Lab, is_on: bool) -> Result<(), LabError> {
+    for place in [Place::A, Place::B] {
+        let offload = if is_on { "off" } else { "on" };
+        run("ip", &["netns", "exec", &lab.name(place), "ethtool", "-K", "end0", "tx", offload])?;
+    }
+    Ok(())
+}
 
 /// The core that a forwarder with a thread of its own runs on: the last one.
 pub(crate) fn worker_core() -> usize {

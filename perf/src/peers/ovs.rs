@@ -92,7 +92,13 @@ impl Forwarder for OpenVswitch {
         if let Some(line) =
             said(&running).lines().find(|line| line.contains("could not") || line.contains("failed to set up"))
         {
-            return Err(LabError::Answer { answer: line.to_owned() });
+            return Err(LabError::Peer(line.to_owned()));
+        }
+        if self.is_tracking {
+            peers::finish_checksums(lab, true)?;
+            let greeted = peers::greet(lab);
+            peers::finish_checksums(lab, false)?;
+            greeted?;
         }
         Ok(Box::new(running))
     }
