@@ -298,7 +298,8 @@ fn namespaces() -> Vec<String> {
     names.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name.starts_with(NAME)).collect()
 }
 
-/// Ends what runs in the namespaces, and deletes them. Goes on after a failure: the next process tries again.
+/// Ends what runs in the namespaces, and deletes them and the folders that belong to them. Goes on after a failure: the next
+/// process tries again.
 fn delete_namespaces(prefix: &str) {
     for name in namespaces().into_iter().filter(|name| name.rsplit_once('-').is_some_and(|(head, _)| head == prefix)) {
         if let Ok(output) = Command::new("ip").args(["netns", "pids", &name]).output() {
@@ -307,6 +308,10 @@ fn delete_namespaces(prefix: &str) {
             }
         }
         let _ = ip(&format!("netns del {name}"));
+    }
+    let folders = fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
+    for folder in folders.filter(|folder| folder.file_name().to_string_lossy().starts_with(&format!("{prefix}-"))) {
+        let _ = fs::remove_dir_all(folder.path());
     }
 }
 

@@ -13,6 +13,7 @@ use crate::forwarder::{Forwarder, Running};
 use crate::lab::{A_ADDRESSES, B_ADDRESSES, Lab, LabError, run, system};
 use crate::memory::thousands;
 use crate::peers::daemon::{Daemon, Scratch};
+use crate::peers::dpdk_tables::output;
 use crate::peers::sets::rule_words;
 use crate::{peers, tables};
 
@@ -102,13 +103,12 @@ impl Drop for AtWork<'_> {
     }
 }
 
-/// Compiles the example once a process; answers where it is.
+/// Compiles the example, unless it has been compiled with the same version of DPDK; answers where it is.
 fn compile(out: &Path) -> Result<PathBuf, LabError> {
-    let directory = out.join("l3fwd");
+    let version = output("pkg-config", &["--modversion", "libdpdk"])?;
+    let directory = out.join(format!("l3fwd-{version}"));
     let program = directory.join("l3fwd");
-    static ONCE: std::sync::Mutex<bool> = std::sync::Mutex::new(false);
-    let mut is_compiled = ONCE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if *is_compiled {
+    if program.exists() {
         return Ok(program);
     }
     let source = Path::new(EXAMPLES).join("l3fwd");
@@ -127,7 +127,7 @@ fn compile(out: &Path) -> Result<PathBuf, LabError> {
         .map_err(system(format!("write {}", changed.display())))?;
     let include = format!("-I{}", source.display());
     let common = format!("-I{EXAMPLES}/common");
-    let flags = peers::dpdk_tables::output("pkg-config", &["--cflags", "--libs", "libdpdk"])?;
+    let flags = output("pkg-config", &["--cflags", "--libs", "libdpdk"])?;
     let mut arguments: Vec<String> =
         ["-O3", "-march=native", "-w", "-DALLOW_EXPERIMENTAL_API", &include, &common, "-o"].map(str::to_owned).to_vec();
     arguments.push(program.display().to_string());
@@ -135,7 +135,6 @@ fn compile(out: &Path) -> Result<PathBuf, LabError> {
     arguments.extend(SOURCES[1..].iter().map(|name| source.join(name).display().to_string()));
     arguments.extend(flags.split_whitespace().map(str::to_owned));
     run("cc", &arguments.iter().map(String::as_str).collect::<Vec<_>>())?;
-    *is_compiled = true;
     Ok(program)
 }
 
