@@ -16,7 +16,8 @@ use crate::resource::{self, FieldError};
 use crate::suggest;
 
 pub use values::{
-    Datastore, EndpointOffload, EndpointToHostAction, LogFormat, LogLevel, PolicyChange, Poll, SourceSpoofing, XdpMode,
+    BusyPoll, Datastore, EndpointOffload, EndpointToHostAction, Io, LogFormat, LogLevel, PolicyChange, Poll,
+    SourceSpoofing, XdpMode,
 };
 
 /// A variable every environment of a Calico node has. Ours beside it wins.
@@ -48,6 +49,8 @@ pub struct Settings {
     pub default_workload_interface_prefix: String,
     pub xdp_mode: XdpMode,
     pub endpoint_offload: EndpointOffload,
+    pub io: Io,
+    pub busy_poll: BusyPoll,
     pub failsafe_inbound_host_ports: Vec<FailsafePort>,
     pub failsafe_outbound_host_ports: Vec<FailsafePort>,
     pub workload_source_spoofing: SourceSpoofing,
@@ -92,6 +95,8 @@ impl Settings {
             default_workload_interface_prefix: "cali".to_string(),
             xdp_mode: XdpMode::Auto,
             endpoint_offload: EndpointOffload::Off,
+            io: Io::Raw,
+            busy_poll: BusyPoll::Auto,
             failsafe_inbound_host_ports: FailsafePort::inbound_defaults(),
             failsafe_outbound_host_ports: FailsafePort::outbound_defaults(),
             workload_source_spoofing: SourceSpoofing::Disabled,
@@ -153,7 +158,7 @@ const PREFIX_MAX: usize = 10;
 const CORE_MAX: usize = 1023;
 
 /// Everything that can be set, in the order it is shown.
-pub const SETTINGS: [Setting; 22] = [
+pub const SETTINGS: [Setting; 24] = [
     Setting {
         name: NODE_NAME,
         about: "this node's name in the datastore; default: the host's name",
@@ -287,10 +292,22 @@ pub const SETTINGS: [Setting; 22] = [
     },
     Setting {
         name: "endpointOffload",
-        about: "segmentation offloads of endpoint interfaces: off or leave",
+        about: "offloads of endpoint interfaces that are in the way: off, or leave",
         take: Take::One(|settings, text| {
             let words = [("off", EndpointOffload::Off), ("leave", EndpointOffload::Leave)];
             choose(&mut settings.endpoint_offload, text, &words)
+        }),
+    },
+    Setting {
+        name: "io",
+        about: "who works AF_XDP's rings: raw (vrouter itself) or xsk-rs",
+        take: Take::One(|settings, text| choose(&mut settings.io, text, &[("raw", Io::Raw), ("xsk-rs", Io::XskRs)])),
+    },
+    Setting {
+        name: "busyPoll",
+        about: "poll the drivers of uplinks that are network cards: auto or off",
+        take: Take::One(|settings, text| {
+            choose(&mut settings.busy_poll, text, &[("auto", BusyPoll::Auto), ("off", BusyPoll::Off)])
         }),
     },
     Setting {

@@ -8,6 +8,9 @@
 //! An uplink with a host endpoint is *guarded*: another program takes the place of its own, on the same sockets, when the
 //! tables know of the endpoint, and gives it back when they do not any more. An uplink that leaves goes back to the kernel.
 //!
+//! A workload's interface is prepared on the way (`host::prepare`): its host side before sockets are bound, its inside when it
+//! is up. What fails there is told, and the interface attached all the same.
+//!
 //! Left out: which interfaces are wanted (`control`), and what the tables say of them (`compile`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -24,6 +27,8 @@ use fastpath::table::{InterfaceIndex, WorkerIndex};
 use fastpath::worker::{Command, Remote};
 
 use crate::compile::Attachment;
+use crate::host::peer::Namespaces;
+use crate::host::prepare::{self, BusyPolling, Inside, Outcome};
 use crate::host::{Link, LinkIndex, ethtool};
 
 /// Largest layer 2 header in front of a packet of MTU size.
@@ -57,6 +62,16 @@ pub struct QueueState {
     pub queue: u32,
     pub worker: WorkerIndex,
     pub copy: CopyMode,
+    /// The worker polls the driver.
+    pub busy_poll: bool,
+}
+
+/// What is done to interfaces beside attaching them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Recipe {
+    pub prepare_endpoints: bool,
+    /// Poll the drivers of uplinks that are network cards.
+    pub busy_poll: bool,
 }
 
 struct Attached {
@@ -69,6 +84,10 @@ struct Attached {
     queues: Vec<QueueState>,
     /// The sockets of the queues, to read what the kernel counts there.
     watches: Vec<QueueWatch>,
+    prepared: Vec<Outcome>,
+    /// False while the inside waits for the interface to be up.
+    is_prepared: bool,
+    _polling: Option<BusyPolling>,
 }
 
 /// Packets that were ours and that no worker ever had.
@@ -111,6 +130,7 @@ pub struct Attachments {
     guards: Guards,
     host_way: Option<HostWay>,
     frame_room: u32,
+    pub recipe: Recipe,
 }
 
 impl Attachments {
@@ -131,6 +151,7 @@ impl Attachments {
             guards: Guards::default(),
             host_way: None,
             frame_room: frame_room as u32,
+            recipe: Recipe::default(),
         }
     }
 
@@ -150,6 +171,11 @@ impl Attachments {
     /// How an interface is attached: program mode and queues.
     pub fn state(&self, name: &str) -> Option<(XdpMode, &[QueueState])> {
         self.by_name.get(name).map(|attached| (attached.mode, attached.queues.as_slice()))
+    }
+
+    /// What was done to prepare an interface, and what could not be.
+    pub fn prepared(&self, name: &str) -> &[Outcome] {
+        self.by_name.get(name).map_or(&[], |attached| attached.prepared.as_slice())
     }
 
     /// What was lost before a worker had it, by interface, since the interface was attached.
@@ -180,18 +206,27 @@ impl Attachments {
         for name in gone {
             self.detach(&name, links, errors);
         }
+        let mut namespaces = Namespaces::default();
         for (name, kind) in wanted {
             if self.view.contains_key(name) {
+                self.prepare_inside(name, links, &mut namespaces);
                 continue;
             }
             let Some(link) = links.values().find(|link| link.name == *name) else { continue };
-            if let Err(error) = self.attach(name, *kind, link) {
-                errors.push(error);
+            match self.attach(name, *kind, link, &mut namespaces) {
+                Ok(()) => self.prepare_inside(name, links, &mut namespaces),
+                Err(error) => errors.push(error),
             }
         }
     }
 
-    fn attach(&mut self, name: &str, kind: InterfaceKind, link: &Link) -> Result<(), AttachError> {
+    fn attach(
+        &mut self,
+        name: &str,
+        kind: InterfaceKind,
+        link: &Link,
+        namespaces: &mut Namespaces,
+    ) -> Result<(), AttachError> {
         let is_guarded = kind == InterfaceKind::Uplink && self.guards.interfaces.contains(name);
         let program_error = |source| AttachError::Program { name: name.to_owned(), source: Box::new(source) };
         if is_guarded {
@@ -199,9 +234,15 @@ impl Attachments {
         }
         let mut program = self.load(kind, is_guarded).map_err(program_error)?;
         let index = *self.free.last().ok_or_else(|| AttachError::TooMany { name: name.to_owned() })?;
+        let is_prepared = !self.recipe.prepare_endpoints || kind != InterfaceKind::Workload || !link.is_veth();
+        let prepared = if is_prepared { Vec::new() } else { prepare::host_side(link, namespaces) };
+        tell(name, &prepared);
+        // A link of no kind is hardware.
+        let busy_poll = self.recipe.busy_poll && kind == InterfaceKind::Uplink && link.kind.is_none();
         let mut opened = Vec::new();
         for (queue, worker) in self.placement(kind, link) {
-            let opening = self.peers[worker].memory.open(name, queue, QueueOptions::default());
+            let options = QueueOptions { busy_poll, ..QueueOptions::default() };
+            let opening = self.peers[worker].memory.open(name, queue, options);
             let socket = opening.map_err(|source| AttachError::Socket { name: name.to_owned(), source })?;
             program.register(queue, socket.map_fd()).map_err(program_error)?;
             opened.push((worker, socket));
@@ -221,8 +262,13 @@ impl Attachments {
                 queue: socket.queue_id(),
                 worker: WorkerIndex(*worker as u16),
                 copy: socket.copy_mode(),
+                busy_poll: socket.is_busy_polled(),
             })
             .collect();
+        let is_polled = queues.iter().any(|queue| queue.busy_poll);
+        let polling = is_polled.then(|| BusyPolling::start(name)).and_then(|started| {
+            started.inspect_err(|error| tracing::warn!(interface = name, %error, "interrupts not put off")).ok()
+        });
         let owner = queues.first().map_or(WorkerIndex(0), |queue| queue.worker);
         for (worker, socket) in opened {
             self.peers[worker].queues += 1;
@@ -233,9 +279,33 @@ impl Attachments {
         self.view.insert(name.to_owned(), attachment.clone());
         self.by_name.insert(
             name.to_owned(),
-            Attached { attachment, program, is_guarded, earlier: ProgramCounters::default(), mode, queues, watches },
+            Attached {
+                attachment,
+                program,
+                is_guarded,
+                earlier: ProgramCounters::default(),
+                mode,
+                queues,
+                watches,
+                prepared,
+                is_prepared,
+                _polling: polling,
+            },
         );
         Ok(())
+    }
+
+    /// Prepares the inside of an endpoint, once, when it is up.
+    fn prepare_inside(&mut self, name: &str, links: &BTreeMap<LinkIndex, Link>, namespaces: &mut Namespaces) {
+        let finishes_checksums = self.peers.iter().all(|peer| peer.memory.finishes_checksums());
+        let Some(attached) = self.by_name.get_mut(name).filter(|attached| !attached.is_prepared) else { return };
+        let Some(link) = links.get(&attached.attachment.link).filter(|link| link.can_carry()) else { return };
+        // A packet that generic XDP cannot take whole is lost, and large ones come from who need not finish checksums.
+        let finish_checksums = !finishes_checksums || attached.mode == XdpMode::Generic;
+        let outcomes = prepare::inside(link, Inside { finish_checksums }, namespaces);
+        tell(name, &outcomes);
+        attached.prepared.extend(outcomes);
+        attached.is_prepared = true;
     }
 
     /// A program that knows what it has to know.
@@ -442,6 +512,14 @@ impl Attachments {
         peer.given += 1;
         peer.waiting.push_back(command);
         peer.push_waiting();
+    }
+}
+
+fn tell(interface: &str, outcomes: &[Outcome]) {
+    for Outcome { step, failure } in outcomes {
+        if let Some(reason) = failure {
+            tracing::warn!(interface, step = step.name(), reason, "endpoint not prepared");
+        }
     }
 }
 

@@ -12,13 +12,13 @@ use config::resource::Resource;
 use config::settings::{self, Settings};
 use fastpath::flow::{FlowTable, FlowWriter};
 use fastpath::io::program::Preference;
-use fastpath::io::xsk::{XskError, XskMemory, XskOptions, XskQueue};
+use fastpath::io::xsk::{Backend, XskError, XskMemory, XskOptions, XskQueue};
 use fastpath::rcu::Publisher;
 use fastpath::table::Tables;
 use fastpath::worker::{self, Clock, Poll, Remote, Worker};
 use tokio::sync::{mpsc, watch};
 
-use crate::attach::Attachments;
+use crate::attach::{Attachments, Recipe};
 use crate::control::{Control, HOST_INTERFACE, HOST_LINK, Parts};
 use crate::datastore::{Datastore, Embedded, Note, StoreError, Syncer, Write, undo};
 use crate::event::Event;
@@ -98,6 +98,10 @@ pub async fn run(
         let options = XskOptions {
             frame_size,
             frame_count: settings.frames_per_worker as u32,
+            backend: match settings.io {
+                settings::Io::Raw => Backend::Raw,
+                settings::Io::XskRs => Backend::XskRs,
+            },
             ..XskOptions::new(HOST_INTERFACE, worker as u32)
         };
         let (umem, memory) = XskMemory::new(options).map_err(|source| StartError::Frames { worker, source })?;
@@ -124,7 +128,11 @@ pub async fn run(
     };
     // Frames start with the kernel's headroom.
     let frame_room = frame_size - fastpath::io::umem::HEADROOM;
-    let attachments = Attachments::new(memories.into_iter().zip(remotes).collect(), preference, frame_room);
+    let mut attachments = Attachments::new(memories.into_iter().zip(remotes).collect(), preference, frame_room);
+    attachments.recipe = Recipe {
+        prepare_endpoints: settings.endpoint_offload == settings::EndpointOffload::Off,
+        busy_poll: settings.busy_poll == settings::BusyPoll::Auto,
+    };
 
     let (requests, mut incoming) = mpsc::channel(REQUESTS);
     let socket = settings.api_socket.clone();

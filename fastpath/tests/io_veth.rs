@@ -8,11 +8,12 @@ use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use fastpath::io::Queue;
+use fastpath::io::program::{Preference, Program, Role};
 use fastpath::io::xsk::{Backend, QueueOptions, XskError, XskMemory, XskOptions};
 use fastpath::packet::Offload;
 use io_lab::{
-    DEADLINE, EXPERIMENT, FRAMES, RawSocket, for_each_backend, forwarder, forwarder_with, in_namespace, ip, own_sysfs,
-    pattern, run, veth, workload,
+    DEADLINE, EXPERIMENT, FRAMES, RawSocket, for_each_backend, forwarder, forwarder_with, ifindex, in_namespace, ip,
+    own_sysfs, pattern, run, veth, workload,
 };
 
 #[test]
@@ -329,9 +330,9 @@ fn queues_that_registered_the_memory_alone_share_frames_with_the_others() {
         let (memory, mut forwarder) = forwarder(Backend::Raw, 2048);
         // The one stands alone, in a mode of its own; the other shares the anchor's.
         let alone = memory.open("near1", 0, QueueOptions { alone: true, ..QueueOptions::default() }).unwrap();
-        let mut program = fastpath::io::program::Program::load(fastpath::io::program::Role::Workload, false).unwrap();
+        let mut program = Program::load(Role::Workload, false).unwrap();
         program.register(0, alone.map_fd()).unwrap();
-        program.attach(io_lab::ifindex("near1"), fastpath::io::program::Preference::Auto).unwrap();
+        program.attach(ifindex("near1"), Preference::Auto).unwrap();
         let (shared, _program) = workload(&memory, "near2", false);
         forwarder.add(alone);
         forwarder.add(shared);
@@ -352,6 +353,65 @@ fn queues_that_registered_the_memory_alone_share_frames_with_the_others() {
         forwarder.add(queue3);
         far3.send(&pattern(100, 1));
         assert_eq!(forwarder.until(&far2, 1), [pattern(100, 1)]);
+        forwarder.end();
+    });
+}
+
+#[test]
+fn an_interface_that_disappears_under_load_gives_every_frame_back() {
+    for_each_backend(|backend| {
+        veth("near1", "far1", 1500);
+        veth("near2", "far2", 1500);
+        let (memory, mut forwarder) = forwarder(backend, 2048);
+        let (queue1, _program1) = workload(&memory, "near1", false);
+        let (queue2, _program2) = workload(&memory, "near2", false);
+        forwarder.add(queue1);
+        forwarder.add(queue2);
+        let far2 = RawSocket::new("far2", EXPERIMENT);
+        let mut deletion = None;
+        for round in 0..300 {
+            (0..32).for_each(|seed| far2.send(&pattern(900, seed)));
+            forwarder.breathe();
+            if round == 100 {
+                let mut command = std::process::Command::new("ip");
+                deletion = Some(command.args(["link", "del", "near1"]).spawn().unwrap());
+            }
+        }
+        assert!(deletion.unwrap().wait().unwrap().success());
+        forwarder.breathe();
+        assert_eq!(forwarder.umem.audit().held, 0);
+        forwarder.remove(0);
+        veth("near3", "far3", 1500);
+        let (queue3, _program3) = workload(&memory, "near3", false);
+        forwarder.add(queue3);
+        let far3 = RawSocket::new("far3", EXPERIMENT);
+        far3.send(&pattern(300, 3));
+        assert_eq!(forwarder.until(&far2, 1), [pattern(300, 3)]);
+        forwarder.end();
+    });
+}
+
+#[test]
+fn a_queue_that_was_just_closed_can_be_bound_again_and_may_poll() {
+    for_each_backend(|backend| {
+        veth("near1", "far1", 1500);
+        let (memory, mut forwarder) = forwarder(backend, 2048);
+        let far = RawSocket::new("far1", EXPERIMENT);
+        for round in 0..5 {
+            // A veth has nothing to poll; that it is asked must not be in the way of packets.
+            let busy_poll = round % 2 == 1;
+            let options = QueueOptions { busy_poll, ..QueueOptions::default() };
+            let queue = memory.open("near1", 0, options).unwrap();
+            assert_eq!(queue.is_busy_polled(), busy_poll, "kernel 5.11 and later");
+            let mut program = Program::load(Role::Workload, false).unwrap();
+            program.register(0, queue.map_fd()).unwrap();
+            program.attach(ifindex("near1"), Preference::Auto).unwrap();
+            forwarder.add(queue);
+            (0..20).for_each(|seed| far.send(&pattern(100, seed)));
+            // The only queue forwards to itself.
+            assert_eq!(forwarder.until(&far, 20).len(), 20);
+            forwarder.remove(0);
+        }
         forwarder.end();
     });
 }

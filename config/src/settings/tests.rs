@@ -28,6 +28,7 @@ fn every_setting_from_a_file() {
             datastore: embedded:/data\napiSocket: /tmp/s\nlogFormat: json\nlogLevel: debug\nframesPerWorker: 2048\n\
             flowTableSize: 4096\npolicyChange: reevaluate\ndefaultEndpointToHostAction: Accept\n\
             defaultWorkloadInterfacePrefix: tap\nxdpMode: native\nendpointOffload: leave\n\
+            io: xsk-rs\nbusyPoll: off\n\
             failsafeInboundHostPorts: [22, 'udp:10.0.0.0/8:68']\nfailsafeOutboundHostPorts: none\n\
             workloadSourceSpoofing: Any\nallowVxlanPacketsFromWorkloads: true\nallowIpipPacketsFromWorkloads: true\n\
             vxlanPort: 8472\n";
@@ -48,6 +49,8 @@ fn every_setting_from_a_file() {
         default_workload_interface_prefix: "tap".into(),
         xdp_mode: XdpMode::Native,
         endpoint_offload: EndpointOffload::Leave,
+        io: Io::XskRs,
+        busy_poll: BusyPoll::Off,
         failsafe_inbound_host_ports: ["22", "udp:10.0.0.0/8:68"].map(|port| FailsafePort::parse(port).unwrap()).into(),
         failsafe_outbound_host_ports: Vec::new(),
         workload_source_spoofing: SourceSpoofing::Any,
@@ -84,7 +87,7 @@ fn refusals() {
         "v.yaml:2:1: logLvl: found an unknown setting, expected one of nodeName, uplinks, workers, poll, \
              datastore, apiSocket, logFormat, logLevel, framesPerWorker, flowTableSize, flowQuota, policyChange, \
              defaultEndpointToHostAction, defaultWorkloadInterfacePrefix, xdpMode, endpointOffload, \
-             failsafeInboundHostPorts, failsafeOutboundHostPorts, workloadSourceSpoofing, \
+             io, busyPoll, failsafeInboundHostPorts, failsafeOutboundHostPorts, workloadSourceSpoofing, \
              allowVxlanPacketsFromWorkloads, allowIpipPacketsFromWorkloads, vxlanPort \
              (did you mean logLevel?)",
     );

@@ -63,11 +63,29 @@ pub enum XdpMode {
     Auto,
 }
 
-/// Whether to switch off the segmentation and checksum offloads of endpoint interfaces.
+/// Whether endpoint interfaces are prepared for a router in user space, or left as they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndpointOffload {
+    /// Offloads that are in its way are switched off, and those that help on.
     Off,
     Leave,
+}
+
+/// Who makes AF_XDP sockets and works their rings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Io {
+    /// vrouter itself, by system calls.
+    Raw,
+    /// The crate xsk-rs.
+    XskRs,
+}
+
+/// Whether workers poll drivers instead of waiting for interrupts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BusyPoll {
+    /// For uplinks that are network cards.
+    Auto,
+    Off,
 }
 
 impl fmt::Display for Datastore {

@@ -40,6 +40,8 @@ pub struct Link {
     pub xdp: Option<XdpMode>,
     /// The other end, or the device below, when it is in this namespace.
     pub peer: Option<LinkIndex>,
+    /// The same, when it is in another namespace, which has this number in ours.
+    pub far_peer: Option<FarPeer>,
     /// The bridge, bond or VRF this link belongs to.
     pub controller: Option<LinkIndex>,
 }
@@ -60,6 +62,7 @@ impl Link {
             rx_queues: 1,
             xdp: None,
             peer: None,
+            far_peer: None,
             controller: None,
         }
     }
@@ -68,6 +71,14 @@ impl Link {
     pub fn can_carry(&self) -> bool {
         self.up && self.running
     }
+}
+
+/// An interface of another network namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FarPeer {
+    /// The number by which our namespace knows that one.
+    pub namespace: i32,
+    pub index: LinkIndex,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -260,7 +271,7 @@ impl From<&LinkMessage> for Link {
             loopback: flags.contains(LinkFlags::Loopback),
             ..Link::named(LinkIndex(message.header.index), "")
         };
-        let mut peer_is_elsewhere = false;
+        let mut namespace = None;
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
@@ -271,7 +282,7 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::NumTxQueues(queues) => link.tx_queues = *queues,
                 LinkAttribute::NumRxQueues(queues) => link.rx_queues = *queues,
                 LinkAttribute::Link(peer) if *peer != 0 => link.peer = Some(LinkIndex(*peer)),
-                LinkAttribute::LinkNetNsId(_) => peer_is_elsewhere = true,
+                LinkAttribute::LinkNetNsId(number) => namespace = Some(*number),
                 LinkAttribute::Controller(index) if *index != 0 => {
                     link.controller = Some(LinkIndex(*index));
                 }
@@ -285,8 +296,8 @@ impl From<&LinkMessage> for Link {
                 _ => {}
             }
         }
-        if peer_is_elsewhere {
-            link.peer = None;
+        if let Some(namespace) = namespace {
+            link.far_peer = link.peer.take().map(|index| FarPeer { namespace, index });
         }
         link
     }

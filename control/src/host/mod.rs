@@ -8,6 +8,8 @@
 //! | `route.rs` | the kernel's routes: all to read, ours to write; the kernel's own lookup |
 //! | `neighbour.rs` | the kernel's ARP and ND cache |
 //! | `netns.rs` | named network namespaces, as `ip netns` keeps them |
+//! | `peer.rs` | the namespace that an interface's other end is in |
+//! | `prepare.rs` | what makes interfaces fit for a router in user space, and undoes it |
 //! | `sysctl.rs` | files below /proc/sys/net |
 //! | `genetlink.rs` | one blocking generic netlink exchange |
 //! | `ethtool.rs` | offloads and channels of an interface |
@@ -27,6 +29,8 @@ pub mod link;
 pub mod neighbour;
 pub mod netdev;
 pub mod netns;
+pub mod peer;
+pub mod prepare;
 pub mod route;
 pub mod rtnetlink;
 pub mod sysctl;
@@ -39,7 +43,7 @@ use std::path::PathBuf;
 use config::net::{Cidr, MacAddress};
 
 pub use address::InterfaceAddress;
-pub use link::{Link, VethEnd, XdpMode};
+pub use link::{FarPeer, Link, VethEnd, XdpMode};
 pub use neighbour::{Neighbour, NeighbourState};
 pub use route::{Lookup, NextHop, Route, Target};
 pub use rtnetlink::{Events, Host, HostEvent};

@@ -112,13 +112,30 @@ pub fn in_namespace_of<T: Send>(namespace: &File, name: &str, work: impl FnOnce(
 /// sysfs was mounted, so it is mounted anew, for this one thread.
 pub fn in_namespace_with_sysfs<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> Result<T, HostError> {
     in_namespace(name, || {
-        let mounted = unshare(CloneFlags::CLONE_NEWNS)
-            // Nothing mounted here may be seen outside.
-            .and_then(|()| mount(NONE, "/", NONE, MsFlags::MS_SLAVE | MsFlags::MS_REC, NONE))
-            .and_then(|()| mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), NONE));
-        mounted.map_err(|error| HostError::io(format!("mount sysfs of network namespace {name}"))(error.into()))?;
+        mount_sysfs(name)?;
         Ok(work())
     })?
+}
+
+/// As `in_namespace_with_sysfs`, for a namespace that is known by a file only.
+pub fn in_namespace_of_with_sysfs<T: Send>(
+    namespace: &File,
+    name: &str,
+    work: impl FnOnce() -> T + Send,
+) -> Result<T, HostError> {
+    in_namespace_of(namespace, name, || {
+        mount_sysfs(name)?;
+        Ok(work())
+    })?
+}
+
+/// Gives the calling thread a /sys that shows the network namespace it is in.
+fn mount_sysfs(name: &str) -> Result<(), HostError> {
+    let mounted = unshare(CloneFlags::CLONE_NEWNS)
+        // Nothing mounted here may be seen outside.
+        .and_then(|()| mount(NONE, "/", NONE, MsFlags::MS_SLAVE | MsFlags::MS_REC, NONE))
+        .and_then(|()| mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), NONE));
+    mounted.map_err(|error| HostError::io(format!("mount sysfs of network namespace {name}"))(error.into()))
 }
 
 /// Runs `work` in a new namespace without a name, which is gone when the last thing `work` made in it is.

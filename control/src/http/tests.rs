@@ -113,13 +113,14 @@ fn views() -> metrics::Views {
         dropped: 2,
         unaccounted: 0,
     };
-    let queue = QueueView { queue: 0, worker: 0, xdp: XdpMode::Native, copy: CopyMode::ZeroCopy };
+    let queue = QueueView { queue: 0, worker: 0, xdp: XdpMode::Native, copy: CopyMode::ZeroCopy, busy_poll: false };
     let interface = InterfaceView {
         name: "cali1".to_string(),
         index: 4,
         kind: InterfaceKind::Workload,
         endpoint: Some("shop/web".to_string()),
         queues: vec![queue],
+        prepared: vec![],
         mtu: 1500,
         mac: None,
         is_up: true,

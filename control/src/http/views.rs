@@ -44,6 +44,18 @@ pub struct QueueView {
     pub worker: u16,
     pub xdp: XdpMode,
     pub copy: CopyMode,
+    /// The worker polls the driver instead of waiting for interrupts.
+    #[serde(default)]
+    pub busy_poll: bool,
+}
+
+/// Something done to an interface so that it suits a router in user space.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreparationView {
+    /// `tso` `queues` `checksums` `gro` `thread`.
+    pub step: String,
+    /// Why it could not be done; none when it was.
+    pub failure: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +66,8 @@ pub struct InterfaceView {
     /// The endpoint this interface belongs to: `namespace/name`, or a host endpoint's name.
     pub endpoint: Option<String>,
     pub queues: Vec<QueueView>,
+    #[serde(default)]
+    pub prepared: Vec<PreparationView>,
     pub mtu: u32,
     pub mac: Option<String>,
     pub is_up: bool,

@@ -27,7 +27,7 @@ use crate::host::{Link, Neighbour};
 use crate::http::api::{ShowFilter, ShowKind};
 use crate::http::views::{
     self, CopyMode, DatastoreView, FlowView, InterfaceView, NeighbourSource, NeighbourState, NeighbourView, PollMode,
-    QueueView, RouteKind, RouteView, StatusView, VersionView, WorkerView, XdpMode,
+    PreparationView, QueueView, RouteKind, RouteView, StatusView, VersionView, WorkerView, XdpMode,
 };
 
 const DEFAULT_LIMIT: usize = 10_000;
@@ -125,6 +125,16 @@ fn interfaces<D>(control: &Control<D>) -> impl Iterator<Item = InterfaceView> {
                         fastpath::io::CopyMode::ZeroCopy => CopyMode::ZeroCopy,
                         _ => CopyMode::Copy,
                     },
+                    busy_poll: queue.busy_poll,
+                })
+                .collect(),
+            prepared: control
+                .attachments
+                .prepared(name)
+                .iter()
+                .map(|outcome| PreparationView {
+                    step: outcome.step.name().to_owned(),
+                    failure: outcome.failure.clone(),
                 })
                 .collect(),
             mtu: link.map_or(0, |link| link.mtu),

@@ -13,7 +13,9 @@
 //! | `sleep.rs` | epoll and eventfd: where a worker with nothing to do waits |
 //!
 //! The contract is [`Queue`]: receive, send, flush, reclaim, a descriptor to sleep on. It says nothing that only one
-//! back-end could do. All `unsafe` of the crate lives in this folder and in `rcu.rs`.
+//! back-end could do, and leaves room for what the present ones cannot: a packet says where it starts, what is left to finish
+//! of its checksum, and how long its segments are, and a queue that is given one does what its other side will not.
+//! Decision 0011. All `unsafe` of the crate lives in this folder and in `rcu.rs`.
 
 mod attached;
 pub mod blast;
@@ -40,7 +42,8 @@ pub trait Queue {
     /// syscall, and nothing changes.
     fn has_arrived(&mut self) -> bool;
 
-    /// Moves at most `budget` received packets to `out`. Never a syscall when nothing has arrived.
+    /// Moves at most `budget` received packets to `out`. No syscall when nothing has arrived, but for a queue that polls its
+    /// driver.
     fn receive(&mut self, umem: &mut Umem, budget: usize, out: &mut Vec<Packet>);
 
     /// Queues a packet for transmission; a partial checksum is finished, here or beyond. Gives it back when the ring is full.

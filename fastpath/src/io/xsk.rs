@@ -46,6 +46,14 @@ const XDP_OPTIONS: libc::c_int = 8;
 const XDP_OPTIONS_ZEROCOPY: u32 = 1;
 const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 
+/// The same; see asm-generic/socket.h.
+const SO_PREFER_BUSY_POLL: libc::c_int = 69;
+const SO_BUSY_POLL_BUDGET: libc::c_int = 70;
+
+/// How long a call may poll a driver that has nothing, and packets it takes from it.
+const BUSY_POLL_MICROSECONDS: libc::c_int = 20;
+const BUSY_POLL_BUDGET: libc::c_int = 64;
+
 /// Packets that one kick may send; 32 in kernels where this cannot be set.
 const KICK_BUDGET: u32 = 256;
 
@@ -105,11 +113,14 @@ pub struct QueueOptions {
     /// Stand alone, with the frames registered once more, and used in place if the driver can do that. A back-end that
     /// cannot register memory twice lets the queue share what the others have.
     pub alone: bool,
+    /// Poll the driver from the worker's receive calls, instead of waiting for its interrupts. Where the kernel refuses, the
+    /// queue waits for interrupts. Not for a veth: there the sender does the driver's work.
+    pub busy_poll: bool,
 }
 
 impl Default for QueueOptions {
     fn default() -> QueueOptions {
-        QueueOptions { fill_limit: 2048, alone: false }
+        QueueOptions { fill_limit: 2048, alone: false, busy_poll: false }
     }
 }
 
@@ -218,6 +229,7 @@ impl XskMemory {
         };
         let fd = rings.fd();
         set_send_limits(fd);
+        let options = QueueOptions { busy_poll: options.busy_poll && set_busy_poll(fd), ..options };
         Ok(XskQueue::new(self, rings, interface.to_owned(), queue, copy_mode(fd), options))
     }
 }
@@ -335,8 +347,19 @@ fn set_send_limits(fd: RawFd) {
     set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER);
 }
 
-fn set_option(fd: RawFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) {
+/// True when calls on the socket will poll the driver. Kernels before 5.11 do not know how.
+fn set_busy_poll(fd: RawFd) -> bool {
+    let options = [
+        (SO_PREFER_BUSY_POLL, 1),
+        (libc::SO_BUSY_POLL, BUSY_POLL_MICROSECONDS),
+        (SO_BUSY_POLL_BUDGET, BUSY_POLL_BUDGET),
+    ];
+    options.iter().all(|(option, value)| set_option(fd, libc::SOL_SOCKET, *option, *value))
+}
+
+/// False: the kernel refused.
+fn set_option(fd: RawFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> bool {
     let length = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: four readable bytes, and their number, are passed.
-    unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), length) };
+    unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), length) == 0 }
 }

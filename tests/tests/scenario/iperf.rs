@@ -14,10 +14,10 @@ use tests::wait;
 use crate::{FAR, WEB, ip, two_and_far_with};
 
 /// Far below what passes here on a bad day, far above what a connection carries whose packets are dropped.
-const LEAST: f64 = 20e6;
+pub const LEAST: f64 = 20e6;
 
 /// Bits per second that arrived.
-fn iperf(from: &Machine, to: &str, reverse: &str) -> f64 {
+pub fn iperf(from: &Machine, to: &str, reverse: &str) -> f64 {
     let line = format!("iperf3 -c {to} -t 1 -J --connect-timeout 2000 {reverse}");
     wait::until_ok(&line, Duration::from_secs(20), || {
         let text = said(&from.attempt(&line));
@@ -28,7 +28,8 @@ fn iperf(from: &Machine, to: &str, reverse: &str) -> f64 {
 
 fn story(name: &str, mtu: u32, offload: &str) {
     let Some(topology) = Topology::up(name, &two_and_far_with(mtu, &format!(", offload: {offload}"))) else { return };
-    let daemon = Daemon::start(&topology, &[]);
+    // As the lab made them.
+    let daemon = Daemon::start(&topology, &["--endpoint-offload", "leave"]);
     let (web, client, far) = (topology.at("web"), topology.at("client"), topology.at("far"));
     for (to, addresses) in [(&web, WEB), (&far, FAR)] {
         let _server = to.start("iperf3 -s");

@@ -18,6 +18,7 @@
 //! | `policy.rs` | a policy changes while connections are open |
 //! | `kill.rs` | the router is killed under load |
 //! | `iperf.rs` | TCP of real stacks, with partial checksums and with whole ones, MTU 1500 and 9000 |
+//! | `prepared.rs` | endpoints prepared by the router, by either back-end, or out of its reach |
 //! | `link.rs` | links go down, change their MTU, go away and come back |
 //! | `confirm.rs` | a change that nobody confirms is undone |
 //! | `many.rs` | 64 endpoints on one worker |
@@ -43,6 +44,7 @@ mod link;
 mod many;
 mod plain;
 mod policy;
+mod prepared;
 mod rule_match;
 mod rule_order;
 mod rule_peers;

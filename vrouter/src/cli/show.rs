@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use control::http::views::{
-    CopyMode, DropView, FlowView, HostEndpointView, InterfaceView, NeighbourView, PollMode, QueueView, RouteView,
-    StatusView, WorkerView, XdpMode,
+    CopyMode, DropView, FlowView, HostEndpointView, InterfaceView, NeighbourView, PollMode, PreparationView, QueueView,
+    RouteView, StatusView, WorkerView, XdpMode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -142,7 +142,7 @@ fn table<T: Serialize + DeserializeOwned>(
 
 pub fn interfaces(views: &[InterfaceView], is_wide: bool) -> Table {
     let narrow = ["NAME", "KIND", "ENDPOINT", "STATE", "MTU", "QUEUES", "RX", "TX", "DROPS"];
-    let wide = ["INDEX", "MAC", "RX-BYTES", "TX-BYTES"];
+    let wide = ["INDEX", "MAC", "RX-BYTES", "TX-BYTES", "PREPARED"];
     let mut table = Table::new(headings(&narrow, &wide, is_wide));
     for view in views {
         let state = if view.is_up { "up" } else { "down" };
@@ -157,11 +157,25 @@ pub fn interfaces(views: &[InterfaceView], is_wide: bool) -> Table {
             view.tx_packets.to_string(),
             view.drops.to_string(),
         ];
-        let wide =
-            [view.index.to_string(), optional(view.mac.as_ref()), view.rx_bytes.to_string(), view.tx_bytes.to_string()];
+        let wide = [
+            view.index.to_string(),
+            optional(view.mac.as_ref()),
+            view.rx_bytes.to_string(),
+            view.tx_bytes.to_string(),
+            prepared(&view.prepared),
+        ];
         table.row(cells(narrow, wide, is_wide));
     }
     table
+}
+
+/// `tso,gro,!thread`: what was done, and after an exclamation mark what could not be.
+fn prepared(steps: &[PreparationView]) -> String {
+    let word = |step: &PreparationView| format!("{}{}", if step.failure.is_some() { "!" } else { "" }, step.step);
+    match steps {
+        [] => "-".to_owned(),
+        _ => steps.iter().map(word).collect::<Vec<_>>().join(","),
+    }
 }
 
 /// `0:w1 native copy` for each queue; the mode once when it is the same for all.
@@ -175,7 +189,8 @@ fn queues(queues: &[QueueView]) -> String {
             CopyMode::Copy => "copy",
             CopyMode::ZeroCopy => "zero-copy",
         };
-        format!("{xdp} {copy}")
+        let polled = if queue.busy_poll { " polled" } else { "" };
+        format!("{xdp} {copy}{polled}")
     };
     let Some(first) = queues.first().map(mode) else {
         return String::new();

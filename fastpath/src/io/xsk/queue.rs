@@ -83,6 +83,7 @@ pub struct XskQueue {
     finishes_checksums: bool,
     copy_mode: CopyMode,
     multi_buffer: bool,
+    busy_poll: bool,
     /// This queue's name in the journal; taken with the first frame.
     holder: Option<Holder>,
     fd: RawFd,
@@ -171,6 +172,7 @@ impl XskQueue {
             finishes_checksums: memory.finishes_checksums() && copy_mode == CopyMode::Copy,
             copy_mode,
             multi_buffer: shared.multi_buffer,
+            busy_poll: options.busy_poll,
             holder: None,
             fd: rings.fd(),
             frame_size: shared.options.frame_size,
@@ -196,6 +198,11 @@ impl XskQueue {
 
     pub fn copy_mode(&self) -> CopyMode {
         self.copy_mode
+    }
+
+    /// Receiving polls the driver.
+    pub fn is_busy_polled(&self) -> bool {
+        self.busy_poll
     }
 
     /// The socket, for the program's map of sockets.
@@ -272,18 +279,16 @@ impl XskQueue {
             self.lent += self.rings.lend(wanted, || umem.lend(holder));
         }
         if self.copy_mode == CopyMode::ZeroCopy && self.rings.fill_needs_wakeup() {
-            // SAFETY: no buffer is passed. Failure means that the driver is not ready; the next refill asks again.
-            unsafe {
-                libc::recvfrom(
-                    self.fd,
-                    std::ptr::null_mut(),
-                    0,
-                    libc::MSG_DONTWAIT,
-                    std::ptr::null_mut(),
-                    std::ptr::null_mut(),
-                )
-            };
+            // A driver that is not ready is asked again with the next refill.
+            self.poll_driver();
         }
+    }
+
+    /// Lets the driver see to what has arrived and to the fill ring.
+    fn poll_driver(&self) {
+        let nowhere = std::ptr::null_mut();
+        // SAFETY: no buffer is passed.
+        unsafe { libc::recvfrom(self.fd, nowhere, 0, libc::MSG_DONTWAIT, std::ptr::null_mut(), std::ptr::null_mut()) };
     }
 
     /// Makes the target fit what the kernel has used since the last refill.
@@ -391,7 +396,10 @@ impl Queue for XskQueue {
 
     fn receive(&mut self, umem: &mut Umem, budget: usize, out: &mut Vec<Packet>) {
         if !self.rings.has_received() {
-            return;
+            if !self.busy_poll {
+                return;
+            }
+            self.poll_driver();
         }
         let holder = self.holder(umem);
         let (frame_size, assembler) = (self.frame_size as u64, &mut self.assembler);
