@@ -1,21 +1,21 @@
 //! Longest prefix match for IPv4: one slot for every /24, edited in place under readers that take no lock.
 //!
-//!     address ──first 24 bits──▶ slot ─┬─ 0           no route but the default: `default` has the answer
-//!                                      ├─ value + 1   the answer
-//!                                      └─ line ──next 4 bits──▶ cell ─┬─ as a slot
-//!                                                                     └─ line ──last 4 bits──▶ cell: as a slot
+//!     address ──first 24 bits──▶ slot ─┬─ 0          no route but the default: `default` has the answer
+//!                                      ├─ value + 1  the answer
+//!                                      ├─ line ──next 4 bits──▶ cell: 0, or value + 1
+//!                                      └─ group ──last 8 bits──▶ cell: 0, or value + 1
 //!
 //! The table of 2^24 slots is mapped page by page as it is written to, so a node with few routes keeps few pages, and the
 //! default route is one store. A prefix is painted over the addresses that no longer prefix in it has; what has which is
 //! known from the RIB beside it. Each address changes by one store, from its old answer to its new one.
 //!
-//! A /24 with more than one answer needs a line, and a /28 in it with more than one needs one too: sixteen cells, one line
-//! of the cache. Blocks of 64 addresses, as clusters have them, so cost a line for four, and not four lines each, as they
-//! would in a group of 256 cells. Lines are filled before anything names them, and never changed while something does: a
-//! /24 that changes inside is made anew, and its old lines are used again when every reader has begun another breath.
+//! A /24 with more than one answer has a line, sixteen cells in one line of the cache, if its routes are no longer than /28,
+//! else a group of 256 cells. Blocks of 64 addresses, as clusters have them, so cost one line for four, and 100,000 of
+//! them fit a cache. Lines and groups are filled before a slot names them, and never changed while one does: a /24 that
+//! changes inside is made anew, and what it had is used again when every reader has begun another breath.
 //!
-//! Invariants: a slot names a line only while its /24 has more than one answer, a cell only while its /28 has. There are at
-//! most [`MAX_LINES`]: a /24 for which they do not suffice leads nowhere (fails closed) until some are free.
+//! Invariants: a slot names a line or group only while its /24 has more than one answer. There are at most [`MAX_LINES`]
+//! lines and [`MAX_GROUPS`] groups: a /24 for which they do not suffice leads nowhere (fails closed) until one is free.
 //! Left out: more than one writer; a change of many routes at one instant (`routes.rs` says when one is complete).
 //! See: Gupta, Lin, McKeown, "Routing Lookups in Hardware at Memory Access Speeds", 1998.
 
@@ -31,18 +31,27 @@ use crate::rcu::Grace;
 
 const SLOTS: usize = 1 << 24;
 
-/// Cells of a line: 64 bytes.
+/// Cells of a line, which is 64 bytes; and lines of a group.
 const CELLS: usize = 16;
 
-/// Lines at a time: 256 MiB of addresses, mapped as they are used. Enough for every address of 240,000 /24s to have an
-/// answer of its own.
-pub const MAX_LINES: usize = 1 << 22;
+/// /24s that may have more than one answer at a time: those with routes up to /28, and those with longer ones. In all 256
+/// MiB of addresses, mapped as they are used.
+pub const MAX_LINES: usize = 1 << 20;
+pub const MAX_GROUPS: usize = 3 << 16;
+
+/// Lines of both kinds, groups behind single ones.
+const ALL_LINES: usize = MAX_LINES + MAX_GROUPS * CELLS;
+const _: () = assert!(ALL_LINES.is_power_of_two());
+
+/// Cells of all lines, and as many as a group has beyond the first of the last.
+const ALL_CELLS: usize = ALL_LINES * CELLS + 256 - CELLS;
+
+/// In a slot: what follows is the number of a line; with the second bit, of the first line of a group.
+const LINE: u32 = 1 << 31;
+const GROUP: u32 = 1 << 30;
 
 /// Addresses that are looked up side by side.
 const LANES: usize = 32;
-
-/// In a slot or cell: what follows is the number of a line.
-const LINE: u32 = 1 << 31;
 
 /// In a slot: it should name a line and there is none. As an answer it is beyond every list.
 const NOWHERE: u32 = LINE - 1;
@@ -64,7 +73,7 @@ pub struct Dir24 {
 
 impl Default for Dir24 {
     fn default() -> Self {
-        let cells = mapped::zeroed::<AtomicU32>((MAX_LINES + 1) * CELLS);
+        let cells = mapped::zeroed::<AtomicU32>(ALL_CELLS + CELLS);
         let first_cell = cells.as_ptr().align_offset(CELLS * size_of::<AtomicU32>()).min(CELLS);
         let (default, edition) = (AtomicU32::new(0), AtomicU32::new(0));
         Self { slots: mapped::zeroed(SLOTS), cells, first_cell, default, edition }
@@ -75,7 +84,7 @@ impl Default for Dir24 {
 #[derive(Clone, Copy)]
 struct View<'a> {
     slots: &'a [AtomicU32; SLOTS],
-    cells: &'a [AtomicU32; MAX_LINES * CELLS],
+    cells: &'a [AtomicU32; ALL_CELLS],
     default: u32,
 }
 
@@ -88,22 +97,17 @@ impl Dir24 {
 
     /// The same for many addresses. Panics unless there is a value for each.
     ///
-    /// Step by step for some of them at once, without a branch that depends on what was found: so that as many waits for
-    /// memory overlap as the processor can have.
+    /// All slots of some of them first, and then all cells: so that as many waits for memory overlap as the processor can
+    /// have.
     pub fn lookup_burst(&self, addresses: &[u32], values: &mut [u32]) {
         assert_eq!(addresses.len(), values.len(), "a value for every address");
         let view = self.view();
         let (whole, rest) = addresses.as_chunks::<LANES>();
         let (whole_values, rest_values) = values.as_chunks_mut::<LANES>();
         for (addresses, values) in whole.iter().zip(whole_values) {
-            for (address, value) in addresses.iter().zip(&mut *values) {
-                *value = view.slot(*address);
-            }
-            for (address, value) in addresses.iter().zip(&mut *values) {
-                *value = view.below(*value, *address >> 4);
-            }
-            for (address, value) in addresses.iter().zip(values) {
-                *value = view.value(view.below(*value, *address));
+            let slots = addresses.map(|address| view.slot(address));
+            for ((address, slot), value) in addresses.iter().zip(slots).zip(values) {
+                *value = view.value(slot, *address);
             }
         }
         for (address, value) in rest.iter().zip(rest_values) {
@@ -129,7 +133,7 @@ impl Dir24 {
 impl View<'_> {
     #[inline(always)]
     fn lookup(self, address: u32) -> u32 {
-        self.value(self.below(self.below(self.slot(address), address >> 4), address))
+        self.value(self.slot(address), address)
     }
 
     #[inline(always)]
@@ -138,26 +142,19 @@ impl View<'_> {
         self.slots[(address >> 8) as usize].load(Ordering::Acquire)
     }
 
-    /// What a slot comes to with the next four bits. A cell is read in any case: the first of all for those without a line.
+    /// What a slot comes to for an address. 0 becomes `NO_VALUE`, which no prefix has.
     #[inline(always)]
-    fn below(self, slot: u32, bits: u32) -> u32 {
-        // All ones if it names a line, else none: the compiler might make a branch of a condition.
-        let is_line = (slot.cast_signed() >> 31).cast_unsigned();
-        let found = self.cells[cell(slot, bits) & is_line as usize].load(Ordering::Acquire);
-        (found & is_line) | (slot & !is_line)
-    }
-
-    /// 0 becomes `NO_VALUE`, which no prefix has.
-    #[inline(always)]
-    fn value(self, slot: u32) -> u32 {
+    fn value(self, slot: u32, address: u32) -> u32 {
+        let slot = if slot & LINE == 0 { slot } else { self.cells[cell(slot, address)].load(Ordering::Relaxed) };
         (if slot == 0 { self.default } else { slot }).wrapping_sub(1)
     }
 }
 
-/// Where the cell for these last four bits is, in the line that a slot names.
+/// Where the cell of an address is, in the line or group that its slot names.
 #[inline(always)]
-fn cell(slot: u32, bits: u32) -> usize {
-    (slot as usize % MAX_LINES * CELLS) | (bits as usize % CELLS)
+fn cell(slot: u32, address: u32) -> usize {
+    let shift = if slot & GROUP == 0 { 4 } else { 0 };
+    slot as usize % ALL_LINES * CELLS + ((address & 255) >> shift) as usize
 }
 
 type Rib = PrefixMap<(u32, u8), u32>;
@@ -174,9 +171,8 @@ impl Dir24Writer {
         let painter = Painter {
             table: Arc::default(),
             grace,
-            unused: Vec::new(),
-            retired: VecDeque::new(),
-            begun: 0,
+            lines: Pool::new(0, 1, MAX_LINES),
+            groups: Pool::new(MAX_LINES, CELLS, MAX_GROUPS),
             waiting: BTreeSet::new(),
             is_huge: false,
         };
@@ -280,18 +276,48 @@ fn cover(rib: &Rib, prefix: (u32, u8)) -> u32 {
     rib.get_lpm(&prefix).filter(|((_, length), _)| *length > 0).map_or(0, |(_, value)| value + 1)
 }
 
-/// No line is free.
-struct NoLine;
+/// Lines of one kind, and which of them are free.
+struct Pool {
+    /// Number of the first, and from each to the next.
+    first: u32,
+    step: u32,
+    most: u32,
+    /// Those that were ever used.
+    begun: u32,
+    unused: Vec<u32>,
+    /// Those that no slot names any more, with the epoch to wait for.
+    retired: VecDeque<(u64, u32)>,
+}
 
-/// Writes slots and lines, and knows which lines are free.
+impl Pool {
+    fn new(first: usize, step: usize, most: usize) -> Self {
+        let (first, step, most) = (first as u32, step as u32, most as u32);
+        Self { first, step, most, begun: 0, unused: Vec::new(), retired: VecDeque::new() }
+    }
+
+    /// One that nobody reads.
+    fn take(&mut self, grace: &Grace) -> Option<u32> {
+        if self.unused.is_empty() && !self.retired.is_empty() {
+            let passed = grace.passed();
+            while let Some((_, line)) = self.retired.pop_front_if(|(epoch, _)| *epoch <= passed) {
+                self.unused.push(line);
+            }
+        }
+        self.unused.pop().or_else(|| {
+            let line = self.first + self.begun * self.step;
+            let is_left = self.begun < self.most;
+            self.begun += u32::from(is_left);
+            is_left.then_some(line)
+        })
+    }
+}
+
+/// Writes slots and lines.
 struct Painter {
     table: Arc<Dir24>,
     grace: Grace,
-    unused: Vec<u32>,
-    /// Lines that nothing names any more, with the epoch to wait for.
-    retired: VecDeque<(u64, u32)>,
-    /// Lines that were ever used.
-    begun: u32,
+    lines: Pool,
+    groups: Pool,
     /// /24s that lead nowhere for want of a line.
     waiting: BTreeSet<u32>,
     is_huge: bool,
@@ -313,22 +339,11 @@ impl Painter {
         }
         place.store(slot, Ordering::Release);
         if old & LINE != 0 {
-            let epoch = self.grace.stamp();
-            self.retire(old, epoch);
+            let pool = if old & GROUP == 0 { &mut self.lines } else { &mut self.groups };
+            pool.retired.push_back((self.grace.stamp(), old % ALL_LINES as u32));
         } else if old == NOWHERE {
             self.waiting.remove(&at);
         }
-    }
-
-    /// The lines that hang on a slot which nothing names any more.
-    fn retire(&mut self, slot: u32, epoch: u64) {
-        for bits in 0..CELLS as u32 {
-            let below = self.table.view().cells[cell(slot, bits)].load(Ordering::Relaxed);
-            if below & LINE != 0 {
-                self.retired.push_back((epoch, below & !LINE));
-            }
-        }
-        self.retired.push_back((epoch, slot & !LINE));
     }
 
     /// A /24 from what the RIB says.
@@ -341,45 +356,30 @@ impl Painter {
             answers[(first & 255) as usize..=(last & 255) as usize].fill(value + 1);
         }
         match self.slot_of(&answers) {
-            Ok(slot) => self.set(at, slot),
-            Err(NoLine) => {
+            Some(slot) => self.set(at, slot),
+            None => {
                 self.set(at, NOWHERE);
                 self.waiting.insert(at);
             }
         }
     }
 
-    /// What a slot or cell for these answers is: the one they all are, or a new line.
-    fn slot_of(&mut self, answers: &[u32]) -> Result<u32, NoLine> {
-        if answers.iter().all(|answer| *answer == answers[0]) {
-            return Ok(answers[0]);
+    /// What a slot for these answers is: the one they all are, or a new line or group. None if there is none left.
+    fn slot_of(&mut self, answers: &[u32; 256]) -> Option<u32> {
+        let is_one = |answers: &[u32]| answers.iter().all(|answer| *answer == answers[0]);
+        if is_one(answers) {
+            return Some(answers[0]);
         }
-        let mut line = [0; CELLS];
-        for (at, answers) in answers.chunks(answers.len() / CELLS).enumerate() {
-            match self.slot_of(answers) {
-                Ok(slot) => line[at] = slot,
-                Err(NoLine) => {
-                    self.give_back(&line);
-                    return Err(NoLine);
-                }
-            }
-        }
-        let taken = self.take();
-        let Ok(number) = taken else {
-            self.give_back(&line);
-            return Err(NoLine);
+        let is_line = answers.chunks(256 / CELLS).all(is_one);
+        let (slot, step) = match is_line {
+            true => (LINE | self.lines.take(&self.grace)?, 256 / CELLS),
+            false => (LINE | GROUP | self.groups.take(&self.grace)?, 1),
         };
-        let slot = LINE | number;
-        let cells = self.table.view().cells;
-        for (bits, value) in (0..).zip(line) {
-            cells[cell(slot, bits)].store(value, Ordering::Release);
+        let cells = &self.table.view().cells[cell(slot, 0)..];
+        for (cell, answer) in cells.iter().zip(answers.iter().step_by(step)) {
+            cell.store(*answer, Ordering::Relaxed);
         }
-        Ok(slot)
-    }
-
-    /// Lines that were made for a line that will not be, which nobody has seen.
-    fn give_back(&mut self, line: &[u32; CELLS]) {
-        self.unused.extend(line.iter().filter(|slot| **slot & LINE != 0).map(|slot| slot & !LINE));
+        Some(slot)
     }
 
     /// Lets those that wait for lines try again, if there are any.
@@ -390,25 +390,6 @@ impl Painter {
                 return;
             }
         }
-    }
-
-    /// A line that nobody reads.
-    fn take(&mut self) -> Result<u32, NoLine> {
-        if self.unused.is_empty() && !self.retired.is_empty() {
-            let passed = self.grace.passed();
-            while let Some((_, line)) = self.retired.pop_front_if(|(epoch, _)| *epoch <= passed) {
-                self.unused.push(line);
-            }
-        }
-        if let Some(line) = self.unused.pop() {
-            return Ok(line);
-        }
-        let line = self.begun;
-        if line as usize >= MAX_LINES {
-            return Err(NoLine);
-        }
-        self.begun += 1;
-        Ok(line)
     }
 }
 

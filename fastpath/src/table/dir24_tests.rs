@@ -30,30 +30,27 @@ fn check(writer: &Dir24Writer, probes: &[u32]) {
     }
 }
 
-/// Lines are named only where answers differ, and each line that was begun is named once or free.
+/// Lines are named only where answers differ, groups only where lines would not do, and each that was begun is named once
+/// or free.
 fn check_lines(writer: &Dir24Writer, probes: &[u32]) {
     let painter = &writer.painter;
     let view = painter.table.view();
-    let mut named = Vec::new();
-    let mut follow = |slot: u32| {
-        let cells: Vec<u32> = (0..16).map(|bits| view.cells[cell(slot, bits)].load(Ordering::Relaxed)).collect();
-        assert!(slot & LINE == 0 || cells.iter().any(|cell| *cell != cells[0]), "a line for one answer");
-        if slot & LINE != 0 {
-            named.push(slot & !LINE);
-            return cells;
-        }
-        Vec::new()
-    };
+    let mut named = [Vec::new(), Vec::new()];
     let places: BTreeSet<u32> = probes.iter().map(|probe| probe >> 8).collect();
-    for at in places {
-        for cell in follow(view.slots[at as usize].load(Ordering::Relaxed)) {
-            assert!(follow(cell).iter().all(|cell| cell & LINE == 0), "two levels of lines");
-        }
+    for slot in places.iter().map(|at| view.slot(at << 8)).filter(|slot| slot & LINE != 0) {
+        let cells: Vec<u32> = (0..256).map(|address| view.cells[cell(slot, address)].load(Ordering::Relaxed)).collect();
+        assert!(cells.iter().any(|cell| *cell != cells[0]), "a line for one answer");
+        let is_group = slot & GROUP != 0;
+        let needs_group = cells.chunks(16).any(|cells| cells.iter().any(|cell| *cell != cells[0]));
+        assert_eq!(is_group, needs_group, "a group for longer routes than /28, a line else");
+        named[usize::from(is_group)].push(slot % ALL_LINES as u32);
     }
-    let free = painter.unused.iter().copied().chain(painter.retired.iter().map(|(_, line)| *line));
-    named.extend(free);
-    named.sort_unstable();
-    assert_eq!(named, (0..painter.begun).collect::<Vec<_>>(), "each line once");
+    for (pool, mut named) in [&painter.lines, &painter.groups].into_iter().zip(named) {
+        named.extend(pool.unused.iter().copied().chain(pool.retired.iter().map(|(_, line)| *line)));
+        named.sort_unstable();
+        let begun: Vec<u32> = (0..pool.begun).map(|number| pool.first + number * pool.step).collect();
+        assert_eq!(named, begun, "each line once");
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -122,8 +119,8 @@ fn one_slot_24_bits_and_beyond() {
         check(&writer, &all);
     }
     assert!(writer.is_empty());
-    // The next /24 is made before the one before is given back.
-    assert!(writer.painter.begun <= 4, "lines are used again: {}", writer.painter.begun);
+    // A /24 is made anew before what it had is given back.
+    assert_eq!([writer.painter.lines.begun, writer.painter.groups.begun], [2, 2], "used again");
     assert_eq!(writer.remove(0, 0), None);
 }
 
@@ -148,11 +145,11 @@ fn a_line_waits_for_readers() {
     for round in 1..4 {
         writer.insert((0x0a00_0000, 26, 1));
         writer.remove(0x0a00_0000, 26);
-        assert_eq!(writer.painter.begun, round, "the reader may still be in the lines before");
+        assert_eq!(writer.painter.lines.begun, round, "the reader may still be in the lines before");
     }
     reader.enter();
     writer.insert((0x0a00_0000, 26, 1));
-    assert_eq!(writer.painter.begun, 3);
+    assert_eq!(writer.painter.lines.begun, 3);
 }
 
 #[test]
@@ -162,20 +159,20 @@ fn blocks_of_64_addresses_cost_one_line_for_four() {
         writer.insert((0x0a00_0000 | block << 6, 26, block));
     }
     // 16 that are in use; those they had before they were whole have been used again.
-    assert!(writer.painter.begun <= 17, "{}", writer.painter.begun);
+    assert!(writer.painter.lines.begun <= 17, "{}", writer.painter.lines.begun);
+    assert_eq!(writer.painter.groups.begun, 0);
 }
 
 #[test]
 fn without_a_line_a_24_leads_nowhere_until_there_is_one() {
     let mut writer = writer();
     writer.insert((0x0a00_0000, 8, 1));
-    writer.painter.begun = MAX_LINES as u32 - 1;
-    // One for the /24 and one for the /28 in it.
+    writer.painter.groups.begun = MAX_GROUPS as u32;
     writer.insert((0x0a00_0101, 32, 2));
-    assert_eq!((writer.nowhere(), writer.painter.unused.len()), (1, 1), "the one line is not lost");
+    assert_eq!(writer.nowhere(), 1);
     assert!([0x0a00_0101, 0x0a00_0102].iter().all(|address| writer.table().lookup(*address) > MAX_VALUE));
     assert_eq!(writer.table().lookup(0x0a00_0201), 1);
-    writer.painter.unused.push(7);
+    writer.painter.groups.unused.push(MAX_LINES as u32);
     writer.insert((0x0b00_0000, 8, 3));
     assert_eq!(writer.nowhere(), 0);
     check(&writer, &[0x0a00_0100, 0x0a00_0101, 0x0a00_0102]);
@@ -234,5 +231,5 @@ fn readers_see_the_old_answer_or_the_new_one() {
         }
         done.store(true, Ordering::Relaxed);
     });
-    assert!((writer.painter.begun as usize) < MAX_LINES);
+    assert!((writer.painter.lines.begun as usize) < MAX_LINES && (writer.painter.groups.begun as usize) < MAX_GROUPS);
 }
