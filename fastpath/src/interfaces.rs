@@ -2,7 +2,8 @@
 //!
 //! A worker may have hundreds of queues of which few have work. A queue is *hot* while it has: a breath receives from hot
 //! queues, flushes them and takes frames back from them, and knows of no other. Anything that arrives or is sent makes a
-//! queue hot; so many visits in a row without work make it cold again, unless frames are still on their way.
+//! queue hot; so many visits in a row without work make it cold again, later if frames are still on their way or missing.
+//! What is cold in such a state is visited once in ten milliseconds.
 //!
 //! ```text
 //!     all queues  [ a b c d e f g h … ]
@@ -30,6 +31,10 @@ const NO_QUEUE: u16 = u16::MAX;
 pub const QUEUE_BUDGET: usize = 64;
 /// Visits without work after which a queue is cold.
 const COOL_AFTER: u16 = 64;
+/// The same for one that is not settled: something is on its way out, or it has fewer frames than it should.
+const GIVE_UP_AFTER: u16 = 1024;
+/// A cold queue that is not settled is visited once in so many nanoseconds.
+const TEND: u64 = 10_000_000;
 /// Cold queues looked at in a breath that is not due to look at all.
 const LOOKS: usize = 32;
 /// All cold queues are looked at after so many nanoseconds at the latest.
@@ -45,6 +50,8 @@ pub struct Attached<Q> {
 #[derive(Clone, Copy)]
 struct Activity {
     is_hot: bool,
+    /// Of a cold queue: it was not settled when it was visited last.
+    is_unsettled: bool,
     /// True when something was received or sent since the last `settle`.
     has_worked: bool,
     /// Visits in a row without work.
@@ -65,6 +72,8 @@ pub struct Interfaces<Q> {
     next_cold: usize,
     /// When all were looked at.
     looked: u64,
+    /// When those that are not settled were visited.
+    tended: u64,
     /// Positions in `hot` that had more than they were offered; empty between calls.
     backlogged: Vec<u16>,
 }
@@ -79,6 +88,7 @@ impl<Q: Queue> Default for Interfaces<Q> {
             next_hot: 0,
             next_cold: 0,
             looked: 0,
+            tended: 0,
             backlogged: Vec::with_capacity(64),
         }
     }
@@ -93,7 +103,7 @@ impl<Q: Queue> Interfaces<Q> {
         }
         // Hot: it has to be given frames first of all.
         self.queues.push(Attached { interface, queue });
-        self.activity.push(Activity { is_hot: true, has_worked: true, idle: 0 });
+        self.activity.push(Activity { is_hot: true, is_unsettled: false, has_worked: true, idle: 0 });
         self.index();
     }
 
@@ -165,6 +175,10 @@ impl<Q: Queue> Interfaces<Q> {
         if self.hot.len() == count {
             return;
         }
+        if now.0.saturating_sub(self.tended) >= TEND {
+            self.tended = now.0;
+            self.tend();
+        }
         let is_due = now.0.saturating_sub(self.looked) >= LOOK_AT_ALL || self.looked == 0;
         let (from, looks) = if is_due {
             self.looked = now.0.max(1);
@@ -178,12 +192,22 @@ impl<Q: Queue> Interfaces<Q> {
             let both = self.activity[range.clone()].iter_mut().zip(&mut self.queues[range]);
             for (offset, (activity, attached)) in both.enumerate() {
                 if !activity.is_hot && attached.queue.has_arrived() {
-                    *activity = Activity { is_hot: true, has_worked: true, idle: 0 };
+                    *activity = Activity { is_hot: true, is_unsettled: false, has_worked: true, idle: 0 };
                     self.hot.push((start + offset) as u16);
                 }
             }
         }
         self.next_cold = if from + looks >= count { from + looks - count } else { from + looks };
+    }
+
+    /// Makes cold queues that are not settled hot, for one visit.
+    fn tend(&mut self) {
+        for (position, activity) in self.activity.iter_mut().enumerate() {
+            if !activity.is_hot && activity.is_unsettled {
+                *activity = Activity { is_hot: true, is_unsettled: false, has_worked: false, idle: GIVE_UP_AFTER };
+                self.hot.push(position as u16);
+            }
+        }
     }
 
     /// The next `look` is at all cold queues. To be called when there is nothing else to do.
@@ -250,8 +274,10 @@ impl<Q: Queue> Interfaces<Q> {
                 activity.idle = 0;
             } else {
                 activity.idle = activity.idle.saturating_add(1);
-                if activity.idle > COOL_AFTER && attached.queue.is_settled() {
+                let is_settled = activity.idle <= COOL_AFTER || attached.queue.is_settled();
+                if activity.idle > if is_settled { COOL_AFTER } else { GIVE_UP_AFTER } {
                     activity.is_hot = false;
+                    activity.is_unsettled = !is_settled;
                     self.hot.swap_remove(place);
                     continue;
                 }
@@ -361,6 +387,61 @@ mod tests {
         bench.interfaces.look_at_all();
         bench.interfaces.look(Now(2));
         assert_eq!(bench.interfaces.hot(), 1, "an idle worker looks at all");
+    }
+
+    /// A queue that never has the frames it should have, and counts its visits.
+    struct Hungry(MemoryQueue, std::rc::Rc<std::cell::Cell<usize>>);
+
+    impl Queue for Hungry {
+        fn has_arrived(&mut self) -> bool {
+            self.0.has_arrived()
+        }
+        fn receive(&mut self, umem: &mut Umem, budget: usize, out: &mut Vec<Packet>) {
+            self.0.receive(umem, budget, out);
+        }
+        fn send(&mut self, umem: &mut Umem, packet: Packet) -> Result<(), Packet> {
+            self.0.send(umem, packet)
+        }
+        fn flush(&mut self, umem: &mut Umem) {
+            self.0.flush(umem);
+        }
+        fn reclaim(&mut self, _umem: &mut Umem) {
+            self.1.set(self.1.get() + 1);
+        }
+        fn is_settled(&self) -> bool {
+            false
+        }
+        fn fd(&self) -> Option<std::os::fd::RawFd> {
+            None
+        }
+        fn statistics(&self) -> crate::io::QueueStatistics {
+            self.0.statistics()
+        }
+        fn close(self, umem: &mut Umem) {
+            self.0.close(umem);
+        }
+    }
+
+    #[test]
+    fn a_queue_that_is_never_settled_is_visited_now_and_then() {
+        let mut umem = Umem::heap(2048, 16);
+        let visits = std::rc::Rc::new(std::cell::Cell::new(0));
+        let mut interfaces = Interfaces::default();
+        interfaces.attach(InterfaceIndex(1), Hungry(MemoryQueue::pair(4).0, visits.clone()), &mut umem);
+        let mut breathe = |now: u64| {
+            interfaces.look(Now(now));
+            interfaces.settle(&mut umem);
+            interfaces.hot()
+        };
+        for _ in 0..usize::from(GIVE_UP_AFTER) + 2 {
+            breathe(1);
+        }
+        assert_eq!(breathe(2), 0, "given up");
+        let before = visits.get();
+        for breath in 1..=1000u64 {
+            breathe(TEND + breath * TEND / 100);
+        }
+        assert!((10..=11).contains(&(visits.get() - before)), "once in ten milliseconds: {}", visits.get() - before);
     }
 
     #[test]
