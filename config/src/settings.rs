@@ -16,7 +16,7 @@ use crate::resource::{self, FieldError};
 use crate::suggest;
 
 pub use values::{
-    BusyPoll, Datastore, EndpointOffload, EndpointToHostAction, Io, LogFormat, LogLevel, PolicyChange, Poll,
+    BusyPoll, Datastore, EndpointOffload, EndpointToHostAction, Io, LogFormat, LogLevel, PolicyChange, Poll, Rebalance,
     SourceSpoofing, XdpMode,
 };
 
@@ -36,6 +36,7 @@ pub struct Settings {
     /// The core of each worker; never empty.
     pub workers: Vec<usize>,
     pub poll: Poll,
+    pub rebalance: Rebalance,
     pub datastore: Datastore,
     pub api_socket: PathBuf,
     pub log_format: LogFormat,
@@ -83,6 +84,7 @@ impl Settings {
             uplinks: Vec::new(),
             workers: vec![0],
             poll: Poll::Sleep,
+            rebalance: Rebalance::Off,
             datastore: Datastore::Embedded("/var/lib/vrouter/db".into()),
             api_socket: "/run/vrouter/api.sock".into(),
             log_format: LogFormat::Text,
@@ -158,7 +160,7 @@ const PREFIX_MAX: usize = 10;
 const CORE_MAX: usize = 1023;
 
 /// Everything that can be set, in the order it is shown.
-pub const SETTINGS: [Setting; 24] = [
+pub const SETTINGS: [Setting; 25] = [
     Setting {
         name: NODE_NAME,
         about: "this node's name in the datastore; default: the host's name",
@@ -194,6 +196,13 @@ pub const SETTINGS: [Setting; 24] = [
         about: "what an idle worker does: sleep, or always look for packets",
         take: Take::One(|settings, text| {
             choose(&mut settings.poll, text, &[("sleep", Poll::Sleep), ("always", Poll::Always)])
+        }),
+    },
+    Setting {
+        name: "rebalance",
+        about: "whether endpoints move from busy workers to idle ones: off or auto; default: off",
+        take: Take::One(|settings, text| {
+            choose(&mut settings.rebalance, text, &[("off", Rebalance::Off), ("auto", Rebalance::Auto)])
         }),
     },
     Setting {

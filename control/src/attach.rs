@@ -11,7 +11,10 @@
 //! A workload's interface is prepared on the way (`host::prepare`): its host side before sockets are bound, its inside when it
 //! is up. What fails there is told, and the interface attached all the same.
 //!
-//! Left out: which interfaces are wanted (`control`), and what the tables say of them (`compile`).
+//! An endpoint's interface can be moved from one worker to another: its sockets are closed and bound anew.
+//!
+//! Left out: which interfaces are wanted (`control`), where endpoints should be (`placement`), and what the tables say of them
+//! (`compile`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -30,6 +33,11 @@ use crate::compile::Attachment;
 use crate::host::peer::Namespaces;
 use crate::host::prepare::{self, BusyPolling, Inside, Outcome};
 use crate::host::{Link, LinkIndex, ethtool};
+use crate::placement::Placement;
+
+mod rehome;
+
+pub use rehome::Moved;
 
 /// Largest layer 2 header in front of a packet of MTU size.
 const LAYER2: u32 = 22;
@@ -45,6 +53,14 @@ pub enum AttachError {
     Watch { name: String, source: std::io::Error },
     #[error("attach {name}: {MAX_INTERFACES} interfaces are attached already")]
     TooMany { name: String },
+    #[error("move {name}: no such interface is attached")]
+    Unknown { name: String },
+    #[error("move {name}: every worker has a queue of it; only endpoints' interfaces have one worker")]
+    Shared { name: String },
+    #[error("move {name} to worker {worker}: found {workers} worker(s), numbered from 0")]
+    NoSuchWorker { name: String, worker: usize, workers: usize },
+    #[error("move {name}: worker {worker} did not let it go within {} ms", rehome::PATIENCE.as_millis())]
+    Held { name: String, worker: usize },
     #[error("let packets through to the host")]
     HostWay(#[source] ProgramError),
 }
@@ -88,6 +104,8 @@ struct Attached {
     /// False while the inside waits for the interface to be up.
     is_prepared: bool,
     _polling: Option<BusyPolling>,
+    /// What the kernel counted at sockets before them.
+    earlier_sockets: KernelDrops,
 }
 
 /// Packets that were ours and that no worker ever had.
@@ -131,6 +149,7 @@ pub struct Attachments {
     host_way: Option<HostWay>,
     frame_room: u32,
     pub recipe: Recipe,
+    placement: Placement,
 }
 
 impl Attachments {
@@ -152,6 +171,7 @@ impl Attachments {
             host_way: None,
             frame_room: frame_room as u32,
             recipe: Recipe::default(),
+            placement: Placement::default(),
         }
     }
 
@@ -290,6 +310,7 @@ impl Attachments {
                 prepared,
                 is_prepared,
                 _polling: polling,
+                earlier_sockets: KernelDrops::default(),
             },
         );
         Ok(())
@@ -404,7 +425,8 @@ impl Attachments {
             _ => ethtool::channels(link.index).ok().flatten().map_or(1, |c| c.rx.max(c.combined).max(1)),
         };
         if kind == InterfaceKind::Workload {
-            let least = (0..workers).min_by_key(|worker| self.peers[*worker].queues).unwrap_or(0);
+            let queues_of_each: Vec<usize> = self.peers.iter().map(|peer| peer.queues).collect();
+            let least = self.placement.place(&queues_of_each, &self.candidates());
             return (0..queues).map(|queue| (queue, least)).collect();
         }
         (0..queues).map(|queue| (queue, queue as usize % workers)).collect()
@@ -538,13 +560,13 @@ impl Attached {
 
     fn kernel_drops(&self) -> KernelDrops {
         let program = self.counted();
+        KernelDrops { no_socket: program.dropped_no_socket, malformed: program.dropped_malformed, ..self.at_sockets() }
+    }
+
+    /// What the kernel counted at its sockets, those closed since included.
+    fn at_sockets(&self) -> KernelDrops {
         let sockets = self.watches.iter().map(QueueWatch::statistics);
-        let start = KernelDrops {
-            no_socket: program.dropped_no_socket,
-            malformed: program.dropped_malformed,
-            ..KernelDrops::default()
-        };
-        sockets.fold(start, |sum, socket| KernelDrops {
+        sockets.fold(self.earlier_sockets, |sum, socket| KernelDrops {
             no_frame: sum.no_frame + socket.receive_dropped,
             ring_full: sum.ring_full + socket.receive_ring_full,
             ..sum

@@ -15,8 +15,8 @@ use fastpath::io::guard::Openings;
 use fastpath::rcu::Publisher;
 use fastpath::table::acl::Acl;
 use fastpath::table::interface::InterfaceKind;
-use fastpath::table::{self, InterfaceIndex, Tables};
-use fastpath::worker::{Clock, PUNT_DEPTH};
+use fastpath::table::{self, Tables};
+use fastpath::worker::Clock;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -32,12 +32,15 @@ use crate::http::api::{ApiCall, ApiError, ApiRequest, ErrorCode};
 use crate::node_state::NodeState;
 use crate::policy::Calculation;
 use crate::reconcile::{self, HostState};
-use crate::resolve::{self, Resolver, Waiting};
+use crate::resolve::Resolver;
 use crate::resources::Resources;
 use crate::saved_flows::save::Saver;
 use crate::show::drops::{Drops, Naming};
 use crate::show::preview::Preview;
 pub(crate) use crate::tell::{chain, to_json};
+
+mod moving;
+mod waiting;
 
 /// The private pair: the kernel's end, and ours.
 pub const HOST_LINK: &str = "vrouter";
@@ -459,6 +462,7 @@ impl<D: Datastore> Control<D> {
     async fn tick(&mut self) {
         self.settle_confirmation().await;
         self.attachments.tick();
+        self.rebalance();
         self.publisher.reclaim();
         self.policy.tidy();
         self.collect_drops();
@@ -467,68 +471,6 @@ impl<D: Datastore> Control<D> {
         self.save_some_flows();
         self.dirty.reconcile |= self.has_problems("host") && self.reconciled.elapsed() >= self.reconcile_pause;
         self.dirty.tables |= self.has_problems("interfaces") && self.retried.elapsed() > RETRY;
-    }
-
-    /// Keeps the packets that workers punted, and asks for the neighbours they wait for.
-    fn take_punts(&mut self) {
-        let mut packets = Vec::new();
-        for remote in self.attachments.remotes() {
-            // No more than the lane holds: who sends without end must not keep us here.
-            let waiting = (0..PUNT_DEPTH).map_while(|_| {
-                remote.punt.receive(|buffer| Waiting { interface: buffer.interface, bytes: buffer.bytes().to_vec() })
-            });
-            packets.extend(waiting);
-        }
-        for packet in packets {
-            let Some(neighbour) = resolve::destination(&packet.bytes).and_then(|address| self.next_hop_to(address))
-            else {
-                self.resolver.given_up += 1;
-                continue;
-            };
-            if self.resolver.keep(neighbour, packet, Instant::now()) {
-                self.dirty.tables = true;
-            }
-        }
-    }
-
-    /// The neighbour that a packet to this address has to be sent to.
-    fn next_hop_to(&self, address: IpAddr) -> Option<IpAddr> {
-        let covering = self.routes.iter().filter(|row| row.prefix.contains(address));
-        let row = covering.max_by_key(|row| row.prefix.length())?;
-        Some(row.next_hop.unwrap_or(address))
-    }
-
-    fn on_uplink(&self, neighbour: IpAddr) -> Option<(LinkIndex, IpAddr)> {
-        let covering = self.routes.iter().filter(|row| row.prefix.contains(neighbour));
-        let row = covering.max_by_key(|row| row.prefix.length())?;
-        let attachment = self.attachments.view().get(row.interface.as_ref()?)?;
-        (attachment.kind == InterfaceKind::Uplink).then_some((attachment.link, neighbour))
-    }
-
-    /// Gives packets back whose next hop has been resolved.
-    fn give_back(&mut self) {
-        let resolved: Vec<IpAddr> = self
-            .resolver
-            .neighbours()
-            .filter(|ip| {
-                let mut entries = self.kernel.neighbours.values().filter(|neighbour| neighbour.address == *ip);
-                entries.any(|neighbour| neighbour.usable_mac().is_some())
-            })
-            .collect();
-        for neighbour in resolved {
-            for packet in self.resolver.release(neighbour) {
-                let owner = self.owner_of(packet.interface);
-                if let Some(remote) = self.attachments.remotes().nth(owner) {
-                    remote.inject.send(packet.interface, [packet.bytes.as_slice()].into_iter());
-                    remote.doorbell.ring();
-                }
-            }
-        }
-    }
-
-    fn owner_of(&self, interface: InterfaceIndex) -> usize {
-        let mut attached = self.attachments.view().values();
-        attached.find(|attachment| attachment.index == interface).map_or(0, |attachment| attachment.owner.index())
     }
 
     async fn answer(&mut self, request: ApiRequest) {
@@ -558,6 +500,7 @@ impl<D: Datastore> Control<D> {
                 Err(error) => Err(error),
             },
             (None, ApiCall::Trace(request)) => crate::trace::trace(self, &request).map(|view| to_json(&view)),
+            (None, ApiCall::Move(call)) => self.move_interface(&call).map(|view| to_json(&view)),
             (None, ApiCall::Version) => Ok(to_json(&crate::show::version(self))),
             (None, call) => Err(ApiError::new(ErrorCode::Internal, format!("nobody answers {call:?}"))),
         };

@@ -36,6 +36,7 @@ pub mod host;
 pub mod http;
 pub mod judge;
 pub mod node_state;
+pub mod placement;
 pub mod policy;
 pub mod reconcile;
 pub mod resolve;

@@ -24,9 +24,9 @@ fn nothing_given_is_the_defaults() {
 
 #[test]
 fn every_setting_from_a_file() {
-    let text = "nodeName: n1\nuplinks: [eth1, eth2]\nworkers:\n- 2\n- 3\npoll: always\n\
+    let text = "nodeName: n1\nuplinks: [eth1, eth2]\nworkers:\n- 2\n- 3\npoll: always\nrebalance: auto\n\
             datastore: embedded:/data\napiSocket: /tmp/s\nlogFormat: json\nlogLevel: debug\nframesPerWorker: 2048\n\
-            flowTableSize: 4096\npolicyChange: reevaluate\ndefaultEndpointToHostAction: Accept\n\
+            flowTableSize: 4096\nflowQuota: 512\npolicyChange: reevaluate\ndefaultEndpointToHostAction: Accept\n\
             defaultWorkloadInterfacePrefix: tap\nxdpMode: native\nendpointOffload: leave\n\
             io: xsk-rs\nbusyPoll: off\n\
             failsafeInboundHostPorts: [22, 'udp:10.0.0.0/8:68']\nfailsafeOutboundHostPorts: none\n\
@@ -37,6 +37,7 @@ fn every_setting_from_a_file() {
         uplinks: vec!["eth1".into(), "eth2".into()],
         workers: vec![2, 3],
         poll: Poll::Always,
+        rebalance: Rebalance::Auto,
         datastore: Datastore::Embedded("/data".into()),
         api_socket: "/tmp/s".into(),
         log_format: LogFormat::Json,
@@ -84,7 +85,7 @@ fn refusals() {
         "poll: sleep\nlogLvl: info\n",
         &[],
         &[],
-        "v.yaml:2:1: logLvl: found an unknown setting, expected one of nodeName, uplinks, workers, poll, \
+        "v.yaml:2:1: logLvl: found an unknown setting, expected one of nodeName, uplinks, workers, poll, rebalance, \
              datastore, apiSocket, logFormat, logLevel, framesPerWorker, flowTableSize, flowQuota, policyChange, \
              defaultEndpointToHostAction, defaultWorkloadInterfacePrefix, xdpMode, endpointOffload, \
              io, busyPoll, failsafeInboundHostPorts, failsafeOutboundHostPorts, workloadSourceSpoofing, \

@@ -10,6 +10,13 @@ pub enum Poll {
     Always,
 }
 
+/// Whether endpoints change their worker when loads are uneven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rebalance {
+    Off,
+    Auto,
+}
+
 /// Where resources are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Datastore {

@@ -67,9 +67,12 @@ pub async fn respond<D: Datastore>(
             Ok(pending) => Ok(read(to_json(&pending_view(&pending, now)))),
             Err(error) => Err(error.into()),
         },
-        ApiCall::Show { .. } | ApiCall::Why(_) | ApiCall::Preview(_) | ApiCall::Trace(_) | ApiCall::Version => {
-            return None;
-        }
+        ApiCall::Show { .. }
+        | ApiCall::Why(_)
+        | ApiCall::Preview(_)
+        | ApiCall::Trace(_)
+        | ApiCall::Move(_)
+        | ApiCall::Version => return None,
     })
 }
 

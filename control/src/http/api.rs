@@ -14,6 +14,7 @@
 //! POST   /v1/trace                              TraceRequest
 //! POST   /v1/why                                WhyRequest
 //! POST   /v1/preview                            PreviewRequest
+//! POST   /v1/move                               {"interface": "cali1", "worker": 1}
 //! GET    /v1/version
 //! GET    /metrics                               Prometheus text
 //! ```
@@ -64,8 +65,17 @@ pub enum ApiCall {
     Why(WhyRequest),
     /// Answered with `PreviewView`.
     Preview(PreviewRequest),
+    /// Gives an endpoint's interface to another worker; answered with `MovedView`.
+    Move(MoveCall),
     /// Answered with `VersionView`.
     Version,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MoveCall {
+    pub interface: String,
+    pub worker: u16,
 }
 
 /// Resources as JSON. They become `config` resources in one place, whoever sent them.

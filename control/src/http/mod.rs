@@ -54,7 +54,8 @@ use tracing::{info, warn};
 
 use crate::datastore::Author;
 use api::{
-    ApiCall, ApiError, ApiRequest, DeleteCall, ErrorBody, ErrorCode, GetCall, ShowFilter, ShowKind, UndoCall, WriteCall,
+    ApiCall, ApiError, ApiRequest, DeleteCall, ErrorBody, ErrorCode, GetCall, MoveCall, ShowFilter, ShowKind, UndoCall,
+    WriteCall,
 };
 use peer::Peer;
 use views::{PreviewRequest, TraceRequest, WhyRequest};
@@ -188,6 +189,7 @@ fn router(control: mpsc::Sender<ApiRequest>) -> Router {
         .route("/v1/show/{what}", get(show))
         .route("/v1/trace", post(trace))
         .route("/v1/why", post(why))
+        .route("/v1/move", post(move_interface))
         .route("/v1/preview", post(preview))
         .route("/v1/version", get(version))
         .route("/metrics", get(scrape))
@@ -352,6 +354,12 @@ async fn trace(State(desk): State<Desk>, body: RawBody) -> Answer {
 async fn why(State(desk): State<Desk>, body: RawBody) -> Answer {
     let request: WhyRequest = parse(body)?;
     desk.ask(ApiCall::Why(request)).await.map(Json)
+}
+
+async fn move_interface(State(desk): State<Desk>, ConnectInfo(peer): ConnectInfo<Peer>, body: RawBody) -> Answer {
+    let call: MoveCall = parse(body)?;
+    info!(verb = "move", uid = peer.uid, pid = peer.pid, interface = call.interface, worker = call.worker, "api write");
+    desk.ask_as(peer.author(), ApiCall::Move(call)).await.map(Json)
 }
 
 async fn preview(State(desk): State<Desk>, body: RawBody) -> Answer {

@@ -80,6 +80,7 @@ async fn fake_answer(store: &Embedded, call: ApiCall, caller: &Author) -> Result
         ApiCall::Show { filter, .. } => json!([filter]),
         ApiCall::Trace(request) => json!(request),
         ApiCall::Why(request) => json!(request),
+        ApiCall::Move(call) => json!(call),
         ApiCall::Preview(request) => json!(request),
         _ => json!(VersionView { version: "1".to_string(), node: None }),
     };
@@ -144,6 +145,8 @@ fn views() -> metrics::Views {
         handed_off: 0,
         unaccounted: 0,
         busy_ratio: 0.25,
+        interfaces: 1,
+        packets_per_second: 20.0,
         frames_total: 4096,
         frames_free: 4000,
         flows: 5,

@@ -182,6 +182,12 @@ pub struct WorkerView {
     pub unaccounted: i64,
     /// Share of time spent on packets, 0 to 1.
     pub busy_ratio: f64,
+    /// Interfaces it owns.
+    #[serde(default)]
+    pub interfaces: u64,
+    /// What they receive and send, over the last few seconds; 0 with one worker, where nothing has to be weighed.
+    #[serde(default)]
+    pub packets_per_second: f64,
     pub frames_total: u64,
     pub frames_free: u64,
     pub flows: u64,
@@ -190,6 +196,27 @@ pub struct WorkerView {
     pub breath_microseconds_p50: f64,
     pub breath_microseconds_p99: f64,
     pub breath_microseconds_p999: f64,
+}
+
+/// An interface that has another worker now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MovedView {
+    pub interface: String,
+    pub from: u16,
+    pub to: u16,
+    /// How long nobody received from it.
+    pub gap_milliseconds: f64,
+}
+
+impl MovedView {
+    pub fn new(interface: &str, moved: crate::attach::Moved) -> MovedView {
+        MovedView {
+            interface: interface.to_owned(),
+            from: moved.from.0,
+            to: moved.to.0,
+            gap_milliseconds: (moved.gap.as_secs_f64() * 1e6).round() / 1e3,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -314,7 +314,7 @@ fn table(node: &mut Node, flows: u16) -> (Arc<FlowTable>, FlowWriter) {
             bytes: [100, 200],
             tcp_flags: [0x12, 0x12],
         };
-        writer.restore(&view, 3600).unwrap();
+        writer.restore(&view).unwrap();
     }
     (table, writer)
 }
@@ -333,7 +333,7 @@ fn a_saved_table_comes_back_whole_and_only_once() {
     // Neither of these is saved: the rest of a datagram, and what passed an interface that has left.
     let gone = FlowView { ingress: InterfaceIndex(77), ..flows.iter().next().unwrap() };
     let gone = FlowView { key: Key { source_port: 2000, ..gone.key }, ..gone };
-    writer.restore(&gone, 3600).unwrap();
+    writer.restore(&gone).unwrap();
     assert_eq!(Saver::new(path.clone()).finish(&source(&before, &flows)).unwrap(), 1000);
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 

@@ -254,6 +254,7 @@ pub(crate) fn protocol_name(number: u8) -> String {
 
 fn workers<D>(control: &Control<D>) -> impl Iterator<Item = WorkerView> {
     let uptime = control.started.elapsed();
+    let owned = move |worker| control.attachments.view().iter().filter(move |(_, a)| a.owner.index() == worker);
     counters(control).enumerate().map(move |(position, counters)| {
         let (packets_in, accounted) = read_balance(counters);
         let bursts = counters.bursts.get();
@@ -275,6 +276,8 @@ fn workers<D>(control: &Control<D>) -> impl Iterator<Item = WorkerView> {
             handed_off: counters.handed_off.get(),
             unaccounted: packets_in as i64 - accounted as i64,
             busy_ratio: ratio(counters.busy_nanoseconds.get(), uptime),
+            interfaces: owned(position).count() as u64,
+            packets_per_second: owned(position).map(|(name, _)| control.attachments.loads().rate(name)).sum(),
             frames_total: counters.frames_total.get(),
             frames_free: counters.frames_free.get(),
             flows: counters.flows.get(),

@@ -5,11 +5,11 @@
 //! Left out: that both refuse the same frames. The stage is stricter on purpose, and not everywhere.
 
 use std::net::IpAddr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use fastpath::burst::{Burst, Fragment, Network, Slot, Verdict};
-use fastpath::flow::{KeyKind, mapped_address};
+use fastpath::flow::{FlowTable, KeyKind, mapped_address};
 use fastpath::io::umem::Umem;
 use fastpath::stage::parse;
 use fastpath::table::{InterfaceIndex, Tables};
@@ -29,6 +29,7 @@ fn run(input: &[u8]) -> Seen {
     let Some((control, frame, _)) = unit(input) else { return Seen::refused(0) };
     let mut frame = frame.to_vec();
     static TABLES: OnceLock<Tables> = OnceLock::new();
+    static FLOWS: OnceLock<Arc<FlowTable>> = OnceLock::new();
     let tables = TABLES.get_or_init(|| Plan::small().tables(1));
     if control & 8 != 0 && frame.len() >= 34 {
         if frame[0] & 1 == 0 {
@@ -40,7 +41,8 @@ fn run(input: &[u8]) -> Seen {
     let Some(packet) = umem.copy_in([frame.as_slice()]) else { return Seen::refused(1) };
     let mut burst = Burst::with_capacity();
     burst.slots.push(Slot::new(packet, InterfaceIndex(0)));
-    parse::burst(&mut burst, &mut umem, tables);
+    let flows = FLOWS.get_or_init(|| FlowTable::new(64));
+    parse::burst(&mut burst, &mut umem, flows, tables);
     let slot = burst.slots.pop().expect("as many as before");
     let seen = judge(&slot, &frame);
     umem.free(slot.packet);

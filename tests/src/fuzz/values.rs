@@ -14,8 +14,8 @@ use config::failsafe::FailsafePort;
 use config::net::{Cidr, MacAddress, Port, PortName, Protocol};
 use config::selector::Selector;
 use config::settings::{
-    BusyPoll, EndpointOffload, EndpointToHostAction, File, Io, LogFormat, LogLevel, PolicyChange, Poll, SETTINGS,
-    Settings, SourceSpoofing, XdpMode,
+    BusyPoll, EndpointOffload, EndpointToHostAction, File, Io, LogFormat, LogLevel, PolicyChange, Poll, Rebalance,
+    SETTINGS, Settings, SourceSpoofing, XdpMode,
 };
 use control::host::genetlink::{self, attributes};
 use serde::Serialize;
@@ -274,6 +274,7 @@ fn as_flags(settings: &Settings) -> Vec<(String, String)> {
         }),
         "endpointOffload" => word(if settings.endpoint_offload == EndpointOffload::Off { "off" } else { "leave" }),
         "io" => word(if settings.io == Io::Raw { "raw" } else { "xsk-rs" }),
+        "rebalance" => word(if settings.rebalance == Rebalance::Auto { "auto" } else { "off" }),
         "busyPoll" => word(if settings.busy_poll == BusyPoll::Auto { "auto" } else { "off" }),
         "failsafeInboundHostPorts" => failsafes(&settings.failsafe_inbound_host_ports),
         "failsafeOutboundHostPorts" => failsafes(&settings.failsafe_outbound_host_ports),
@@ -303,7 +304,7 @@ fn settings_seeds() -> Vec<Vec<u8>> {
         "workers: 1023\nframesPerWorker: 1048576\nflowTableSize: 16777216\n",
         "workers: [1024]\n",
         "framesPerWorker: 1023\n",
-        "xdpMode: generic\nendpointOffload: leave\nio: xsk-rs\nbusyPoll: off\nenv VROUTER_WORKERS=1,2\nflag uplinks=eth0,eth1\n",
+        "xdpMode: generic\nendpointOffload: leave\nrebalance: auto\nflowQuota: 100\nio: xsk-rs\nbusyPoll: off\nenv VROUTER_WORKERS=1,2\nflag uplinks=eth0,eth1\n",
         "env NODENAME=one\nenv VROUTER_NODE_NAME=two\nflag node-name=three\n",
     ];
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()

@@ -15,7 +15,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Before", &["validate", "diff"]),
     ("After", &["history", "undo", "confirm"]),
     ("Policy", &["policy", "selector", "why"]),
-    ("Packets", &["show", "trace"]),
+    ("Packets", &["show", "trace", "worker"]),
     ("Machine", &["run", "doctor", "lab", "bench"]),
     ("Help", &["explain", "version", "completion"]),
 ];

@@ -14,6 +14,7 @@
 //! - `show.rs` `trace.rs` `why.rs`        what the router does with packets
 //! - `selector.rs` `policy/`              questions about policy that no daemon has to answer; `lines.rs` carries them
 //! - `bench.rs`    arguments of the measurements
+//! - `worker.rs`  which worker has which interface
 //! - `run.rs`      flags of the daemon, made from the table of settings
 //! - `render.rs`   tables, and text from elsewhere made harmless to a terminal
 //! - `output.rs`   what `-o` may say
@@ -49,6 +50,7 @@ mod tests;
 mod trace;
 mod validate;
 mod why;
+mod worker;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -186,6 +188,10 @@ pub enum Command {
     )]
     Why(why::WhyArguments),
 
+    /// Give an interface to another worker
+    #[command(after_help = "Example:\n  vrouter worker move caliweb 1")]
+    Worker(worker::WorkerArguments),
+
     /// Ask what policy says or would say
     #[command(after_help = "Example:\n  vrouter policy test policies/")]
     Policy(policy::PolicyArguments),
@@ -299,6 +305,7 @@ fn execute(cli: Cli) -> ExitCode {
             Ok(false) => return ExitCode::from(1),
             Err(error) => Err(error),
         },
+        Command::Worker(arguments) => worker::run(&client, format, &arguments),
         Command::Selector => selector::run(),
         Command::Trace(arguments) => trace::trace(&client, format, &arguments),
         Command::Version(arguments) => version(&client, format, &arguments),

@@ -285,8 +285,19 @@ fn workers(views: &[WorkerView], is_wide: bool) -> Table {
         "UNACCOUNTED",
         "FLOWS",
     ];
-    let wide =
-        ["BREATHS", "BURSTS", "BURST-SIZE", "P50-US", "P99-US", "P999-US", "FRAMES", "FRAMES-FREE", "FLOWS-LIMIT"];
+    let wide = [
+        "BREATHS",
+        "BURSTS",
+        "BURST-SIZE",
+        "P50-US",
+        "P99-US",
+        "P999-US",
+        "FRAMES",
+        "FRAMES-FREE",
+        "FLOWS-LIMIT",
+        "INTERFACES",
+        "PACKETS/S",
+    ];
     let mut table = Table::new(headings(&narrow, &wide, is_wide));
     for view in views {
         let poll = match view.poll {
@@ -317,6 +328,8 @@ fn workers(views: &[WorkerView], is_wide: bool) -> Table {
             view.frames_total.to_string(),
             view.frames_free.to_string(),
             view.flows_limit.to_string(),
+            view.interfaces.to_string(),
+            format!("{:.0}", view.packets_per_second),
         ];
         table.row(cells(narrow, wide, is_wide));
     }

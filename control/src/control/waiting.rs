@@ -1,0 +1,76 @@
+//! Packets that wait for a next hop: taken from the workers that punted them, given back when it has answered.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use fastpath::table::InterfaceIndex;
+use fastpath::table::interface::InterfaceKind;
+use fastpath::worker::PUNT_DEPTH;
+
+use super::Control;
+use crate::host::LinkIndex;
+use crate::resolve::{self, Waiting};
+
+impl<D> Control<D> {
+    /// Keeps the packets that workers punted, and asks for the neighbours they wait for.
+    pub(super) fn take_punts(&mut self) {
+        let mut packets = Vec::new();
+        for remote in self.attachments.remotes() {
+            // No more than the lane holds: who sends without end must not keep us here.
+            let waiting = (0..PUNT_DEPTH).map_while(|_| {
+                remote.punt.receive(|buffer| Waiting { interface: buffer.interface, bytes: buffer.bytes().to_vec() })
+            });
+            packets.extend(waiting);
+        }
+        for packet in packets {
+            let Some(neighbour) = resolve::destination(&packet.bytes).and_then(|address| self.next_hop_to(address))
+            else {
+                self.resolver.given_up += 1;
+                continue;
+            };
+            if self.resolver.keep(neighbour, packet, Instant::now()) {
+                self.dirty.tables = true;
+            }
+        }
+    }
+
+    /// The neighbour that a packet to this address has to be sent to.
+    pub(super) fn next_hop_to(&self, address: IpAddr) -> Option<IpAddr> {
+        let covering = self.routes.iter().filter(|row| row.prefix.contains(address));
+        let row = covering.max_by_key(|row| row.prefix.length())?;
+        Some(row.next_hop.unwrap_or(address))
+    }
+
+    pub(super) fn on_uplink(&self, neighbour: IpAddr) -> Option<(LinkIndex, IpAddr)> {
+        let covering = self.routes.iter().filter(|row| row.prefix.contains(neighbour));
+        let row = covering.max_by_key(|row| row.prefix.length())?;
+        let attachment = self.attachments.view().get(row.interface.as_ref()?)?;
+        (attachment.kind == InterfaceKind::Uplink).then_some((attachment.link, neighbour))
+    }
+
+    /// Gives packets back whose next hop has been resolved.
+    pub(super) fn give_back(&mut self) {
+        let resolved: Vec<IpAddr> = self
+            .resolver
+            .neighbours()
+            .filter(|ip| {
+                let mut entries = self.kernel.neighbours.values().filter(|neighbour| neighbour.address == *ip);
+                entries.any(|neighbour| neighbour.usable_mac().is_some())
+            })
+            .collect();
+        for neighbour in resolved {
+            for packet in self.resolver.release(neighbour) {
+                let owner = self.owner_of(packet.interface);
+                if let Some(remote) = self.attachments.remotes().nth(owner) {
+                    remote.inject.send(packet.interface, [packet.bytes.as_slice()].into_iter());
+                    remote.doorbell.ring();
+                }
+            }
+        }
+    }
+
+    pub(super) fn owner_of(&self, interface: InterfaceIndex) -> usize {
+        let mut attached = self.attachments.view().values();
+        attached.find(|attachment| attachment.index == interface).map_or(0, |attachment| attachment.owner.index())
+    }
+}
