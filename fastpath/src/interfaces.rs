@@ -411,6 +411,9 @@ mod tests {
         fn is_settled(&self) -> bool {
             false
         }
+        fn is_held_up(&self) -> bool {
+            false
+        }
         fn fd(&self) -> Option<std::os::fd::RawFd> {
             None
         }
