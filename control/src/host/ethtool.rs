@@ -78,8 +78,16 @@ pub struct Channels {
 /// Switches offloads on or off; what the interface cannot change stays as it is, without an error.
 pub fn set_offloads(link: LinkIndex, wanted: &[(Offload, bool)]) -> Result<(), HostError> {
     let mut bits = Attributes::default();
+    // Kernels go on to learn ways of segmenting TCP; a name that one does not know makes it refuse all.
+    let active = match wanted.contains(&(Offload::Tso, false)) {
+        true => active_features(link)?,
+        false => BTreeSet::new(),
+    };
     for (offload, on) in wanted {
-        for name in offload.features() {
+        let known = offload.features().iter().copied();
+        let is_tcp = |name: &&str| name.starts_with("tx-tcp") && !offload.features().contains(name);
+        let learnt = active.iter().map(String::as_str).filter(|_| *offload == Offload::Tso).filter(is_tcp);
+        for name in known.chain(learnt) {
             let mut bit = Attributes::default();
             bit.put_str(ETHTOOL_A_BITSET_BIT_NAME, name);
             if *on {

@@ -36,7 +36,9 @@ fn story(name: &str, mtu: u32, io: &str, inside: &[&str]) {
     assert!(!feature(&node, "caliweb", "tcp-segmentation-offload"));
     assert!(feature(&web, "eth0", "generic-receive-offload"));
     assert_eq!(feature(&web, "eth0", "tx-checksumming"), !inside.contains(&"checksums"));
-    assert_eq!(web.run("cat /sys/class/net/eth0/threaded").trim(), "1");
+    // Only a command of `ip netns exec` sees the namespace's own /sys.
+    let threaded = node.run(&format!("ip netns exec {} cat /sys/class/net/eth0/threaded", web.namespace()));
+    assert_eq!(threaded.trim(), "1");
     let text = daemon.cli(&["show", "interfaces", "-o", "wide"]);
     assert!(text.contains(&all.join(",")), "{text}");
 

@@ -5,8 +5,8 @@
 //!                    refill                    receive          send        flush                        reap
 //! ```
 //!
-//! Filling: a queue starts with `FIRST_FILL` frames in the kernel's hands. When the kernel has used half of them before we
-//! came back, that number doubles: at the pace of a sender that doubles too, no packet finds the ring empty. It may grow
+//! Filling: a queue starts with `FIRST_FILL` frames in the kernel's hands, and wants `ACTIVE_FILL` when packets begin to arrive.
+//! When the kernel has used half of them before we came back, that number doubles: at the pace of a sender that doubles too, no packet finds the ring empty. It may grow
 //! beyond the queue's share of the worker's frames while there is plenty, and shrinks again when most of it stays unused.
 //! Frames that arrive are replaced only up to that number, and never from the last eighth of the pool, which is for replies
 //! and for other queues.
@@ -43,6 +43,9 @@ use crate::packet::{FrameIndex, Offload, Packet};
 
 /// Frames that a queue starts with.
 const FIRST_FILL: usize = 64;
+
+/// Frames that a queue wants when packets arrive, if there are plenty: a sender's first burst.
+const ACTIVE_FILL: usize = 256;
 
 /// Fewest frames that a queue's share may shrink to when a worker has very many queues.
 const SMALLEST_SHARE: usize = 8;
@@ -262,7 +265,7 @@ impl XskQueue {
         }
         let holder = self.holder(umem);
         if self.received {
-            self.adjust(umem);
+            self.adjust();
         }
         self.received = false;
         let share = (umem.frame_count() / 2 / umem.enrolled()).max(SMALLEST_SHARE);
@@ -292,7 +295,12 @@ impl XskQueue {
     }
 
     /// Makes the target fit what the kernel has used since the last refill.
-    fn adjust(&mut self, umem: &Umem) {
+    fn adjust(&mut self) {
+        let active = ACTIVE_FILL.min(self.fill_limit);
+        if self.fill_target < active {
+            self.fill_target = active;
+            return;
+        }
         let unused = self.rings.unfilled() as usize;
         if unused <= self.fill_target / 2 {
             self.fill_target = (self.fill_target * 2).min(self.fill_limit);
@@ -301,9 +309,8 @@ impl XskQueue {
             self.calm = 0;
         } else {
             self.calm += 1;
-            let first = FIRST_FILL.min(umem.frame_count());
-            if self.calm >= CALM && self.fill_target > first {
-                self.fill_target = (self.fill_target / 2).max(first);
+            if self.calm >= CALM && self.fill_target > active {
+                self.fill_target = (self.fill_target / 2).max(active);
                 self.calm = 0;
             }
         }
