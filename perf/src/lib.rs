@@ -11,6 +11,7 @@
 //! | `forwarder.rs`, `router.rs` | what forwards between them: the kernel, the router, and whoever is compared |
 //! | `traffic.rs`, `trial.rs` | what is sent; one trial: so many packets a second for so long, and what came of them |
 //! | `generator.rs`, `sink.rs` | packets in memory, or out of an AF_XDP socket; where those are counted |
+//! | `replay.rs` | packets of a capture |
 //! | `search.rs`, `bench/` | the search for the highest load; `vrouter bench` |
 //! | `page/` | one HTML page of what a bench has measured |
 //! | `cpu.rs` | what a thread has cost, and that it is not kept waiting |
@@ -45,6 +46,7 @@ pub mod memory;
 pub mod page;
 pub mod peers;
 pub mod recorder;
+pub mod replay;
 pub mod report;
 pub mod route_sets;
 pub mod router;

@@ -24,7 +24,8 @@ use fastpath::io::gauge::{Depth, Gauge, Totals};
 use crate::cpu::{Task, softirq_tasks};
 use crate::forwarder::Running;
 use crate::lab::{Lab, LabError, Place, index, system};
-use crate::traffic::Traffic;
+use crate::replay::{Capture, Replay};
+use crate::traffic::{Family, Size, Traffic};
 
 pub const TESTER_CORE: usize = 0;
 pub const FORWARDER_CORE: usize = 1;
@@ -82,10 +83,18 @@ impl Outcome {
     }
 }
 
+/// Where packets come from.
+enum Source {
+    /// The kernel makes them.
+    Made(Arc<Blast>),
+    /// From a capture, out of an AF_XDP socket.
+    Replayed(Arc<Replay>),
+}
+
 /// Generator and gauge of one lab, for one kind of traffic.
 pub struct Tester<'lab> {
     lab: &'lab Lab,
-    blast: Arc<Blast>,
+    source: Source,
     gauge: Gauge,
     depth: Depth,
     traffic: Traffic,
@@ -98,11 +107,22 @@ pub struct Tester<'lab> {
 
 impl<'lab> Tester<'lab> {
     pub fn new(lab: &'lab Lab, traffic: Traffic, depth: Depth) -> Result<Tester<'lab>, LabError> {
+        let source = Source::Made(Arc::new(Blast::load(&traffic.frames())?));
+        Tester::with(lab, source, traffic, depth)
+    }
+
+    /// One that sends the packets of a capture. They have no stamps, so they are counted and nothing more, and whatever
+    /// else arrives counts with them.
+    pub fn replaying(lab: &'lab Lab, capture: Capture) -> Result<Tester<'lab>, LabError> {
+        let traffic = Traffic { size: Size::Fixed(0), family: Family::Ipv4, flows: 1 };
+        Tester::with(lab, Source::Replayed(Arc::new(Replay::new(capture))), traffic, Depth::Count)
+    }
+
+    fn with(lab: &'lab Lab, source: Source, traffic: Traffic, depth: Depth) -> Result<Tester<'lab>, LabError> {
         lab.receive_by_napi()?;
-        let blast = Arc::new(Blast::load(&traffic.frames())?);
         let gauge = Gauge::load(depth)?;
         lab.within(Place::B, || Ok::<_, LabError>(gauge.attach(index("end0")?)?))??;
-        Ok(Tester { lab, blast, gauge, depth, traffic, sequence: 0, is_urgent: true })
+        Ok(Tester { lab, source, gauge, depth, traffic, sequence: 0, is_urgent: true })
     }
 
     pub fn traffic(&self) -> Traffic {
@@ -153,9 +173,16 @@ impl<'lab> Tester<'lab> {
         sending.stop()?;
         result?;
         thread::sleep(DRAIN);
-        let progress = self.blast.progress()?;
+        let mut progress = self.progress()?;
         self.sequence = progress.sequence;
+        if let (Source::Replayed(_), Some(rate)) = (&self.source, offer.rate) {
+            progress.missed = ((rate * elapsed.as_secs_f64()) as u64).saturating_sub(progress.sent);
+        }
         let after = self.gauge.totals()?;
+        let all: fn(&Totals) -> u64 = match self.source {
+            Source::Made(_) => |totals| totals.packets,
+            Source::Replayed(_) => |totals| totals.packets + totals.foreign,
+        };
         let of = |field: fn(&Totals) -> u64| field(&after).saturating_sub(field(&before));
         let mut cpu = last_costs;
         for (cost, first) in cpu.iter_mut().zip(first_costs) {
@@ -165,8 +192,8 @@ impl<'lab> Tester<'lab> {
             seconds: elapsed.as_secs_f64(),
             due: progress.sent + progress.missed,
             sent: progress.sent,
-            received: of(|totals| totals.packets),
-            arrived: last.packets.saturating_sub(first.packets),
+            received: of(all),
+            arrived: all(&last).saturating_sub(all(&first)),
             twice: of(|totals| totals.twice),
             reordered: of(|totals| totals.reordered),
             marked: of(|totals| totals.marked),
@@ -184,7 +211,14 @@ impl<'lab> Tester<'lab> {
 
     /// What has been sent and has arrived so far, while a trial runs.
     pub fn now(&self) -> Result<(Progress, Totals), LabError> {
-        Ok((self.blast.progress()?, self.gauge.totals()?))
+        Ok((self.progress()?, self.gauge.totals()?))
+    }
+
+    fn progress(&self) -> Result<Progress, LabError> {
+        match &self.source {
+            Source::Made(blast) => Ok(blast.progress()?),
+            Source::Replayed(replay) => Ok(Progress { sent: replay.sent(), ..Progress::default() }),
+        }
     }
 
     fn latencies(&self) -> Result<Vec<(u64, u64)>, LabError> {
@@ -205,12 +239,22 @@ impl<'lab> Tester<'lab> {
             sequence: self.sequence,
             batch: if self.depth == Depth::Whole { SMALL_BATCH } else { BATCH },
         };
-        let Some(blast) = Arc::get_mut(&mut self.blast) else { return Err(LabError::Panicked) };
-        blast.set(&plan)?;
         let stop = Arc::new(AtomicBool::new(false));
         let (send, receive) = mpsc::channel();
-        let (blast, is_stopped, name) = (self.blast.clone(), stop.clone(), self.lab.name(Place::A));
-        let is_urgent = self.is_urgent;
+        let (is_stopped, name, is_urgent) = (stop.clone(), self.lab.name(Place::A), self.is_urgent);
+        let work: Box<dyn FnOnce() -> Result<(), LabError> + Send> = match &mut self.source {
+            Source::Made(blast) => {
+                let Some(own) = Arc::get_mut(blast) else { return Err(LabError::Panicked) };
+                own.set(&plan)?;
+                let blast = blast.clone();
+                Box::new(move || blast.run(&is_stopped).map_err(LabError::from))
+            }
+            Source::Replayed(replay) => {
+                replay.reset();
+                let replay = replay.clone();
+                Box::new(move || replay.run(rate, &is_stopped))
+            }
+        };
         let thread = thread::Builder::new()
             .name("tester".to_owned())
             .spawn(move || {
@@ -222,15 +266,15 @@ impl<'lab> Tester<'lab> {
                 }
                 // Nobody waits for the answer only if the trial has been given up.
                 let _ = send.send(task);
-                blast.run(&is_stopped).map_err(LabError::from)
+                work()
             })
             .map_err(system("start the tester's thread"))?;
         let Ok(task) = receive.recv() else {
             return Err(thread.join().map_err(|_| LabError::Panicked)?.err().unwrap_or(LabError::Panicked));
         };
-        let sending = Sending { thread, task, stop };
+        let sending = Sending { thread, task, stop, is_interruptible: matches!(self.source, Source::Made(_)) };
         let start = Instant::now();
-        while self.blast.progress()?.sent == 0 {
+        while self.progress()?.sent == 0 {
             if start.elapsed() > START_LIMIT || sending.thread.is_finished() {
                 sending.stop()?;
                 let what = "the first packet is sent".to_owned();
@@ -272,13 +316,17 @@ struct Sending {
     thread: JoinHandle<Result<(), LabError>>,
     task: Task,
     stop: Arc<AtomicBool>,
+    /// It is in a system call that only a signal ends.
+    is_interruptible: bool,
 }
 
 impl Sending {
     fn stop(self) -> Result<(), LabError> {
         self.stop.store(true, Ordering::SeqCst);
         while !self.thread.is_finished() {
-            blast::interrupt(self.task.number());
+            if self.is_interruptible {
+                blast::interrupt(self.task.number());
+            }
             thread::sleep(Duration::from_micros(500));
         }
         self.thread.join().map_err(|_| LabError::Panicked)?

@@ -21,9 +21,14 @@ use std::time::Duration;
 
 pub use record::{BenchError, Recorder};
 
+use fastpath::io::gauge::Depth;
+
 use crate::forwarder::{Forwarder, Kernel};
+use crate::lab::Lab;
+use crate::replay::Capture;
 use crate::router::RouterOptions;
 use crate::traffic::{Family, Size, Traffic};
+use crate::trial::Tester;
 
 /// Of one trial. Short enough that the kernel does not take the cores away from urgent threads for the sake of others.
 pub const TRIAL: Duration = Duration::from_millis(400);
@@ -84,6 +89,8 @@ pub struct Plan {
     pub duration: Option<Duration>,
     /// Packets a second, for `soak`, `reconf` and `latency`; none: a share of what is found to be carried.
     pub rate: Option<f64>,
+    /// Packets of this instead of made ones, for `mrr`, `ndr`, `pdr` and `compare`.
+    pub capture: Option<PathBuf>,
     pub out: PathBuf,
     /// JSON lines on standard output too, in place of lines for people.
     pub json: bool,
@@ -119,6 +126,21 @@ impl Point {
 }
 
 impl Plan {
+    /// What a row of a table is about.
+    fn title(&self, point: &Point) -> String {
+        match &self.capture {
+            Some(path) => {
+                format!("packets of {}, {} rules, {} routes", path.display(), point.rules, point.routes)
+            }
+            None => point.name(),
+        }
+    }
+
+    /// Bytes of a packet, where they are known.
+    fn bytes(&self, point: &Point) -> f64 {
+        if self.capture.is_some() { f64::NAN } else { point.traffic.size.mean() }
+    }
+
     pub fn points(&self) -> Vec<Point> {
         let traffic = Traffic { size: self.sizes[0], family: self.families[0], flows: self.flows[0] };
         let first = Point { traffic, rules: self.rules[0], routes: self.routes[0], varies: "nothing" };
@@ -134,6 +156,14 @@ impl Plan {
         points.extend(self.rules[1..].iter().map(|rules| with(&|point| point.rules = *rules, "rules")));
         points.extend(self.routes[1..].iter().map(|routes| with(&|point| point.routes = *routes, "routes")));
         points
+    }
+}
+
+/// Where a point's packets come from: made, or from the plan's capture.
+fn tester<'lab>(plan: &Plan, lab: &'lab Lab, point: &Point, depth: Depth) -> Result<Tester<'lab>, BenchError> {
+    match &plan.capture {
+        Some(path) => Ok(Tester::replaying(lab, Capture::read(path)?)?),
+        None => Ok(Tester::new(lab, point.traffic, depth)?),
     }
 }
 
@@ -171,6 +201,7 @@ mod tests {
             rounds: 1,
             duration: None,
             rate: None,
+            capture: None,
             out: PathBuf::new(),
             json: false,
             commit: None,

@@ -11,18 +11,23 @@ use serde_json::{Value, json};
 
 use super::{Plan, Point};
 use crate::lab::LabError;
+use crate::replay::ReplayError;
 use crate::report::Machine;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
     #[error(transparent)]
     Lab(#[from] LabError),
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
     #[error("write {}", path.display())]
     Write { path: PathBuf, source: io::Error },
     #[error("read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("write to stdout")]
     Output(#[source] io::Error),
+    #[error("--pcap: packets of a capture carry no stamps, so only mrr, ndr, pdr and compare can use them")]
+    Capture,
     #[error("needs root: it makes network namespaces, loads programs into the kernel and opens AF_XDP sockets")]
     Root,
 }

@@ -6,7 +6,7 @@ use fastpath::io::gauge::Depth;
 use serde_json::json;
 
 use super::record::{about, rounded};
-use super::{BenchError, Kind, LOADS, Plan, Point, Recorder, SEARCH, TRIAL, forwarders};
+use super::{BenchError, Kind, LOADS, Plan, Point, Recorder, SEARCH, TRIAL, forwarders, tester};
 use crate::forwarder::{self, Forwarder, Running};
 use crate::lab::{Lab, LabError};
 use crate::report::median;
@@ -28,7 +28,7 @@ pub fn receive_rates(plan: &Plan, others: &[Box<dyn Forwarder>], recorder: &mut 
     let lab = Lab::new(1500)?;
     let trial = plan.duration.unwrap_or(TRIAL);
     for point in plan.points() {
-        recorder.say(&format!("\n{}", point.name()))?;
+        recorder.say(&format!("\n{}", plan.title(&point)))?;
         recorder.say(&format!("  {:NAME_WIDTH$}{}", "", headings()))?;
         let own = forwarders(&point);
         let mut columns: Vec<Column> = own
@@ -42,7 +42,7 @@ pub fn receive_rates(plan: &Plan, others: &[Box<dyn Forwarder>], recorder: &mut 
                 failure: None,
             })
             .collect();
-        let mut tester = Tester::new(&lab, point.traffic, Depth::Count)?;
+        let mut tester = tester(plan, &lab, &point, Depth::Count)?;
         for _ in 0..plan.rounds {
             for column in columns.iter_mut().filter(|column| column.failure.is_none()) {
                 match receive_rate(&lab, column.forwarder, &mut tester, trial) {
@@ -57,7 +57,7 @@ pub fn receive_rates(plan: &Plan, others: &[Box<dyn Forwarder>], recorder: &mut 
         }
         let kernel: Vec<f64> = columns[0].outcomes.iter().map(Outcome::rate).collect();
         for column in &columns {
-            tell(column, &kernel, &point, recorder)?;
+            tell(column, &kernel, plan, &point, recorder)?;
         }
     }
     Ok(())
@@ -79,7 +79,13 @@ fn headings() -> String {
     ["Mpps", "x kernel", "Gbit/s", "offered", "own ns", "tester ns"].map(|name| format!("{name:>11}")).concat()
 }
 
-fn tell(column: &Column, kernel: &[f64], point: &Point, recorder: &mut Recorder) -> Result<(), BenchError> {
+fn tell(
+    column: &Column,
+    kernel: &[f64],
+    plan: &Plan,
+    point: &Point,
+    recorder: &mut Recorder,
+) -> Result<(), BenchError> {
     if let Some(failure) = &column.failure {
         recorder.say(&format!("  {:NAME_WIDTH$}not measured: {failure}", column.name))?;
         let mut line = about("throughput", &column.name, point);
@@ -89,7 +95,7 @@ fn tell(column: &Column, kernel: &[f64], point: &Point, recorder: &mut Recorder)
     let of = |field: &dyn Fn(&Outcome) -> f64| median(&column.outcomes.iter().map(field).collect::<Vec<_>>());
     let ratios: Vec<f64> = column.outcomes.iter().zip(kernel).map(|(own, kernel)| own.rate() / kernel).collect();
     let mpps = of(&|outcome| outcome.rate() / 1e6);
-    let gbits = mpps * point.traffic.size.mean() * 8.0 / 1e3;
+    let gbits = mpps * plan.bytes(point) * 8.0 / 1e3;
     let offered = of(&|outcome| outcome.sent as f64 / outcome.seconds / 1e6);
     let own = of(&|outcome| outcome.cpu[0] as f64 / outcome.arrived.max(1) as f64);
     let tester = of(&|outcome| outcome.cpu[1] as f64 / outcome.arrived.max(1) as f64);
@@ -123,13 +129,13 @@ pub fn searches(plan: &Plan, recorder: &mut Recorder) -> Result<(), BenchError> 
         goal.width
     ))?;
     for point in plan.points() {
-        recorder.say(&format!("\n{}", point.name()))?;
+        recorder.say(&format!("\n{}", plan.title(&point)))?;
         let headings =
             ["Mpps", "x kernel", "Gbit/s", "lower", "upper", "trials"].map(|name| format!("{name:>11}")).concat();
         recorder.say(&format!("  {:NAME_WIDTH$}{headings}", ""))?;
         let mut kernel = f64::NAN;
         for (name, forwarder) in forwarders(&point) {
-            let mut tester = Tester::new(&lab, point.traffic, Depth::Count)?;
+            let mut tester = tester(plan, &lab, &point, Depth::Count)?;
             let (found, search) = forwarder::with(forwarder.as_ref(), &lab, |running| {
                 tester.introduce(running)?;
                 highest(&mut tester, running, goal, plan.duration.unwrap_or(SEARCH))
@@ -138,7 +144,7 @@ pub fn searches(plan: &Plan, recorder: &mut Recorder) -> Result<(), BenchError> 
             if name == "kernel" {
                 kernel = mpps;
             }
-            let gbits = mpps * point.traffic.size.mean() * 8.0 / 1e3;
+            let gbits = mpps * plan.bytes(&point) * 8.0 / 1e3;
             let bound = |bound: Option<f64>| bound.map_or(f64::NAN, |load| load / 1e6);
             let (lower, upper) = (bound(found.lower), bound(found.upper));
             let numbers = format!("{mpps:>11.3}{:>11.2}{gbits:>11.2}{lower:>11.3}{upper:>11.3}", mpps / kernel);

@@ -19,6 +19,7 @@ const RATES: (f64, f64) = (1.0, 1e8);
 /// Errors of the world, and lack of rights: as for all commands.
 const EXIT_FAILED: u8 = 6;
 const EXIT_DENIED: u8 = 5;
+const EXIT_USAGE: u8 = 2;
 
 #[derive(Debug, Args)]
 pub struct BenchArguments {
@@ -84,6 +85,10 @@ struct MeasureArguments {
     #[arg(long, value_name = "PPS", value_parser = rate)]
     rate: Option<f64>,
 
+    /// Send the packets of this capture, for mrr, ndr, pdr and compare
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["sizes", "family", "flows"])]
+    pcap: Option<PathBuf>,
+
     /// Where the JSON lines go, one file for each kind of measurement
     #[arg(long, value_name = "DIR", default_value = "bench-results")]
     out: PathBuf,
@@ -127,12 +132,19 @@ pub fn run(format: Format, arguments: BenchArguments) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", chain(&error));
-            ExitCode::from(if matches!(error, BenchError::Root) { EXIT_DENIED } else { EXIT_FAILED })
+            ExitCode::from(match error {
+                BenchError::Root => EXIT_DENIED,
+                BenchError::Capture | BenchError::Replay(_) => EXIT_USAGE,
+                _ => EXIT_FAILED,
+            })
         }
     }
 }
 
 fn measure(kind: Kind, format: Format, arguments: MeasureArguments) -> Result<(), BenchError> {
+    if arguments.pcap.is_some() && !matches!(kind, Kind::Mrr | Kind::Ndr | Kind::Pdr | Kind::Compare) {
+        return Err(BenchError::Capture);
+    }
     let plan = plan(kind, format, arguments);
     let path = bench::run(&plan, &[])?;
     if !plan.json {
@@ -143,7 +155,7 @@ fn measure(kind: Kind, format: Format, arguments: MeasureArguments) -> Result<()
 
 /// What is measured where nothing is said: within a minute, and for `mrr` a little of everything.
 fn plan(kind: Kind, format: Format, arguments: MeasureArguments) -> Plan {
-    let is_broad = kind == Kind::Mrr;
+    let is_broad = kind == Kind::Mrr && arguments.pcap.is_none();
     let broad = |all: &[usize]| if is_broad { all.to_vec() } else { all[..1].to_vec() };
     let or = |given: Vec<usize>, all: &[usize]| if given.is_empty() { broad(all) } else { given };
     let sizes = [Size::Fixed(64), Size::Fixed(512), Size::Fixed(1518), Size::Imix];
@@ -172,6 +184,7 @@ fn plan(kind: Kind, format: Format, arguments: MeasureArguments) -> Plan {
         rounds: arguments.rounds.map_or(3, usize::from),
         duration: arguments.duration,
         rate: arguments.rate,
+        capture: arguments.pcap,
         out: arguments.out,
         json: arguments.json || format == Format::Json,
         commit: arguments.commit,
