@@ -91,7 +91,8 @@ impl Search {
         measure: &mut dyn FnMut(f64, Duration) -> Result<Trial, E>,
         is_over: &mut dyn FnMut() -> bool,
     ) -> Result<Found, E> {
-        let mut step = 2.0 * goal.width;
+        // The first guess is near; after that, twice as far each time.
+        let mut step = (2.0 * goal.width).max(0.08);
         loop {
             let (lower, upper) = self.bounds(&goal);
             let load = match (lower, upper) {

@@ -10,7 +10,7 @@ use fastpath::io::gauge::Depth;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use super::record::{about, rounded};
+use super::record::{about, cell, rounded};
 use super::throughput::highest;
 use super::{BenchError, Plan, Recorder, SEARCH, TRIAL, forwarders};
 use crate::forwarder;
@@ -79,7 +79,7 @@ pub fn measure(plan: &Plan, recorder: &mut Recorder) -> Result<(), BenchError> {
                 let (rate, due, lost, reordered) = offered.unwrap_or((f64::NAN, 0, 0, 0));
                 let label = format!("{name}, {load}");
                 let numbers = [50.0, 99.0, 99.9, 100.0].map(|percent| format!("{:>11.1}", us(percent))).concat();
-                recorder.say(&format!("  {label:34}{:>11.3}{numbers}{lost:>11}", rate / 1e6))?;
+                recorder.say(&format!("  {label:34}{}{numbers}{lost:>11}", cell(rate / 1e6, 3)))?;
                 let mut line = about("latency", name, &point);
                 line["load"] = load.into();
                 line["mpps"] = rounded(rate / 1e6);

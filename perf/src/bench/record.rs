@@ -111,6 +111,11 @@ pub fn rounded(value: f64) -> Value {
     if value.is_finite() { json!((value * 1e4).round() / 1e4) } else { Value::Null }
 }
 
+/// A number in a column of eleven; what is not known is a dash.
+pub fn cell(value: f64, digits: usize) -> String {
+    if value.is_finite() { format!("{value:>11.digits$}") } else { format!("{:>11}", "–") }
+}
+
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }

@@ -41,37 +41,39 @@ pub fn soak(plan: &Plan, recorder: &mut Recorder) -> Result<(), BenchError> {
         // For as long as this takes, the machine is not ours alone.
         tester.is_urgent = false;
         let (start, mut slice) = (Instant::now(), Instant::now());
-        let (mut due, mut received) = (0, tester.now()?.1.packets);
+        let (mut sent, mut missed, mut received) = (0, 0, tester.now()?.1.packets);
         tester.run_while(router, Offer { rate: Some(rate), duration }, |tester| {
             if slice.elapsed() >= SLICE {
                 let (progress, totals) = tester.now()?;
-                let all = progress.sent + progress.missed;
-                let lost = (all - due).saturating_sub(totals.packets - received);
+                let lost = (progress.sent - sent).saturating_sub(totals.packets - received);
                 let flows = router.counters().flows.get();
-                slices.push((start.elapsed().as_secs_f64(), all - due, lost, resident_mb(), flows));
-                (due, received) = (all, totals.packets);
+                let second = start.elapsed().as_secs_f64();
+                slices.push((second, progress.sent - sent, progress.missed - missed, lost, resident_mb(), flows));
+                (sent, missed, received) = (progress.sent, progress.missed, totals.packets);
                 slice = Instant::now();
             }
             Ok(())
         })
     })?;
-    let names = ["second", "due", "lost", "memory MB", "flows"].map(|name| format!("{name:>12}"));
+    let names = ["second", "sent", "not sent", "lost", "memory MB", "flows"].map(|name| format!("{name:>12}"));
     recorder.say(&format!("  {}", names.concat()))?;
-    for (second, due, lost, memory, flows) in &slices {
-        recorder.say(&format!("  {second:>12.0}{due:>12}{lost:>12}{memory:>12.1}{flows:>12}"))?;
+    for (second, sent, missed, lost, memory, flows) in &slices {
+        recorder.say(&format!("  {second:>12.0}{sent:>12}{missed:>12}{lost:>12}{memory:>12.1}{flows:>12}"))?;
         let mut line = about("soak", "router", &point);
         line["second"] = rounded(*second);
-        line["due"] = (*due).into();
+        line["sent"] = (*sent).into();
+        line["not_sent"] = (*missed).into();
         line["lost"] = (*lost).into();
         line["memory_mb"] = rounded(*memory);
         line["live_flows"] = (*flows).into();
         recorder.write(line)?;
     }
     recorder.say(&format!(
-        "  in all: {} due, {} lost ({:.4} %), {} out of order, {} twice",
-        outcome.due,
-        outcome.lost(),
-        100.0 * outcome.loss_ratio(),
+        "  in all: {} sent, {} of them lost ({:.4} %), {} not sent because the tester was kept waiting, {} out of order, {} twice",
+        outcome.sent,
+        outcome.sent.saturating_sub(outcome.received),
+        100.0 * outcome.sent.saturating_sub(outcome.received) as f64 / outcome.sent.max(1) as f64,
+        outcome.due - outcome.sent,
         outcome.reordered,
         outcome.twice
     ))

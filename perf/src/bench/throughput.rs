@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use fastpath::io::gauge::Depth;
 use serde_json::json;
 
-use super::record::{about, rounded};
+use super::record::{about, cell, rounded};
 use super::{BenchError, Kind, LOADS, Plan, Point, Recorder, SEARCH, TRIAL, forwarders, tester};
 use crate::forwarder::{self, Forwarder, Running};
 use crate::lab::{Lab, LabError};
@@ -100,7 +100,8 @@ fn tell(
     let own = of(&|outcome| outcome.cpu[0] as f64 / outcome.arrived.max(1) as f64);
     let tester = of(&|outcome| outcome.cpu[1] as f64 / outcome.arrived.max(1) as f64);
     let ratio = median(&ratios);
-    let numbers = format!("{mpps:>11.3}{ratio:>11.2}{gbits:>11.2}{offered:>11.2}{own:>11.0}{tester:>11.0}");
+    let all = [(mpps, 3), (ratio, 2), (gbits, 2), (offered, 2), (own, 0), (tester, 0)];
+    let numbers = all.map(|(value, digits)| cell(value, digits)).concat();
     recorder.say(&format!("  {:NAME_WIDTH$}{numbers}", column.name))?;
     let mut line = about("throughput", &column.name, point);
     line["measure"] = "mrr".into();
@@ -147,7 +148,8 @@ pub fn searches(plan: &Plan, recorder: &mut Recorder) -> Result<(), BenchError> 
             let gbits = mpps * plan.bytes(&point) * 8.0 / 1e3;
             let bound = |bound: Option<f64>| bound.map_or(f64::NAN, |load| load / 1e6);
             let (lower, upper) = (bound(found.lower), bound(found.upper));
-            let numbers = format!("{mpps:>11.3}{:>11.2}{gbits:>11.2}{lower:>11.3}{upper:>11.3}", mpps / kernel);
+            let all = [(mpps, 3), (mpps / kernel, 2), (gbits, 2), (lower, 3), (upper, 3)];
+            let numbers = all.map(|(value, digits)| cell(value, digits)).concat();
             let remark = if found.is_done { "" } else { "  out of time: bounds are not as near as asked" };
             recorder.say(&format!("  {name:NAME_WIDTH$}{numbers}{:>11}{remark}", search.trials.len()))?;
             let mut line = about("throughput", name, &point);
