@@ -55,12 +55,21 @@ pub struct Advice {
 #[derive(Debug, Default)]
 pub struct Placement {
     sampled: Option<Instant>,
-    /// By interface: packets at the last sample, and packets a second.
-    rates: BTreeMap<String, (u64, f64)>,
+    rates: BTreeMap<String, Rate>,
     insisted: u32,
     moved: Option<Instant>,
     moved_each: BTreeMap<String, Instant>,
     moves: u64,
+}
+
+/// What is known of an interface's packets.
+#[derive(Debug, Clone, Copy)]
+struct Rate {
+    /// Counted at the last sample.
+    packets: u64,
+    /// A second: in the last sample, and smoothed over some.
+    latest: f64,
+    smoothed: f64,
 }
 
 impl Placement {
@@ -74,15 +83,16 @@ impl Placement {
         let seconds = self.sampled.map_or(0.0, |last| now.saturating_duration_since(last).as_secs_f64());
         let mut rates = BTreeMap::new();
         for candidate in candidates {
+            let packets = candidate.packets;
             let rate = match self.rates.get(&candidate.name) {
-                Some((packets, rate)) if seconds > 0.0 => {
+                Some(before) if seconds > 0.0 => {
                     // A counter that went back belongs to another interface of that name.
-                    let latest = candidate.packets.saturating_sub(*packets) as f64 / seconds;
-                    rate + WEIGHT * (latest - rate)
+                    let latest = packets.saturating_sub(before.packets) as f64 / seconds;
+                    Rate { packets, latest, smoothed: before.smoothed + WEIGHT * (latest - before.smoothed) }
                 }
-                _ => 0.0,
+                _ => Rate { packets, latest: 0.0, smoothed: 0.0 },
             };
-            rates.insert(candidate.name.clone(), (candidate.packets, rate));
+            rates.insert(candidate.name.clone(), rate);
         }
         self.rates = rates;
         self.sampled = Some(now);
@@ -91,7 +101,12 @@ impl Placement {
 
     /// Packets a second of an interface, over the last few seconds.
     pub fn rate(&self, name: &str) -> f64 {
-        self.rates.get(name).map_or(0.0, |(_, rate)| *rate)
+        self.rates.get(name).map_or(0.0, |rate| rate.smoothed)
+    }
+
+    /// True while an interface is about as busy as it was over the last few seconds.
+    fn lasts(&self, name: &str) -> bool {
+        self.rates.get(name).is_some_and(|rate| rate.latest * 2.0 >= rate.smoothed)
     }
 
     /// Moves since the start.
@@ -145,7 +160,9 @@ impl Placement {
             let moved = self.moved_each.get(name);
             moved.is_none_or(|moved| now.saturating_duration_since(*moved) >= BETWEEN_MOVES_OF_ONE)
         };
-        let movable = candidates.iter().filter(|c| c.worker == busiest && c.is_movable && is_rested(&c.name));
+        let movable = candidates
+            .iter()
+            .filter(|c| c.worker == busiest && c.is_movable && is_rested(&c.name) && self.lasts(&c.name));
         let after = |candidate: &Candidate| {
             let rate = self.rate(&candidate.name);
             (high - rate).max(low + rate)

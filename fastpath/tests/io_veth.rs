@@ -223,7 +223,7 @@ fn lending_leaves_a_reserve() {
         veth("anchor0", "anchor1", 1500);
         let options = XskOptions { backend, frame_count: 64, ..XskOptions::new("anchor0", 0) };
         let (memory, mut forwarder) = forwarder_with(options);
-        for (number, lent) in [(1, 32), (2, 48), (3, 56), (4, 56)] {
+        for (number, lent) in [(1, 32), (2, 48), (3, 56), (4, 60), (5, 60)] {
             let near = format!("near{number}");
             veth(&near, &format!("far{number}"), 1500);
             forwarder.add(memory.open(&near, 0, QueueOptions::default()).unwrap());

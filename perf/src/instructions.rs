@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The same binary on the same input executes the same instructions, so a stage that takes more than a little more than
-//! the baseline has become dearer, and the run fails. Another compiler makes other code: then the numbers are printed
+//! the baseline has become dearer, and the run fails. Another compiler makes other code, and another processor picks other
+//! instructions: then the numbers are printed
 //! and nothing is judged.
 //! Left out: time. A cache miss costs no instruction; `memory.rs` measures those.
 //! See: the Callgrind format specification in the Valgrind manual.
@@ -92,7 +93,7 @@ pub fn count(scenario: Scenario) {
 /// Counts all scenarios, prints them beside the baseline, and fails if one has become dearer.
 pub fn measure(report: &mut Report, baselines: &Path, save: bool) -> Result<(), Error> {
     let path = baselines.join("instructions.jsonl");
-    let compiler = report.compiler();
+    let compiler = format!("{}, {}", report.compiler(), report.machine().cpu);
     let baseline = Baseline::load(&path)?;
     let is_comparable = baseline.compiler.as_deref() == Some(compiler.as_str());
     if !is_comparable {

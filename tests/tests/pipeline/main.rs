@@ -12,6 +12,7 @@
 //! | `fairness.rs` | endpoints that share a worker: does one that floods, or takes nothing, hold up the others? |
 //! | `live.rs` | the same on threads: commands, publication and sleep while packets pass |
 //! | `model.rs` | random packets: no panic, nothing lost, and the verdict of a naive model |
+//! | `recall.rs` | is a packet that is settled by what its flow has recorded one that all stages would have sent the same way? |
 //! | `case_files.rs` | the cases in tests/data/pipeline/*.case |
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -27,3 +28,4 @@ mod handoff;
 mod live;
 mod model;
 mod policy;
+mod recall;

@@ -15,9 +15,9 @@ use tests::plan::{HostLists, Net, Plan, Rule, Rules, Way};
 use tests::router::{Fate, Router};
 
 /// Addresses with something behind them, beside them, and nowhere.
-const IPV4: [&str; 8] =
+pub(crate) const IPV4: [&str; 8] =
     ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.9.9.9", "192.0.2.1", "10.66.0.1", "10.77.0.1", "198.51.100.1"];
-const IPV6: [&str; 8] =
+pub(crate) const IPV6: [&str; 8] =
     ["fd00::1", "fd00::2", "fd00::3", "fd09::9", "2001:db8::1", "fd66::1", "fd77::1", "2001:dba::1"];
 const FROM: [&str; 5] = ["a", "b", "c", "up", "host"];
 const PORTS: [u16; 5] = [0, 53, 80, 4000, 65535];
@@ -25,7 +25,7 @@ const NETS: [&str; 8] =
     ["0.0.0.0/0", "::/0", "10.0.0.0/8", "10.0.0.2/31", "10.0.0.1", "fd00::/64", "fd00::2", "2001:db8::/32"];
 
 #[derive(Clone, Debug)]
-enum What {
+pub(crate) enum What {
     Tcp(u16, u16),
     Udp(u16, u16),
     Sctp(u16, u16),
@@ -35,17 +35,17 @@ enum What {
 }
 
 #[derive(Clone, Debug)]
-struct Shot {
-    from: &'static str,
-    source: &'static str,
-    destination: &'static str,
-    what: What,
-    ttl: u8,
-    length: usize,
+pub(crate) struct Shot {
+    pub(crate) from: &'static str,
+    pub(crate) source: &'static str,
+    pub(crate) destination: &'static str,
+    pub(crate) what: What,
+    pub(crate) ttl: u8,
+    pub(crate) length: usize,
 }
 
 impl Shot {
-    fn packet(&self) -> Packet {
+    pub(crate) fn packet(&self) -> Packet {
         let packet = Packet::new(self.source, self.destination).ttl(self.ttl).filled(self.length);
         match self.what {
             What::Tcp(source, destination) => packet.tcp(source, destination, packet::ACK),
@@ -90,7 +90,7 @@ impl Shot {
     }
 }
 
-fn shot() -> impl Strategy<Value = Shot> {
+pub(crate) fn shot() -> impl Strategy<Value = Shot> {
     let port = || prop::sample::select(PORTS.to_vec());
     let what = prop_oneof![
         3 => (port(), port()).prop_map(|(s, d)| What::Tcp(s, d)),

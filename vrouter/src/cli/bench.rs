@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use perf::bench::{self, BenchError, Kind, Plan};
+use perf::forwarder::Forwarder;
+use perf::peers;
 use perf::traffic::{Family, MOST_FLOWS, Size};
 
 use super::Format;
@@ -14,6 +16,8 @@ use super::Format;
 /// Bounds of what may be asked for, so that a slip of the finger does not take the machine.
 const MOST_RULES: usize = 50_000;
 const MOST_ROUTES: usize = 1_000_000;
+/// Rules and policies of those that are compared.
+const MOST_PEER_RULES: usize = 10_000;
 const MOST_SECONDS: f64 = 86_400.0;
 const RATES: (f64, f64) = (1.0, 1e8);
 /// Errors of the world, and lack of rights: as for all commands.
@@ -44,7 +48,7 @@ enum BenchCommand {
     /// A steady load while tables are swapped: effective blocked time
     Reconf(MeasureArguments),
     /// Several forwarders in turn, in one run
-    Compare(MeasureArguments),
+    Compare(CompareArguments),
     /// Make one HTML page of what was measured
     #[command(after_help = "Example:\n  vrouter bench report --in bench-results --out report.html")]
     Report(ReportArguments),
@@ -103,6 +107,23 @@ struct MeasureArguments {
 }
 
 #[derive(Debug, Args)]
+struct CompareArguments {
+    /// Others beside the kernel and our router: calico, the kernel in Calico's iptables and nftables layouts; switches, Open
+    /// vSwitch and DPDK's l3fwd on AF_XDP. One that is not installed is a line that says so
+    #[arg(long, value_delimiter = ',', value_enum, value_name = "WHO")]
+    peers: Vec<Peers>,
+
+    #[command(flatten)]
+    measure: MeasureArguments,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Peers {
+    Calico,
+    Switches,
+}
+
+#[derive(Debug, Args)]
 struct ReportArguments {
     /// Folders with JSON lines
     #[arg(long = "in", value_name = "DIR", num_args = 1.., default_value = "bench-results")]
@@ -125,7 +146,7 @@ pub fn run(format: Format, arguments: BenchArguments) -> ExitCode {
         BenchCommand::Latency(arguments) => measure(Kind::Latency, format, arguments),
         BenchCommand::Soak(arguments) => measure(Kind::Soak, format, arguments),
         BenchCommand::Reconf(arguments) => measure(Kind::Reconf, format, arguments),
-        BenchCommand::Compare(arguments) => measure(Kind::Compare, format, arguments),
+        BenchCommand::Compare(arguments) => compare(format, arguments),
         BenchCommand::Report(arguments) => report(&arguments),
     };
     match result {
@@ -141,12 +162,32 @@ pub fn run(format: Format, arguments: BenchArguments) -> ExitCode {
     }
 }
 
+fn compare(format: Format, arguments: CompareArguments) -> Result<(), BenchError> {
+    let mut others = Vec::new();
+    if arguments.peers.contains(&Peers::Calico) {
+        others.extend(peers::firewalls(MOST_PEER_RULES));
+    }
+    if arguments.peers.contains(&Peers::Switches) {
+        others.extend(peers::switches(MOST_PEER_RULES, &arguments.measure.out));
+    }
+    measure_beside(Kind::Compare, format, arguments.measure, &others)
+}
+
 fn measure(kind: Kind, format: Format, arguments: MeasureArguments) -> Result<(), BenchError> {
+    measure_beside(kind, format, arguments, &[])
+}
+
+fn measure_beside(
+    kind: Kind,
+    format: Format,
+    arguments: MeasureArguments,
+    others: &[Box<dyn Forwarder>],
+) -> Result<(), BenchError> {
     if arguments.pcap.is_some() && !matches!(kind, Kind::Mrr | Kind::Ndr | Kind::Pdr | Kind::Compare) {
         return Err(BenchError::Capture);
     }
     let plan = plan(kind, format, arguments);
-    let path = bench::run(&plan, &[])?;
+    let path = bench::run(&plan, others)?;
     if !plan.json {
         println!("\nlines written to {}; `vrouter bench report` makes a page of them", path.display());
     }

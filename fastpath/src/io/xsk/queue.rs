@@ -275,8 +275,10 @@ impl XskQueue {
             false => 0,
         };
         self.fill_target = self.fill_target.min(self.fill_limit.min(share.max(plenty)));
+        // The last eighth is for sending; of that, half helps those out that have hardly a frame to receive into.
         let reserve = umem.frame_count() / 8;
-        let room = umem.free_frames().saturating_sub(reserve);
+        let least = SMALLEST_SHARE.saturating_sub(self.lent).min(umem.free_frames().saturating_sub(reserve / 2));
+        let room = umem.free_frames().saturating_sub(reserve).max(least);
         let wanted = self.fill_target.saturating_sub(self.lent).min(room);
         if wanted > 0 {
             self.lent += self.rings.lend(wanted, || umem.lend(holder));
@@ -398,7 +400,8 @@ const _: () = assert!(METADATA <= HEADROOM);
 impl Queue for XskQueue {
     #[inline]
     fn has_arrived(&mut self) -> bool {
-        self.rings.has_received()
+        // Nothing arrives at a queue that is polled before `receive` has asked for it.
+        self.busy_poll || self.rings.has_received()
     }
 
     fn receive(&mut self, umem: &mut Umem, budget: usize, out: &mut Vec<Packet>) {
