@@ -77,7 +77,7 @@ fn start(options: RouterOptions, lab: &Lab) -> Result<Router<'_>, LabError> {
     let frame_size = if lab.mtu() > 1500 { 4096 } else { 2048 };
     let (umem, memory) = XskMemory::new(XskOptions { frame_size, ..XskOptions::new("anchor0", 0) })?;
     let publisher = Publisher::new(options.tables(lab.mtu()));
-    let flows = FlowWriter::new(FlowTable::new(options.flows), 0, 1, publisher.grace());
+    let flows = FlowWriter::new(FlowTable::new(options.flows), 0, 1, publisher.grace()).with_quota(u32::MAX);
     let parts = Parts { umem, flows, tables: publisher.reader(), poll: options.poll, clock: Clock::start() };
     let build = worker::build(vec![parts]).map_err(system("build a worker"))?;
     let Some((mut worker, remote)) = build.into_iter().next() else { return Err(LabError::Panicked) };
