@@ -1,7 +1,7 @@
 //! The stages, the tables and the checksum on one core, without kernel.
 //!
 //! A window is one burst of 256 packets, or one batch of lookups. Packets are written into their frames before the window
-//! and freed after it, so a window holds what [`Pipeline::run`] does and nothing else; the frames are as warm as
+//! and freed after it, so a window holds what `Pipeline::run` does and nothing else; the frames are as warm as
 //! a driver that has just copied them leaves them. `worker, 64 packets a breath` is the one exception: it runs whole
 //! breaths over queues in memory, with receiving, sending and counting.
 

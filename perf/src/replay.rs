@@ -5,7 +5,7 @@
 //! from A to B, whichever way they went. Lengths, protocols, ports and contents stay.
 //!
 //! Skipped, and counted: what is neither IPv4 nor IPv6, fragments, packets that the capture has cut, and packets longer
-//! than an MTU of 1500 allows. Bounds: [`MOST_BYTES`] of a file, [`MOST_PACKETS`] packets.
+//! than an MTU of 1500 allows. Bounds: `MOST_BYTES` of a file, `MOST_PACKETS` packets.
 //! Left out: pcapng, the times of the capture.
 //! See: the format, draft-ietf-opsawg-pcap.
 

@@ -1,7 +1,7 @@
 //! One HTML page of what a bench has measured: self-contained, without scripts, for light and dark.
 //!
 //! Reads every `*.jsonl` of the given folders; lines that are no records of a bench are skipped and counted. A section
-//! that has no figures says how to get them. Bounds: [`MOST_BYTES`] a file; names and texts are escaped.
+//! that has no figures says how to get them. Bounds: `MOST_BYTES` a file; names and texts are escaped.
 
 mod sections;
 mod svg;
