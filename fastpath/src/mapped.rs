@@ -6,15 +6,62 @@
 //! Invariant: nothing here changes what a program computes. Both kinds of advice may be ignored by the machine.
 //! Sources: madvise(2); Intel 64 and IA-32 Architectures Optimization Reference Manual, "Software-Controlled Prefetch".
 
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::ptr::NonNull;
+
 use zerocopy::FromZeros;
 
+/// Elements that are all zero at first, in pages of their own: no allocator clears them, keeps them, or touches them.
+pub struct Zeroed<T> {
+    first: NonNull<T>,
+    count: usize,
+    bytes: usize,
+    _elements: PhantomData<T>,
+}
+
+// SAFETY: owns its elements as a `Vec` does, and gives out references only.
+unsafe impl<T: Send> Send for Zeroed<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for Zeroed<T> {}
+
 /// That many elements, all zero. Pages are mapped when they are first touched.
-pub fn zeroed<T: FromZeros>(count: usize) -> Box<[T]> {
-    match <[T]>::new_box_zeroed_with_elems(count) {
-        Ok(elements) => elements,
-        Err(_) => std::alloc::handle_alloc_error(
-            std::alloc::Layout::array::<T>(count).unwrap_or(std::alloc::Layout::new::<T>()),
-        ),
+pub fn zeroed<T: FromZeros>(count: usize) -> Zeroed<T> {
+    const { assert!(!std::mem::needs_drop::<T>() && align_of::<T>() <= 4096) };
+    let layout = std::alloc::Layout::array::<T>(count).unwrap_or(std::alloc::Layout::new::<T>());
+    // The kernel maps nothing of no length.
+    let bytes = layout.size().max(1);
+    let (access, flags) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+    // SAFETY: the kernel chooses the place, so no mapping that exists is touched.
+    let place = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, flags, -1, 0) };
+    match NonNull::new(place.cast::<T>()).filter(|_| place != libc::MAP_FAILED) {
+        Some(first) => Zeroed { first, count, bytes, _elements: PhantomData },
+        None => std::alloc::handle_alloc_error(layout),
+    }
+}
+
+impl<T> Deref for Zeroed<T> {
+    type Target = [T];
+
+    #[inline(always)]
+    fn deref(&self) -> &[T] {
+        // SAFETY: `count` elements were mapped, page-aligned and zero, which is a value of `T` (`FromZeros`); they are
+        // ours until we are dropped.
+        unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.count) }
+    }
+}
+
+impl<T> Drop for Zeroed<T> {
+    fn drop(&mut self) {
+        // SAFETY: exactly what was mapped, and nobody borrows it any more. Elements need no drop (`zeroed`).
+        unsafe { libc::munmap(self.first.as_ptr().cast(), self.bytes) };
+    }
+}
+
+impl<T> std::fmt::Debug for Zeroed<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} elements", self.count)
     }
 }
 

@@ -26,7 +26,7 @@ use super::bucket::{Bucket, WAYS};
 use super::entry::{Entry, Packed};
 use super::tcp_state::State;
 use super::{FlowView, Key, Seconds};
-use crate::mapped;
+use crate::mapped::{self, Zeroed};
 use crate::table::{AdjacencyIndex, InterfaceIndex, RuleIndex};
 
 pub use super::entry::Decision;
@@ -73,8 +73,8 @@ pub enum Direction {
 
 /// The table.
 pub struct FlowTable {
-    buckets: Box<[Bucket]>,
-    pub(super) entries: Box<[Entry]>,
+    buckets: Zeroed<Bucket>,
+    pub(super) entries: Zeroed<Entry>,
     hasher: ahash::RandomState,
 }
 

@@ -63,9 +63,9 @@ const MANY_ROUTES: usize = 50_000;
 /// What workers read.
 #[derive(Debug)]
 pub struct Dir24 {
-    slots: Box<[AtomicU32]>,
+    slots: mapped::Zeroed<AtomicU32>,
     /// Lines, from the first whole line of the cache on.
-    cells: Box<[AtomicU32]>,
+    cells: mapped::Zeroed<AtomicU32>,
     first_cell: usize,
     default: AtomicU32,
     edition: AtomicU32,
