@@ -228,15 +228,14 @@ impl Attachments {
         }
         let mut namespaces = Namespaces::default();
         for (name, kind) in wanted {
-            if self.view.contains_key(name) {
-                self.prepare_inside(name, links, &mut namespaces);
-                continue;
+            if !self.view.contains_key(name) {
+                let Some(link) = links.values().find(|link| link.name == *name) else { continue };
+                if let Err(error) = self.attach(name, *kind, link, &mut namespaces) {
+                    errors.push(error);
+                    continue;
+                }
             }
-            let Some(link) = links.values().find(|link| link.name == *name) else { continue };
-            match self.attach(name, *kind, link, &mut namespaces) {
-                Ok(()) => self.prepare_inside(name, links, &mut namespaces),
-                Err(error) => errors.push(error),
-            }
+            self.prepare_inside(name, links, &mut namespaces);
         }
     }
 
@@ -259,16 +258,13 @@ impl Attachments {
         tell(name, &prepared);
         // A link of no kind is hardware.
         let busy_poll = self.recipe.busy_poll && kind == InterfaceKind::Uplink && link.kind.is_none();
-        let mut opened = Vec::new();
+        let (mut opened, mut watches) = (Vec::new(), Vec::new());
         for (queue, worker) in self.placement(kind, link) {
             let options = QueueOptions { busy_poll, ..QueueOptions::default() };
-            let opening = self.peers[worker].memory.open(name, queue, options);
-            let socket = opening.map_err(|source| AttachError::Socket { name: name.to_owned(), source })?;
-            program.register(queue, socket.map_fd()).map_err(program_error)?;
+            let (socket, watch) = open(&self.peers[worker].memory, &mut program, name, queue, options)?;
             opened.push((worker, socket));
+            watches.push(watch);
         }
-        let watches: Result<_, _> = opened.iter().map(|(_, socket): &(usize, XskQueue)| socket.watch()).collect();
-        let watches = watches.map_err(|source| AttachError::Watch { name: name.to_owned(), source })?;
         // The private pair is a veth, which can do it in the driver; generic XDP does not look at what tc redirected there.
         let preference = if kind == InterfaceKind::Host { Preference::Auto } else { self.preference };
         let mode = program.attach(link.index.0, preference).map_err(program_error)?;
@@ -318,9 +314,9 @@ impl Attachments {
 
     /// Prepares the inside of an endpoint, once, when it is up.
     fn prepare_inside(&mut self, name: &str, links: &BTreeMap<LinkIndex, Link>, namespaces: &mut Namespaces) {
-        let finishes_checksums = self.peers.iter().all(|peer| peer.memory.finishes_checksums());
         let Some(attached) = self.by_name.get_mut(name).filter(|attached| !attached.is_prepared) else { return };
         let Some(link) = links.get(&attached.attachment.link).filter(|link| link.can_carry()) else { return };
+        let finishes_checksums = self.peers.iter().all(|peer| peer.memory.finishes_checksums());
         // A packet that generic XDP cannot take whole is lost, and large ones come from who need not finish checksums.
         let finish_checksums = !finishes_checksums || attached.mode == XdpMode::Generic;
         let outcomes = prepare::inside(link, Inside { finish_checksums }, namespaces);
@@ -535,6 +531,22 @@ impl Attachments {
         peer.waiting.push_back(command);
         peer.push_waiting();
     }
+}
+
+/// Binds a socket to a queue, for the packets that the program redirects there.
+fn open(
+    memory: &XskMemory,
+    program: &mut Program,
+    name: &str,
+    queue: u32,
+    options: QueueOptions,
+) -> Result<(XskQueue, QueueWatch), AttachError> {
+    let opening = memory.open(name, queue, options);
+    let socket = opening.map_err(|source| AttachError::Socket { name: name.to_owned(), source })?;
+    let registering = program.register(queue, socket.map_fd());
+    registering.map_err(|source| AttachError::Program { name: name.to_owned(), source: Box::new(source) })?;
+    let watch = socket.watch().map_err(|source| AttachError::Watch { name: name.to_owned(), source })?;
+    Ok((socket, watch))
 }
 
 fn tell(interface: &str, outcomes: &[Outcome]) {

@@ -37,7 +37,7 @@ use crate::resources::Resources;
 use crate::saved_flows::save::Saver;
 use crate::show::drops::{Drops, Naming};
 use crate::show::preview::Preview;
-pub(crate) use crate::tell::{chain, to_json};
+use crate::tell::{chain, to_json};
 
 mod moving;
 mod waiting;

@@ -16,7 +16,7 @@
 //! | `compile` | the same as the fast path needs it |
 //! | `felix`, `guard` | settings of the whole node; which interface has which host endpoint |
 //! | `judge` | verdicts of the same tables where no router runs |
-//! | `attach` | interfaces: sockets, programs, workers |
+//! | `attach`, `placement` | interfaces: sockets, programs; which worker has which |
 //! | `resolve` | packets that wait for a next hop's MAC address |
 //! | `saved_flows` | flows that outlive the process |
 //! | `host`, `reconcile` | the kernel's side |
@@ -44,5 +44,5 @@ pub mod resources;
 pub mod runtime;
 pub mod saved_flows;
 pub mod show;
-mod tell;
+pub mod tell;
 pub mod trace;

@@ -8,7 +8,7 @@ pub(crate) fn to_json(value: &impl serde::Serialize) -> Value {
 }
 
 /// An error with everything that caused it.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

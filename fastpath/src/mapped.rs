@@ -8,36 +8,26 @@
 
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::ptr::NonNull;
 
 use zerocopy::FromZeros;
 
+use crate::io::region::Region;
+
 /// Elements that are all zero at first, in pages of their own: no allocator clears them, keeps them, or touches them.
 pub struct Zeroed<T> {
-    first: NonNull<T>,
+    region: Region,
     count: usize,
-    bytes: usize,
     _elements: PhantomData<T>,
 }
-
-// SAFETY: owns its elements as a `Vec` does, and gives out references only.
-unsafe impl<T: Send> Send for Zeroed<T> {}
-// SAFETY: as above.
-unsafe impl<T: Sync> Sync for Zeroed<T> {}
 
 /// That many elements, all zero. Pages are mapped when they are first touched.
 pub fn zeroed<T: FromZeros>(count: usize) -> Zeroed<T> {
     const { assert!(!std::mem::needs_drop::<T>() && align_of::<T>() <= 4096) };
-    let layout = std::alloc::Layout::array::<T>(count).unwrap_or(std::alloc::Layout::new::<T>());
     // The kernel maps nothing of no length.
-    let bytes = layout.size().max(1);
-    let (access, flags) =
-        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
-    // SAFETY: the kernel chooses the place, so no mapping that exists is touched.
-    let place = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, flags, -1, 0) };
-    match NonNull::new(place.cast::<T>()).filter(|_| place != libc::MAP_FAILED) {
-        Some(first) => Zeroed { first, count, bytes, _elements: PhantomData },
-        None => std::alloc::handle_alloc_error(layout),
+    let bytes = count.checked_mul(size_of::<T>()).map(|bytes| bytes.max(1));
+    match bytes.map(Region::when_touched) {
+        Some(Ok(region)) => Zeroed { region, count, _elements: PhantomData },
+        _ => std::alloc::handle_alloc_error(std::alloc::Layout::new::<T>()),
     }
 }
 
@@ -46,16 +36,9 @@ impl<T> Deref for Zeroed<T> {
 
     #[inline(always)]
     fn deref(&self) -> &[T] {
-        // SAFETY: `count` elements were mapped, page-aligned and zero, which is a value of `T` (`FromZeros`); they are
-        // ours until we are dropped.
-        unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.count) }
-    }
-}
-
-impl<T> Drop for Zeroed<T> {
-    fn drop(&mut self) {
-        // SAFETY: exactly what was mapped, and nobody borrows it any more. Elements need no drop (`zeroed`).
-        unsafe { libc::munmap(self.first.as_ptr().cast(), self.bytes) };
+        // SAFETY: the region holds `count` elements, page-aligned and zero, which is a value of `T` (`FromZeros`); it is ours
+        // alone until we are dropped, and elements need no drop (`zeroed`).
+        unsafe { std::slice::from_raw_parts(self.region.base().cast::<T>().as_ptr(), self.count) }
     }
 }
 

@@ -8,25 +8,18 @@ use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use fastpath::io::Queue;
-use fastpath::io::program::{Preference, Program, Role};
 use fastpath::io::xsk::{Backend, QueueOptions, XskError, XskMemory, XskOptions};
 use fastpath::packet::Offload;
 use io_lab::{
-    DEADLINE, EXPERIMENT, FRAMES, RawSocket, for_each_backend, forwarder, forwarder_with, ifindex, in_namespace, ip,
-    own_sysfs, pattern, run, veth, workload,
+    DEADLINE, EXPERIMENT, FRAMES, RawSocket, between_two, for_each_backend, forwarder, forwarder_with, in_namespace,
+    ip, own_sysfs, pattern, program_for, run, veth, workload,
 };
 
 #[test]
 fn frames_cross_between_two_queues_unchanged() {
     for_each_backend(|backend| {
-        veth("near1", "far1", 1500);
-        veth("near2", "far2", 1500);
-        let (memory, mut forwarder) = forwarder(backend, 2048);
+        let (memory, mut forwarder, [program1, _program2]) = between_two(backend, 1500);
         assert!(!memory.multi_buffer());
-        let (queue1, program1) = workload(&memory, "near1", false);
-        let (queue2, _program2) = workload(&memory, "near2", false);
-        forwarder.add(queue1);
-        forwarder.add(queue2);
         let (far1, far2) = (RawSocket::new("far1", EXPERIMENT), RawSocket::new("far2", EXPERIMENT));
 
         // Both ways, all lengths, more in all than there are frames, in bursts that the first fill holds.
@@ -83,14 +76,7 @@ fn a_long_burst_leaves_in_one_flush_and_a_growing_fill_ring_receives_one() {
 #[test]
 fn packets_of_several_frames_cross_unchanged() {
     for_each_backend(|backend| {
-        veth("near1", "far1", 9000);
-        veth("near2", "far2", 9000);
-        let (memory, mut forwarder) = forwarder(backend, 4096);
-        assert!(memory.multi_buffer(), "this kernel has no XDP_USE_SG");
-        let (queue1, _program1) = workload(&memory, "near1", true);
-        let (queue2, _program2) = workload(&memory, "near2", true);
-        forwarder.add(queue1);
-        forwarder.add(queue2);
+        let (_memory, mut forwarder, _programs) = between_two(backend, 9000);
         let (far1, far2) = (RawSocket::new("far1", EXPERIMENT), RawSocket::new("far2", EXPERIMENT));
         let lengths: Vec<usize> =
             [60, 1514, 3839, 3840, 3841, 7680, 7681, 9013, 9014].into_iter().chain((14..9014).step_by(97)).collect();
@@ -114,14 +100,8 @@ fn packets_of_several_frames_cross_unchanged() {
 #[test]
 fn an_interface_that_disappears_takes_no_frames_and_no_later_bind_with_it() {
     for_each_backend(|backend| {
-        veth("near1", "far1", 1500);
-        veth("near2", "far2", 1500);
-        let (memory, mut forwarder) = forwarder(backend, 2048);
+        let (memory, mut forwarder, _programs) = between_two(backend, 1500);
         // The first interface after the anchor is the one that goes.
-        let (queue1, _program1) = workload(&memory, "near1", false);
-        let (queue2, _program2) = workload(&memory, "near2", false);
-        forwarder.add(queue1);
-        forwarder.add(queue2);
         let far2 = RawSocket::new("far2", EXPERIMENT);
         {
             let far1 = RawSocket::new("far1", EXPERIMENT);
@@ -330,9 +310,7 @@ fn queues_that_registered_the_memory_alone_share_frames_with_the_others() {
         let (memory, mut forwarder) = forwarder(Backend::Raw, 2048);
         // The one stands alone, in a mode of its own; the other shares the anchor's.
         let alone = memory.open("near1", 0, QueueOptions { alone: true, ..QueueOptions::default() }).unwrap();
-        let mut program = Program::load(Role::Workload, false).unwrap();
-        program.register(0, alone.map_fd()).unwrap();
-        program.attach(ifindex("near1"), Preference::Auto).unwrap();
+        let _alone = program_for(&alone, false);
         let (shared, _program) = workload(&memory, "near2", false);
         forwarder.add(alone);
         forwarder.add(shared);
@@ -360,13 +338,7 @@ fn queues_that_registered_the_memory_alone_share_frames_with_the_others() {
 #[test]
 fn an_interface_that_disappears_under_load_gives_every_frame_back() {
     for_each_backend(|backend| {
-        veth("near1", "far1", 1500);
-        veth("near2", "far2", 1500);
-        let (memory, mut forwarder) = forwarder(backend, 2048);
-        let (queue1, _program1) = workload(&memory, "near1", false);
-        let (queue2, _program2) = workload(&memory, "near2", false);
-        forwarder.add(queue1);
-        forwarder.add(queue2);
+        let (memory, mut forwarder, _programs) = between_two(backend, 1500);
         let far2 = RawSocket::new("far2", EXPERIMENT);
         let mut deletion = None;
         for round in 0..300 {
@@ -403,9 +375,7 @@ fn a_queue_that_was_just_closed_can_be_bound_again_and_may_poll() {
             let options = QueueOptions { busy_poll, ..QueueOptions::default() };
             let queue = memory.open("near1", 0, options).unwrap();
             assert_eq!(queue.is_busy_polled(), busy_poll, "kernel 5.11 and later");
-            let mut program = Program::load(Role::Workload, false).unwrap();
-            program.register(0, queue.map_fd()).unwrap();
-            program.attach(ifindex("near1"), Preference::Auto).unwrap();
+            let _program = program_for(&queue, false);
             forwarder.add(queue);
             (0..20).for_each(|seed| far.send(&pattern(100, seed)));
             // The only queue forwards to itself.

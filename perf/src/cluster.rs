@@ -21,9 +21,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::generator::Random;
 use crate::lab::{self, LabError, system};
 use crate::memory::thousands;
+use crate::random::Random;
 use crate::report::{Measurement, Report, Spread};
 use crate::{Error, Scale};
 

@@ -1,13 +1,17 @@
-//! What a thread has cost so far, as the scheduler books it.
+//! Threads and cores: where a thread runs, and what it has cost so far, as the scheduler books it.
 //!
 //! Work that the kernel does in a thread's name, such as receiving on a veth while the thread sends, is booked to that
 //! thread; what is put off to `ksoftirqd` is booked there. The figures are brought up to date at least every tick.
 
 use std::fs;
 use std::process::Command;
+use std::thread;
 
+use core_affinity::CoreId;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::{Pid, gettid};
+
+use crate::lab::LabError;
 
 /// One thread, of this process or of the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,6 +64,31 @@ impl Task {
         let text = fs::read_to_string(format!("/proc/{}/schedstat", self.0)).unwrap_or_default();
         text.split(' ').next().and_then(|field| field.parse().ok()).unwrap_or(0)
     }
+}
+
+/// Does something on a thread that stays on the last core: whoever is started by the caller later would inherit that core.
+pub fn on_last_core<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, LabError> {
+    thread::scope(|scope| {
+        let pinned = scope.spawn(|| {
+            if let Some(core) = last_core() {
+                core_affinity::set_for_current(core);
+            }
+            work()
+        });
+        pinned.join().map_err(|_| LabError::Panicked)
+    })
+}
+
+/// The core for who is measured, where one is enough.
+pub fn last_core() -> Option<CoreId> {
+    core_affinity::get_core_ids()?.last().copied()
+}
+
+/// Memory of this process that is in use, in MiB.
+pub fn resident_mib() -> f64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|text| text.parse::<f64>().ok()).map_or(f64::NAN, |kb| kb / 1024.0)
 }
 
 /// The kernel's own threads for what senders have put off, one per CPU.

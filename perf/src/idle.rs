@@ -24,6 +24,7 @@ use fastpath::worker::{self, Clock, Command, Parts, Poll, Remote, Worker};
 use nix::sched::{CloneFlags, setns};
 
 use crate::cpu::Task;
+use crate::cpu::on_last_core;
 use crate::lab::{self, LabError, system};
 use crate::report::{Measurement, Report, ReportError, Spread};
 use crate::{Error, Scale};
@@ -80,16 +81,10 @@ impl<Q: Queue> Idle<Q> {
 pub fn measure(scale: &Scale, report: &mut Report) -> Result<(), Error> {
     let windows = scale.bursts / 4 + 1;
     // On a thread of its own: the namespace and the core are the thread's.
-    thread::scope(|scope| {
-        let all = scope.spawn(|| {
-            if let Some(core) = core_affinity::get_core_ids().and_then(|cores| cores.last().copied()) {
-                core_affinity::set_for_current(core);
-            }
-            in_memory(windows, report)?;
-            on_sockets(windows, scale.window, report)
-        });
-        all.join().map_err(|_| LabError::Panicked)?
-    })
+    on_last_core(|| {
+        in_memory(windows, report)?;
+        on_sockets(windows, scale.window, report)
+    })?
 }
 
 fn in_memory(windows: usize, report: &mut Report) -> Result<(), Error> {

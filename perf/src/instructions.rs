@@ -20,7 +20,7 @@ use std::process::Command;
 use fastpath::burst::BURST;
 use serde_json::{Value, json};
 
-use crate::generator;
+use crate::frames;
 use crate::lab::{LabError, system};
 use crate::report::{Measurement, Report, ReportError};
 use crate::stages::{Bench, Order, SHORT, STAGES, udp6_frame};
@@ -63,7 +63,7 @@ impl Scenario {
     }
 
     fn bench(self) -> Bench {
-        let frame = generator::udp_frame(SHORT);
+        let frame = frames::udp_frame(SHORT);
         match self {
             Scenario::Hit | Scenario::Stale => Bench::new(tables::two_endpoints(1, MTU), 4096, frame),
             Scenario::HitIpv6 => Bench::new(tables::two_endpoints(1, MTU), 4096, udp6_frame(SHORT + 20)),

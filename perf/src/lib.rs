@@ -10,7 +10,7 @@
 //! | `lab.rs` | namespaces and veth pairs |
 //! | `forwarder.rs`, `router.rs` | what forwards between them: the kernel, the router, and whoever is compared |
 //! | `traffic.rs`, `trial.rs` | what is sent; one trial: so many packets a second for so long, and what came of them |
-//! | `generator.rs`, `sink.rs` | packets in memory, or out of an AF_XDP socket; where those are counted |
+//! | `frames.rs`, `random.rs` | packets in memory; numbers that repeat from run to run |
 //! | `replay.rs` | packets of a capture |
 //! | `search.rs`, `bench/` | the search for the highest load; `vrouter bench` |
 //! | `page/` | one HTML page of what a bench has measured |
@@ -35,7 +35,7 @@ pub mod bench;
 pub mod cluster;
 pub mod cpu;
 pub mod forwarder;
-pub mod generator;
+pub mod frames;
 pub mod idle;
 pub mod instructions;
 pub mod lab;
@@ -45,6 +45,7 @@ pub mod lpm;
 pub mod memory;
 pub mod page;
 pub mod peers;
+pub mod random;
 pub mod recorder;
 pub mod replay;
 pub mod report;
@@ -53,7 +54,6 @@ pub mod router;
 pub mod scaling;
 pub mod search;
 pub mod sets;
-pub mod sink;
 pub mod stages;
 pub mod tables;
 pub mod tcp;
@@ -186,6 +186,17 @@ pub enum Error {
     Dearer(String),
     #[error("make a worker in memory: none was made")]
     NoWorker,
+}
+
+/// An error and all that caused it, in a line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        message = format!("{message}: {source}");
+        cause = source.source();
+    }
+    message
 }
 
 /// Measures, prints, and writes the lines.

@@ -5,7 +5,6 @@
 //! taken away or put back. Memory is what the process has more than before, with the RIB that changes need.
 
 use std::hint::black_box;
-use std::thread;
 use std::time::Instant;
 
 use fastpath::rcu::Publisher;
@@ -13,9 +12,9 @@ use fastpath::table::dir24::Dir24Writer;
 use fastpath::table::ipv6::Ipv6Writer;
 use fastpath::table::lpm::{Address, Lpm, Prefix};
 
-use crate::generator::Random;
-use crate::lab::LabError;
+use crate::cpu::{on_last_core, resident_mib};
 use crate::memory::thousands;
+use crate::random::Random;
 use crate::report::{Measurement, Report, ReportError, Spread};
 use crate::{Error, Scale, route_sets};
 
@@ -27,15 +26,10 @@ const ROUND: usize = 512;
 const CHANGES: usize = 20_000;
 
 pub fn measure(scale: &Scale, report: &mut Report) -> Result<(), Error> {
-    // On a thread of its own: whoever is started by the caller later would inherit the one core.
-    thread::scope(|scope| scope.spawn(|| on_one_core(scale, report)).join()).map_err(|_| LabError::Panicked)??;
-    Ok(())
+    Ok(on_last_core(|| tables(scale, report))??)
 }
 
-fn on_one_core(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
-    if let Some(core) = core_affinity::get_core_ids().and_then(|cores| cores.last().copied()) {
-        core_affinity::set_for_current(core);
-    }
+fn tables(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
     let most = scale.routes * 10;
     for count in [1000, 10_000, 100_000].into_iter().filter(|count| *count <= most) {
         ipv4(&format!("IPv4, {} cluster", thousands(count)), route_sets::cluster_ipv4(count), scale, report)?;
@@ -53,54 +47,50 @@ fn on_one_core(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
 }
 
 fn ipv4(name: &str, routes: Vec<Prefix<u32>>, scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
-    let before = resident();
+    let before = resident_mib();
     let start = Instant::now();
     let mut writer = Dir24Writer::new(Publisher::new(()).grace());
     writer.expect(routes.len());
     for route in &routes {
         writer.insert(*route);
     }
-    let (made, memory) = (start.elapsed(), resident().saturating_sub(before));
+    let (made, memory) = (start.elapsed(), resident_mib() - before);
     let table = writer.table().clone();
     let runs = Lpm::build(routes.clone());
     let keys = route_sets::inside_ipv4(&routes);
-    for (which, keys) in [("inside", &keys), ("hot", &route_sets::hot(&keys))] {
-        let lookups = Lookups {
-            burst: &|keys, values| table.lookup_burst(keys, values),
-            single: &|key| table.lookup(key),
-            runs: &runs,
-        };
-        lookups.measure(&format!("{name}, {which}"), keys, scale, report)?;
-    }
+    let lookups = Lookups {
+        burst: &|keys, values| table.lookup_burst(keys, values),
+        single: &|key| table.lookup(key),
+        runs: &runs,
+    };
+    lookups.measure_all(name, &keys, scale, report)?;
     let mut changes = Changes::new(&routes);
     for route in changes.chosen(scale) {
         changes.removed.record(time(|| writer.remove(route.0, route.1)), 1);
         changes.inserted.record(time(|| writer.insert(route)), 1);
     }
     changes.add(name, report)?;
-    report.note(&format!("{name}: made in {:.0} ms, {:.1} MiB resident", made.as_secs_f64() * 1e3, mib(memory)));
+    report.note(&format!("{name}: made in {:.0} ms, {:.1} MiB resident", made.as_secs_f64() * 1e3, memory));
     Ok(())
 }
 
 fn ipv6(name: &str, routes: Vec<Prefix<u128>>, scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
-    let before = resident();
+    let before = resident_mib();
     let start = Instant::now();
     let mut writer = Ipv6Writer::default();
     for route in &routes {
         writer.insert(*route);
     }
     let table = writer.commit();
-    let (made, memory) = (start.elapsed(), resident().saturating_sub(before));
+    let (made, memory) = (start.elapsed(), resident_mib() - before);
     let runs = Lpm::build(routes.clone());
     let keys = route_sets::inside_ipv6(&routes);
-    for (which, keys) in [("inside", &keys), ("hot", &route_sets::hot(&keys))] {
-        let lookups = Lookups {
-            burst: &|keys, values| table.lookup_burst(keys, values),
-            single: &|key| table.lookup(key),
-            runs: &runs,
-        };
-        lookups.measure(&format!("{name}, {which}"), keys, scale, report)?;
-    }
+    let lookups = Lookups {
+        burst: &|keys, values| table.lookup_burst(keys, values),
+        single: &|key| table.lookup(key),
+        runs: &runs,
+    };
+    lookups.measure_all(name, &keys, scale, report)?;
     let mut changes = Changes::new(&routes);
     // Each is committed: what control does with one change.
     for route in changes.chosen(scale).into_iter().take(scale.bursts) {
@@ -123,7 +113,7 @@ fn ipv6(name: &str, routes: Vec<Prefix<u128>>, scale: &Scale, report: &mut Repor
         runs: &runs,
     };
     lookups.measure(&format!("{name}, inside, after changes"), &keys, scale, report)?;
-    report.note(&format!("{name}: made in {:.1} ms, {:.1} MiB resident", made.as_secs_f64() * 1e3, mib(memory)));
+    report.note(&format!("{name}: made in {:.1} ms, {:.1} MiB resident", made.as_secs_f64() * 1e3, memory));
     Ok(())
 }
 
@@ -135,6 +125,12 @@ struct Lookups<'a, A: Address> {
 }
 
 impl<A: Address> Lookups<'_, A> {
+    /// Addresses from anywhere inside the routes, and a few of them again and again.
+    fn measure_all(&self, name: &str, keys: &[A], scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
+        self.measure(&format!("{name}, inside"), keys, scale, report)?;
+        self.measure(&format!("{name}, hot"), &route_sets::hot(keys), scale, report)
+    }
+
     fn measure(&self, name: &str, keys: &[A], scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
         let mut values = [0; BURST];
         for keys in keys.chunks_exact(BURST) {
@@ -225,15 +221,4 @@ fn row(report: &Report, name: String, spread: &Spread) -> Measurement {
     let mut numbers = vec![("ns p50", p50), ("p10", p10), ("p99", spread.percentile(99.0))];
     numbers.extend(report.machine().tsc_ghz.map(|ghz| ("TSC ticks p10", p10 * ghz)));
     Measurement { group: "routes looked up", name, frame_mode: "memory", numbers }
-}
-
-/// Bytes of memory that the process has.
-fn resident() -> usize {
-    const PAGE: usize = 4096;
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    text.split_whitespace().nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * PAGE
-}
-
-fn mib(bytes: usize) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
 }

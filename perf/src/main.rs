@@ -45,13 +45,7 @@ fn main() -> ExitCode {
     match perf::run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let mut message = error.to_string();
-            let mut cause = std::error::Error::source(&error);
-            while let Some(source) = cause {
-                message = format!("{message}: {source}");
-                cause = source.source();
-            }
-            eprintln!("perf: {message}");
+            eprintln!("perf: {}", perf::chain(&error));
             ExitCode::FAILURE
         }
     }

@@ -6,7 +6,6 @@
 //! breaths over queues in memory, with receiving, sending and counting.
 
 use std::hint::black_box;
-use std::thread;
 use std::time::Instant;
 
 use fastpath::burst::BURST;
@@ -20,8 +19,9 @@ use fastpath::table::ProgramIndex;
 use fastpath::table::acl::{Acl, Question};
 use fastpath::worker::{self, Clock, Parts, Poll};
 
-use crate::generator::{self, Random};
-use crate::lab::LabError;
+use crate::cpu::on_last_core;
+use crate::frames;
+use crate::random::Random;
 use crate::report::{Measurement, Report, ReportError, Spread};
 use crate::stages::{Bench, Order, SHORT, STAGES};
 use crate::tables::{self, A, B};
@@ -34,15 +34,10 @@ const BATCH: usize = 1024;
 const DIFFERENT: usize = 64 * BATCH;
 
 pub fn measure(scale: &Scale, report: &mut Report) -> Result<(), Error> {
-    // On a thread of its own: whoever is started by the caller later would inherit the one core.
-    thread::scope(|scope| scope.spawn(|| on_one_core(scale, report)).join()).map_err(|_| LabError::Panicked)??;
-    Ok(())
+    on_last_core(|| all(scale, report))?
 }
 
-fn on_one_core(scale: &Scale, report: &mut Report) -> Result<(), Error> {
-    if let Some(core) = core_affinity::get_core_ids().and_then(|cores| cores.last().copied()) {
-        core_affinity::set_for_current(core);
-    }
+fn all(scale: &Scale, report: &mut Report) -> Result<(), Error> {
     flow_hits(scale, report)?;
     flow_misses(scale, report)?;
     policies(scale, report)?;
@@ -53,7 +48,7 @@ fn on_one_core(scale: &Scale, report: &mut Report) -> Result<(), Error> {
 
 fn flow_hits(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
     for flows in [64, 50_000, 1_000_000].into_iter().filter(|flows| *flows <= scale.flows) {
-        let mut bench = Bench::new(tables::two_endpoints(1, MTU), flows.max(4096) * 5 / 4, generator::udp_frame(SHORT));
+        let mut bench = Bench::new(tables::two_endpoints(1, MTU), flows.max(4096) * 5 / 4, frames::udp_frame(SHORT));
         let mut order = Order::new(flows);
         for _ in 0..flows.div_ceil(BURST) + 4 {
             bench.pass(false, || order.next());
@@ -68,7 +63,7 @@ fn flow_hits(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
         }
     }
     whole_breaths(scale, report)?;
-    for (name, frame) in [("complete", generator::udp_frame(LONG)), ("partial", with_partial_checksum(LONG))] {
+    for (name, frame) in [("complete", frames::udp_frame(LONG)), ("partial", with_partial_checksum(LONG))] {
         let mut bench = Bench::new(tables::two_endpoints(1, MTU), 4096, frame);
         let mut order = Order::new(64);
         let mut spread = Spread::default();
@@ -81,8 +76,8 @@ fn flow_hits(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
 }
 
 fn with_partial_checksum(length: usize) -> Vec<u8> {
-    let mut frame = generator::udp_frame(length);
-    generator::leave_partial_checksum(&mut frame);
+    let mut frame = frames::udp_frame(length);
+    frames::leave_partial_checksum(&mut frame);
     frame
 }
 
@@ -106,8 +101,8 @@ fn whole_breaths(scale: &Scale, report: &mut Report) -> Result<(), ReportError> 
     let mut order = Order::new(64);
     let packets: Vec<Vec<u8>> = (0..64)
         .map(|_| {
-            let mut frame = generator::udp_frame(SHORT);
-            generator::address(&mut frame, order.next());
+            let mut frame = frames::udp_frame(SHORT);
+            frames::address(&mut frame, order.next());
             frame
         })
         .collect();
@@ -132,7 +127,7 @@ fn flow_misses(scale: &Scale, report: &mut Report) -> Result<(), ReportError> {
         let mut bench = Bench::new(
             tables::two_endpoints(rules, MTU),
             (scale.bursts * BURST * 4).max(4096),
-            generator::udp_frame(SHORT),
+            frames::udp_frame(SHORT),
         );
         let mut order = Order::new(scale.bursts * BURST);
         let mut spread = Spread::default();

@@ -21,7 +21,7 @@ use fastpath::rcu::Publisher;
 use fastpath::table::Tables;
 use fastpath::worker::{self, Clock, Parts, Poll, Remote, Worker};
 
-use crate::generator;
+use crate::frames;
 use crate::report::{Measurement, Report, ReportError, Spread};
 use crate::stages::SHORT;
 use crate::tables::{self, A, B};
@@ -109,12 +109,12 @@ impl Bench {
 fn packets(traffic: Traffic) -> Vec<Vec<u8>> {
     (0..PACKETS)
         .map(|number| {
-            let mut frame = generator::udp_frame(SHORT);
+            let mut frame = frames::udp_frame(SHORT);
             let is_dropped = traffic.one_in.is_some_and(|one_in| number % one_in == 0);
-            generator::address(&mut frame, number);
+            frames::address(&mut frame, number);
             match traffic.how {
-                Drop::Denied if is_dropped => generator::to_denied_port(&mut frame),
-                Drop::Spoofed if is_dropped => generator::from_nobody(&mut frame),
+                Drop::Denied if is_dropped => frames::to_denied_port(&mut frame),
+                Drop::Spoofed if is_dropped => frames::from_nobody(&mut frame),
                 _ => {}
             }
             frame

@@ -63,8 +63,8 @@ pub struct Report {
 impl Report {
     pub fn open(options: &Options) -> Result<Report, ReportError> {
         let machine = Machine::this();
-        let commit = options.commit.clone().unwrap_or_else(|| output_of("git", &["rev-parse", "--short", "HEAD"]));
-        let date = options.date.clone().unwrap_or_else(|| output_of("date", &["-u", "+%F"]));
+        let commit = known(options.commit.clone().or_else(|| output_of("git", &["rev-parse", "--short", "HEAD"])));
+        let date = known(options.date.clone().or_else(|| output_of("date", &["-u", "+%F"])));
         let path = options.out.join(format!("{date}.jsonl"));
         let failed = |source| ReportError::Write { path: path.clone(), source };
         fs::create_dir_all(&options.out).map_err(failed)?;
@@ -80,7 +80,7 @@ impl Report {
 
     /// The compiler that is there, which is most likely the one that made this.
     pub fn compiler(&self) -> String {
-        output_of("rustc", &["--version"])
+        known(output_of("rustc", &["--version"]))
     }
 
     /// Prints and writes one measurement.
@@ -204,9 +204,14 @@ fn shown(value: f64) -> String {
     }
 }
 
-fn output_of(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().ok().filter(|output| output.status.success());
-    output.map_or("unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+/// What a program says, if it is there and content.
+pub(crate) fn output_of(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn known(said: Option<String>) -> String {
+    said.unwrap_or_else(|| "unknown".to_owned())
 }
 
 /// The file of a machine's baseline.

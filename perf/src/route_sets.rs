@@ -14,7 +14,7 @@ use std::collections::HashSet;
 
 use fastpath::table::lpm::{Address, Prefix};
 
-use crate::generator::Random;
+use crate::random::Random;
 
 /// Different addresses before the first comes again: more than a branch predictor remembers.
 pub const KEYS: usize = 1 << 18;

@@ -28,7 +28,7 @@ use fastpath::worker::{self, Clock, Parts, Poll, Remote, Worker};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::cpu::Task;
-use crate::generator;
+use crate::frames;
 use crate::lab::LabError;
 use crate::report::{Measurement, Report, median};
 use crate::stages::SHORT;
@@ -208,10 +208,10 @@ fn pair(flows: u32, is_crossing: bool) -> Result<([Breathing; 2], Publisher<Tabl
 }
 
 fn packets(first: u32, count: u32, is_reversed: bool) -> Vec<Vec<u8>> {
-    let mut frame = generator::udp_frame(SHORT);
+    let mut frame = frames::udp_frame(SHORT);
     (first..first + count)
         .map(|flow| {
-            generator::address(&mut frame, flow);
+            frames::address(&mut frame, flow);
             let mut frame = frame.clone();
             if is_reversed {
                 // The sum of the header stays the same when its addresses change places.

@@ -184,7 +184,7 @@ fn is_whole(trial: &Trial, goal: &Goal) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generator::Random;
+    use crate::random::Random;
 
     const TRIAL: Duration = Duration::from_secs(1);
     const RANGE: (f64, f64) = (1e3, 1e7);

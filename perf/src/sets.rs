@@ -14,8 +14,8 @@ use fastpath::table::acl::{
 use fastpath::table::{ProgramIndex, RuleIndex};
 
 use crate::Scale;
-use crate::generator::Random;
 use crate::memory::{row, thousands};
+use crate::random::Random;
 use crate::report::{Report, ReportError, Spread};
 
 const SETS: u64 = 300;

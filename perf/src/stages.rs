@@ -10,7 +10,7 @@ use fastpath::pipeline::{Now, Pipeline, Stage};
 use fastpath::rcu::Publisher;
 use fastpath::table::Tables;
 
-use crate::generator;
+use crate::frames;
 use crate::tables::{A, A_IPV6, A_MAC, B_IPV6, ROUTER_MAC};
 
 pub(crate) const STAGES: [Stage; 9] = [
@@ -109,9 +109,9 @@ fn write_flow(frame: &mut [u8], flow: u32) {
         return;
     }
     let is_partial = frame[40..42] != [0; 2];
-    generator::address(frame, flow);
+    frames::address(frame, flow);
     if is_partial {
-        generator::leave_partial_checksum(frame);
+        frames::leave_partial_checksum(frame);
     }
 }
 

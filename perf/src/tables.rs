@@ -15,13 +15,13 @@ use fastpath::table::acl::{
 };
 use fastpath::table::adjacency::{Adjacency, AdjacencyKind};
 use fastpath::table::interface::{Endpoint, HostEndpoint, Interface, InterfaceKind};
-use fastpath::table::lpm::Prefix;
 use fastpath::table::routes::Routes;
 use fastpath::table::{
     AdjacencyIndex, EndpointIndex, HostEndpointIndex, InterfaceIndex, ProgramIndex, RuleIndex, Tables, WorkerIndex,
 };
 
-use crate::generator::Random;
+use crate::random::Random;
+use crate::route_sets;
 
 pub const A: InterfaceIndex = InterfaceIndex(1);
 pub const B: InterfaceIndex = InterfaceIndex(2);
@@ -120,9 +120,9 @@ pub fn with_routes(mut tables: Tables, count: usize) -> Tables {
 /// Routes to A, to B by this adjacency, and to so many networks of other nodes.
 pub fn route_to_b(tables: &mut Tables, others: usize, adjacency: u32) {
     // 10.128.0.0/9 and fd80::/16: other nodes. They lead to A, where no packet of a measurement goes.
-    let elsewhere = cluster_routes_ipv4(others).into_iter();
+    let elsewhere = route_sets::cluster_ipv4(others).into_iter().filter(|(_, length, _)| *length > 0);
     let mut ipv4: Vec<_> = elsewhere.map(|(address, length, _)| (address | 0x0080_0000, length, 0)).collect();
-    let elsewhere = cluster_routes_ipv6(others).into_iter();
+    let elsewhere = route_sets::cluster_ipv6(others).into_iter().filter(|(_, length, _)| *length > 0);
     let other_prefix = |address: u128| address & !(0xffff << 112) | 0xfd80 << 112;
     let mut ipv6: Vec<_> = elsewhere.map(|(address, length, _)| (other_prefix(address), length, 0)).collect();
     ipv4.extend([(A_IPV4, NET_LENGTH_IPV4, 0), (B_IPV4, NET_LENGTH_IPV4, adjacency)]);
@@ -178,16 +178,4 @@ pub fn policy(rules: usize) -> AclSpec {
     let tier = TierSpec { blocks: vec![0], end: TierEnd::Deny(END_OF_TIER) };
     let program = ProgramSpec { tiers: vec![tier], profiles: Vec::new(), end: ProgramEnd::Deny(NO_MATCH) };
     AclSpec { blocks: vec![block], programs: vec![program], ..AclSpec::default() }
-}
-
-/// Routes of a cluster in IPv4: blocks of 64 addresses at random places of 10.0.0.0/8, on a few next hops.
-pub fn cluster_routes_ipv4(count: usize) -> Vec<Prefix<u32>> {
-    let mut random = Random::new(4);
-    (0..count).map(|_| (0x0a00_0000 | (random.below(1 << 18) as u32) << 6, 26, random.below(64) as u32)).collect()
-}
-
-/// The same in IPv6: blocks of 64 addresses in one /64.
-pub fn cluster_routes_ipv6(count: usize) -> Vec<Prefix<u128>> {
-    let mut random = Random::new(6);
-    (0..count).map(|_| (A_IPV6 | u128::from(random.below(1 << 24)) << 6, 122, random.below(64) as u32)).collect()
 }

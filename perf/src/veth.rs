@@ -6,12 +6,13 @@
 
 use fastpath::io::gauge::Depth;
 
-use crate::forwarder::{self, Forwarder, Kernel};
+use crate::bench::receive_rate;
+use crate::forwarder::{Forwarder, Kernel};
 use crate::lab::Lab;
 use crate::report::{Measurement, Report, median};
 use crate::router::RouterOptions;
 use crate::traffic::{Family, Size, Traffic};
-use crate::trial::{Offer, Outcome, Tester};
+use crate::trial::{Outcome, Tester};
 use crate::{Error, Scale};
 
 const FEW: u32 = 64;
@@ -43,10 +44,7 @@ pub fn measure(scale: &Scale, report: &mut Report) -> Result<(), Error> {
         for (case, outcomes) in cases.iter().zip(&mut outcomes) {
             let traffic = Traffic { size: Size::Fixed(64), family: Family::Ipv4, flows: case.flows };
             let mut tester = Tester::new(&lab, traffic, Depth::Count)?;
-            outcomes.push(forwarder::with(case.way.as_ref(), &lab, |running| {
-                tester.introduce(running)?;
-                tester.run(running, Offer { rate: None, duration: scale.window })
-            })?);
+            outcomes.push(receive_rate(&lab, case.way.as_ref(), &mut tester, scale.window)?);
         }
     }
     let kernel = &outcomes[0];

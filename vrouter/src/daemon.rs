@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use config::settings::{File, LogFormat, LogLevel, Settings, SettingsError};
 use control::http::api::ErrorCode;
 use control::runtime::{self, StartError};
+use control::tell::chain;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -121,14 +122,4 @@ fn announce() {
         tracing::warn!(%error, "service manager not told that the router is ready");
     }
     tracing::info!("ready");
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

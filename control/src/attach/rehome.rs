@@ -99,13 +99,10 @@ impl Attachments {
     fn open_at(&mut self, name: &str, index: InterfaceIndex, worker: usize) -> Result<(), AttachError> {
         let (Some(attached), Some(peer)) = (self.by_name.get_mut(name), self.peers.get(worker)) else { return Ok(()) };
         let mut opened = Vec::new();
-        for queue in &mut attached.queues {
-            let opening = peer.memory.open(name, queue.queue, QueueOptions::default());
-            let socket = opening.map_err(|source| AttachError::Socket { name: name.to_owned(), source })?;
-            let registering = attached.program.register(queue.queue, socket.map_fd());
-            registering.map_err(|source| AttachError::Program { name: name.to_owned(), source: Box::new(source) })?;
-            let watch = socket.watch();
-            attached.watches.push(watch.map_err(|source| AttachError::Watch { name: name.to_owned(), source })?);
+        for queue in &attached.queues {
+            let (socket, watch) =
+                super::open(&peer.memory, &mut attached.program, name, queue.queue, QueueOptions::default())?;
+            attached.watches.push(watch);
             opened.push(socket);
         }
         for queue in &mut attached.queues {

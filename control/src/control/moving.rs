@@ -4,10 +4,11 @@ use std::time::Instant;
 
 use config::settings::Rebalance;
 
-use super::{Control, chain};
+use super::Control;
 use crate::attach::AttachError;
 use crate::http::api::{ApiError, ErrorCode, MoveCall};
 use crate::http::views::MovedView;
+use crate::tell::chain;
 
 impl<D> Control<D> {
     /// Gives an interface to another worker. The tables that say so are published when this event is settled.

@@ -8,6 +8,7 @@ use fastpath::table::interface::InterfaceKind;
 use fastpath::worker::PUNT_DEPTH;
 
 use super::Control;
+use crate::compile::RouteRow;
 use crate::host::LinkIndex;
 use crate::resolve::{self, Waiting};
 
@@ -34,17 +35,18 @@ impl<D> Control<D> {
         }
     }
 
+    /// The longest route to an address.
+    fn route_to(&self, address: IpAddr) -> Option<&RouteRow> {
+        self.routes.iter().filter(|row| row.prefix.contains(address)).max_by_key(|row| row.prefix.length())
+    }
+
     /// The neighbour that a packet to this address has to be sent to.
-    pub(super) fn next_hop_to(&self, address: IpAddr) -> Option<IpAddr> {
-        let covering = self.routes.iter().filter(|row| row.prefix.contains(address));
-        let row = covering.max_by_key(|row| row.prefix.length())?;
-        Some(row.next_hop.unwrap_or(address))
+    fn next_hop_to(&self, address: IpAddr) -> Option<IpAddr> {
+        Some(self.route_to(address)?.next_hop.unwrap_or(address))
     }
 
     pub(super) fn on_uplink(&self, neighbour: IpAddr) -> Option<(LinkIndex, IpAddr)> {
-        let covering = self.routes.iter().filter(|row| row.prefix.contains(neighbour));
-        let row = covering.max_by_key(|row| row.prefix.length())?;
-        let attachment = self.attachments.view().get(row.interface.as_ref()?)?;
+        let attachment = self.attachments.view().get(self.route_to(neighbour)?.interface.as_ref()?)?;
         (attachment.kind == InterfaceKind::Uplink).then_some((attachment.link, neighbour))
     }
 
@@ -69,7 +71,7 @@ impl<D> Control<D> {
         }
     }
 
-    pub(super) fn owner_of(&self, interface: InterfaceIndex) -> usize {
+    fn owner_of(&self, interface: InterfaceIndex) -> usize {
         let mut attached = self.attachments.view().values();
         attached.find(|attachment| attachment.index == interface).map_or(0, |attachment| attachment.owner.index())
     }

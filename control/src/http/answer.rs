@@ -15,13 +15,13 @@ use super::api::{ApiCall, ApiError, ApiProblem, DeleteCall, ErrorCode, GetCall, 
 use super::views::{
     ChangeView, GetReply, HistoryView, PendingView, TransactionView, UndoReply, WriteOutcome, WriteReply, WriteView,
 };
-use crate::control::{chain, to_json};
 use crate::datastore::transaction::{self, ChangeOutcome, MAX_CONFIRM};
 use crate::datastore::undo::{self, Undo};
 use crate::datastore::{
     Author, Committed, Datastore, Note, Outcome, Pending, Revision, StoreError, Transaction, Write,
 };
 use crate::policy::ignored;
+use crate::tell::{chain, to_json};
 
 /// What to do with each resource of a `WriteCall`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -56,7 +56,7 @@ impl<D: Datastore> Control<D> {
         match load::take(&path).map(|bytes| bytes.and_then(|bytes| self.admissible(&bytes))) {
             None => {}
             Some(Err(error)) => {
-                let error = crate::control::chain(&error);
+                let error = crate::tell::chain(&error);
                 tracing::warn!(file = %path.display(), "open flows begin anew, because their file is refused: {error}");
             }
             Some(Ok((flows, tally))) => {
@@ -98,7 +98,7 @@ impl<D: Datastore> Control<D> {
         match saver.tick(&source, Instant::now()) {
             Ok(false) => {}
             Ok(true) => self.note("flows", Vec::new()),
-            Err(error) => self.note("flows", vec![crate::control::chain(&error)]),
+            Err(error) => self.note("flows", vec![crate::tell::chain(&error)]),
         }
     }
 
@@ -111,7 +111,7 @@ impl<D: Datastore> Control<D> {
         let (saver, source) = self.saver_and_source();
         match saver.finish(&source) {
             Ok(saved) => tracing::info!(saved, milliseconds = start.elapsed().as_millis(), "flows saved"),
-            Err(error) => tracing::error!("{}", crate::control::chain(&error)),
+            Err(error) => tracing::error!("{}", crate::tell::chain(&error)),
         }
     }
 

@@ -22,13 +22,14 @@ use netlink_packet_route::neighbour::NeighbourState as KernelState;
 use serde_json::Value;
 
 use crate::compile::RouteRowKind;
-use crate::control::{Control, to_json};
+use crate::control::Control;
 use crate::host::{Link, Neighbour};
 use crate::http::api::{ShowFilter, ShowKind};
 use crate::http::views::{
     self, CopyMode, DatastoreView, FlowView, InterfaceView, NeighbourSource, NeighbourState, NeighbourView, PollMode,
     PreparationView, QueueView, RouteKind, RouteView, StatusView, VersionView, WorkerView, XdpMode,
 };
+use crate::tell::to_json;
 
 const DEFAULT_LIMIT: usize = 10_000;
 

@@ -5,8 +5,8 @@
 //!     line 2  reverse: the same                               all that a packet of the reverse direction needs
 //!
 //! A packet of an open IPv4 flow touches one line: its direction's. IPv6 addresses do not fit there twice, so an IPv6
-//! packet also reads line 0, which nobody writes meanwhile. The two directions, which arrive at different interfaces and
-//! perhaps at different workers, never write the same line.
+//! packet also reads line 0, which is written only when the flow's state changes. The two directions, which arrive at
+//! different interfaces and perhaps at different workers, count in lines of their own.
 //!
 //! Invariants: the version is odd while the entry is a flow; what identifies a flow changes only while it is even.
 

@@ -12,7 +12,7 @@ impl FlowWriter {
     /// Looks at the next slice. Returns how many flows ended.
     pub fn sweep(&mut self, now: Seconds) -> usize {
         let mut ended = 0;
-        for _ in 0..SLICE.min(self.share()) {
+        for _ in 0..SLICE.min(self.used()) {
             self.advance();
             if let Some((index, state, idle)) = self.inspect(self.cursor, now)
                 && idle >= state.timeout()

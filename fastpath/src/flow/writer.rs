@@ -102,8 +102,9 @@ impl FlowWriter {
         &self.table
     }
 
-    pub(super) fn share(&self) -> u32 {
-        self.count
+    /// Entries of this worker that have ever been used.
+    pub(super) fn used(&self) -> u32 {
+        self.used
     }
 
     /// Flows made by this worker and not yet freed.

@@ -23,7 +23,7 @@ pub mod gauge;
 pub mod guard;
 pub mod memory;
 pub mod program;
-mod region;
+pub(crate) mod region;
 mod ring;
 pub mod sleep;
 pub mod umem;

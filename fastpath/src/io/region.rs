@@ -1,11 +1,12 @@
-//! Memory by the page: of our own, for frames, or the kernel's, for the rings of a socket. It is unmapped with its owner.
+//! Memory by the page: of our own, for frames and large tables, or the kernel's, for the rings of a socket. It is unmapped
+//! with its owner.
 
 use std::io;
 use std::os::fd::RawFd;
 use std::ptr::NonNull;
 
-/// A mapping. What lies in it is the business of whoever made it; see `ring.rs` and `umem.rs`.
-pub(super) struct Region {
+/// A mapping. What lies in it is the business of whoever made it; see `ring.rs`, `umem.rs` and `mapped.rs`.
+pub(crate) struct Region {
     base: NonNull<u8>,
     length: usize,
 }
@@ -29,6 +30,11 @@ impl Region {
         Ok(region)
     }
 
+    /// Zeroed pages of our own, each made present when it is first touched, and not counted before.
+    pub(crate) fn when_touched(length: usize) -> io::Result<Region> {
+        Region::map(length, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE, -1, 0)
+    }
+
     /// What a descriptor offers at an offset, shared with whoever else has it.
     pub(super) fn of_descriptor(fd: RawFd, length: usize, offset: i64) -> io::Result<Region> {
         Region::map(length, libc::MAP_SHARED | libc::MAP_POPULATE, fd, offset)
@@ -45,7 +51,7 @@ impl Region {
         Ok(Region { base, length })
     }
 
-    pub(super) fn base(&self) -> NonNull<u8> {
+    pub(crate) fn base(&self) -> NonNull<u8> {
         self.base
     }
 

@@ -116,10 +116,32 @@ pub fn forwarder_with(options: XskOptions) -> (XskMemory, Forwarder) {
 pub fn workload(memory: &XskMemory, interface: &str, frags: bool) -> (XskQueue, Program) {
     let queue = memory.open(interface, 0, QueueOptions::default()).unwrap();
     assert_eq!((queue.interface(), queue.queue_id(), queue.copy_mode()), (interface, 0, CopyMode::Copy));
+    let program = program_for(&queue, frags);
+    (queue, program)
+}
+
+/// The workload program, on the interface of this queue and for it.
+pub fn program_for(queue: &XskQueue, frags: bool) -> Program {
     let mut program = Program::load(Role::Workload, frags).unwrap();
     program.register(0, queue.map_fd()).unwrap();
-    assert_eq!(program.attach(ifindex(interface), Preference::Auto).unwrap(), XdpMode::Native);
-    (queue, program)
+    assert_eq!(program.attach(ifindex(queue.interface()), Preference::Auto).unwrap(), XdpMode::Native);
+    program
+}
+
+/// A forwarder between `near1` and `near2`, whose other ends are `far1` and `far2`. The programs last as long as what is
+/// returned with it.
+pub fn between_two(backend: Backend, mtu: u32) -> (XskMemory, Forwarder, [Program; 2]) {
+    veth("near1", "far1", mtu);
+    veth("near2", "far2", mtu);
+    let is_large = mtu > 1500;
+    let (memory, mut forwarder) = forwarder(backend, if is_large { 4096 } else { 2048 });
+    assert!(memory.multi_buffer() || !is_large, "this kernel has no XDP_USE_SG");
+    let programs = ["near1", "near2"].map(|near| {
+        let (queue, program) = workload(&memory, near, is_large);
+        forwarder.add(queue);
+        program
+    });
+    (memory, forwarder, programs)
 }
 
 pub fn pattern(len: usize, seed: usize) -> Vec<u8> {

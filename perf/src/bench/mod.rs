@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use record::{BenchError, Recorder};
+pub(crate) use throughput::receive_rate;
 
 use fastpath::io::gauge::Depth;
 

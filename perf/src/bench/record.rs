@@ -5,14 +5,13 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::{Value, json};
 
 use super::{Plan, Point};
 use crate::lab::LabError;
 use crate::replay::ReplayError;
-use crate::report::Machine;
+use crate::report::{Machine, output_of};
 
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
@@ -125,15 +124,11 @@ fn facts(commit: Option<String>) -> Value {
     let machine = Machine::this();
     let read = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
     let load = read("/proc/loadavg").and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
-    let output = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).output().ok().filter(|output| output.status.success())?;
-        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
     json!({
         "record": "host",
         "version": env!("CARGO_PKG_VERSION"),
-        "commit": commit.or_else(|| output("git", &["rev-parse", "--short", "HEAD"])),
-        "date": output("date", &["-u", "+%FT%TZ"]),
+        "commit": commit.or_else(|| output_of("git", &["rev-parse", "--short", "HEAD"])),
+        "date": output_of("date", &["-u", "+%FT%TZ"]),
         "kernel": machine.kernel,
         "cpu": machine.cpu,
         "cores": machine.cores,

@@ -5,7 +5,6 @@
 //! be denied: the two sets of tables that take turns have routes and policy at different places, and at each other's places
 //! what is wrong.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use fastpath::io::gauge::{Depth, MARK};
@@ -16,6 +15,7 @@ use fastpath::table::{EndpointIndex, ProgramIndex, RuleIndex, Tables};
 use super::record::{about, rounded};
 use super::throughput::highest;
 use super::{BenchError, Plan, Point, Recorder, SEARCH, TRIAL};
+use crate::cpu::resident_mib;
 use crate::forwarder;
 use crate::lab::{Lab, LabError};
 use crate::report::median;
@@ -48,7 +48,7 @@ pub fn soak(plan: &Plan, recorder: &mut Recorder) -> Result<(), BenchError> {
                 let lost = (progress.sent - sent).saturating_sub(totals.packets - received);
                 let flows = router.counters().flows.get();
                 let second = start.elapsed().as_secs_f64();
-                slices.push((second, progress.sent - sent, progress.missed - missed, lost, resident_mb(), flows));
+                slices.push((second, progress.sent - sent, progress.missed - missed, lost, resident_mib(), flows));
                 (sent, missed, received) = (progress.sent, progress.missed, totals.packets);
                 slice = Instant::now();
             }
@@ -90,10 +90,13 @@ pub fn reconfigure(plan: &Plan, recorder: &mut Recorder) -> Result<(), BenchErro
             let rate = steady_rate(plan, &mut tester, router)?;
             let offer = Offer { rate: Some(rate), duration: trial };
             let mut rounds = Vec::new();
+            // The router began with tables of generation 1.
+            let mut generations = 2..;
             for _ in 0..plan.rounds {
                 let still = tester.run(router, offer)?;
                 // Made before the trial: what is measured is publication, not compilation.
-                let mut ready: Vec<Tables> = (0..SWAPS).map(|number| variant(&point, lab.mtu(), number)).collect();
+                let next = generations.by_ref().take(SWAPS);
+                let mut ready: Vec<Tables> = next.map(|generation| variant(&point, lab.mtu(), generation)).collect();
                 let mut swaps = 0;
                 let moved = tester.run_while(router, offer, |_| {
                     if let Some(tables) = ready.pop() {
@@ -165,9 +168,9 @@ fn steady_rate(plan: &Plan, tester: &mut Tester<'_>, router: &dyn forwarder::Run
 
 /// The tables of a point with everything in one of two orders. In each, what stands where the other has the way to B is
 /// a way to nobody, and what stands where the other has B's policy denies.
-fn variant(point: &Point, mtu: u16, number: usize) -> Tables {
+fn variant(point: &Point, mtu: u16, generation: u32) -> Tables {
     let mut tables = point.router().tables(mtu);
-    let is_odd = number % 2 == 1;
+    let is_odd = generation % 2 == 1;
     let wrong_mac = [2, 0, 0, 0, 0, MARK];
     let way =
         |mac| Adjacency::new(AdjacencyKind::Forward, tables::B, EndpointIndex(1), mtu, mac, tables::ROUTER_MAC, [0; 2]);
@@ -182,12 +185,9 @@ fn variant(point: &Point, mtu: u16, number: usize) -> Tables {
         (endpoint.egress, endpoint.ingress) = (program, program);
     }
     // No flow was decided under these.
-    tables.generation = GENERATION.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    tables.generation = generation;
     tables
 }
-
-/// Tables that a measurement publishes begin after those that the router began with.
-static GENERATION: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(2);
 
 /// The policy that allows, and one that denies everything, in one of two orders.
 fn two_programs(rules: usize, allows_first: bool) -> AclSpec {
@@ -195,13 +195,6 @@ fn two_programs(rules: usize, allows_first: bool) -> AclSpec {
     let nobody = ProgramSpec { tiers: Vec::new(), profiles: Vec::new(), end: ProgramEnd::Deny(RuleIndex(60_002)) };
     spec.programs.insert(if allows_first { 1 } else { 0 }, nobody);
     spec
-}
-
-/// Memory of this process that is in use, in megabytes.
-fn resident_mb() -> f64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|text| text.parse::<f64>().ok()).map_or(f64::NAN, |kb| kb / 1024.0)
 }
 
 /// Nanoseconds that this share of packets took at most.

@@ -63,7 +63,8 @@ pub fn receive_rates(plan: &Plan, others: &[Box<dyn Forwarder>], recorder: &mut 
     Ok(())
 }
 
-fn receive_rate(
+/// One trial of a forwarder with all that the tester can send.
+pub(crate) fn receive_rate(
     lab: &Lab,
     forwarder: &dyn Forwarder,
     tester: &mut Tester<'_>,

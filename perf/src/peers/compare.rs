@@ -71,7 +71,7 @@ pub fn measure(scale: &Scale, out: &Path, report: &mut Report) -> Result<(), Err
                     entrant.rounds.push(Figures { ratio: figures.mpps / kernel, ..figures });
                 }
                 Err(error) => {
-                    let reason: String = super::chain(&error).chars().take(FAILURE_LENGTH).collect();
+                    let reason: String = crate::chain(&error).chars().take(FAILURE_LENGTH).collect();
                     report.note(&format!("{} (round {}): {reason}", entrant.forwarder.name(), round + 1));
                     entrant.failure = Some(reason);
                 }

@@ -6,7 +6,6 @@
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use fastpath::rcu::Publisher;
@@ -19,6 +18,7 @@ use fastpath::table::lpm::Prefix;
 use super::dpdk_tables::{DpdkTables, Kind, LargePages, Line, compile, wide_words, write_words};
 use super::sets;
 use crate::Scale;
+use crate::cpu::{last_core, on_last_core};
 use crate::lab::LabError;
 use crate::memory::thousands;
 use crate::report::{Measurement, Report, Spread, median};
@@ -52,33 +52,21 @@ pub fn measure(scale: &Scale, out: &Path, report: &mut Report) -> Result<(), Err
     let (program, version) = match compile(&directory) {
         Ok(compiled) => compiled,
         Err(error) => {
-            report.note(&format!("DPDK's tables not measured: {} (`make peers` installs it)", super::chain(&error)));
+            report.note(&format!("DPDK's tables not measured: {} (`make peers` installs it)", crate::chain(&error)));
             return Ok(());
         }
     };
     let pages = LargePages::allow();
     let kind = if pages.are_allowed() { "2 MiB" } else { "4 KiB, which cannot be helped without root" };
     report.note(&format!("DPDK {version}; its memory is in pages of {kind}"));
-    // On a thread of its own: whoever is started by the caller later would inherit the one core.
-    thread::scope(|scope| scope.spawn(|| on_one_core(scale, &program, &directory, &pages, report)).join())
-        .map_err(|_| LabError::Panicked)?
+    on_last_core(|| all(scale, &program, &directory, &pages, report))?
 }
 
-fn on_one_core(
-    scale: &Scale,
-    program: &Path,
-    directory: &Path,
-    pages: &LargePages,
-    report: &mut Report,
-) -> Result<(), Error> {
-    let core = core_affinity::get_core_ids().and_then(|cores| cores.last().copied());
-    if let Some(core) = core {
-        core_affinity::set_for_current(core);
-    }
+fn all(scale: &Scale, program: &Path, directory: &Path, pages: &LargePages, report: &mut Report) -> Result<(), Error> {
     let bench = Bench {
         program,
         directory: directory.to_owned(),
-        core: core.map_or(0, |core| core.id),
+        core: last_core().map_or(0, |core| core.id),
         pages,
         rounds: scale.rounds,
     };

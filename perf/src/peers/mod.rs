@@ -32,8 +32,9 @@ use firewall::{Firewall, Language};
 use layout::Tracking;
 use ovs::{OpenVswitch, Port};
 
+use crate::cpu::last_core;
 use crate::forwarder::Forwarder;
-use crate::generator::{DESTINATION_PORT, FIRST_PORT};
+use crate::frames::{DESTINATION_PORT, FIRST_PORT};
 use crate::lab::{A_ADDRESSES, B_ADDRESSES, Lab, LabError, Place, run, system};
 
 /// Flows that are known to who tracks them before they are measured.
@@ -106,7 +107,7 @@ pub(crate) fn finish_checksums(lab: &Lab, is_on: bool) -> Result<(), LabError> {
 
 /// The core that a forwarder with a thread of its own runs on: the last one.
 pub(crate) fn worker_core() -> usize {
-    core_affinity::get_core_ids().and_then(|cores| cores.last().copied()).map_or(0, |core| core.id)
+    last_core().map_or(0, |core| core.id)
 }
 
 /// Takes whatever program is still there off the near interfaces, and leaves them as the lab made them.
@@ -118,15 +119,4 @@ pub(crate) fn clear_programs(lab: &Lab) {
             let _ = run("ip", &["-n", &router, "link", "set", "dev", near, command[0], command[1]]);
         }
     }
-}
-
-/// An error and all that caused it, in a line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        message = format!("{message}: {source}");
-        cause = source.source();
-    }
-    message
 }

@@ -6,7 +6,7 @@
 use fastpath::flow::MAPPED_PREFIX;
 use fastpath::table::acl::{AclSpec, Question, RuleSpec, SideMatch};
 
-use crate::generator::Random;
+use crate::random::Random;
 use crate::route_sets::KEYS;
 use crate::tables;
 

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use control::tell::chain;
 use perf::bench::{self, BenchError, Kind, Plan};
 use perf::forwarder::Forwarder;
 use perf::peers;
@@ -236,16 +237,6 @@ fn report(arguments: &ReportArguments) -> Result<(), BenchError> {
     perf::page::write(&arguments.folders, &arguments.instructions, &arguments.out)?;
     println!("{}", arguments.out.display());
     Ok(())
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        message = format!("{message}: {source}");
-        cause = source.source();
-    }
-    message
 }
 
 fn family(text: &str) -> Result<Family, String> {
