@@ -2,6 +2,10 @@
 //!
 //!     8 × tag:16   compared all at once
 //!     8 × handle   0 = empty
+//!     spilled      flows whose first bucket this is and that stand in their second
+//!
+//! A packet looks into its second bucket only if the first has spilled, which few do; so most look at one line, and strangers
+//! do too. `spilled` is counted up before the handle is set there and down after it is gone, so nobody misses a flow.
 //!
 //! A handle is set and cleared by compare-and-swap; its tag follows. A reader that meets the new handle under the old tag
 //! misses it, which means only that policy decides; one that meets a stranger under its tag compares keys.
@@ -13,6 +17,8 @@ use zerocopy::FromZeros;
 use super::table::FlowHandle;
 
 pub(super) const WAYS: usize = 8;
+/// A bucket with so many flows is no longer everybody's first choice.
+pub(super) const CROWDED: usize = 6;
 /// Tags in a word.
 const LANES: usize = 4;
 /// The lowest and the highest bit of every lane.
@@ -24,6 +30,7 @@ const HIGH: u128 = LOW << 15;
 pub(super) struct Bucket {
     tags: [AtomicU64; WAYS / LANES],
     handles: [AtomicU32; WAYS],
+    spilled: AtomicU32,
 }
 
 const _: () = assert!(size_of::<Bucket>() == 64);
@@ -61,6 +68,27 @@ impl Bucket {
     #[inline(always)]
     fn handle(&self, way: usize) -> Option<FlowHandle> {
         FlowHandle::from_word(self.handles.get(way)?.load(Ordering::Acquire))
+    }
+
+    /// True when a flow that is not here may be in its second bucket.
+    #[inline(always)]
+    pub(super) fn has_spilled(&self) -> bool {
+        self.spilled.load(Ordering::Relaxed) != 0
+    }
+
+    #[cfg(test)]
+    pub(super) fn spilled(&self) -> u32 {
+        self.spilled.load(Ordering::Relaxed)
+    }
+
+    /// A flow is about to be put into its second bucket.
+    pub(super) fn spill(&self) {
+        self.spilled.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A flow has left its second bucket.
+    pub(super) fn unspill(&self) {
+        self.spilled.fetch_sub(1, Ordering::AcqRel);
     }
 
     pub(super) fn used(&self) -> usize {

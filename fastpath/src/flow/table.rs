@@ -15,14 +15,15 @@
 //! never an established flow: then the new flow is refused. Nothing here lets a packet through: a miss only means that
 //! policy decides.
 //! Left out: relocation, so that a reader never misses a present key. See: Pagh, Rodler, "Cuckoo Hashing", 2004, for what
-//! two choices are worth without it: Azar et al., "Balanced Allocations", 1994.
+//! two choices are worth without it: Azar et al., "Balanced Allocations", 1994. Here the second choice is taken only where
+//! the first is crowded, so that most lookups end after one line.
 
 use std::hash::{BuildHasher, Hasher};
 use std::num::NonZeroU32;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::bucket::{Bucket, WAYS};
+use super::bucket::{Bucket, CROWDED, WAYS};
 use super::entry::{Entry, Packed};
 use super::tcp_state::State;
 use super::{FlowView, Key, Seconds};
@@ -139,7 +140,7 @@ impl FlowTable {
     #[inline(always)]
     pub fn candidate(&self, hash: u64) -> Option<FlowHandle> {
         let (first, second, tag) = self.buckets_of(hash);
-        let handle = first.first(tag).or_else(|| second.first(tag))?;
+        let handle = first.first(tag).or_else(|| if first.has_spilled() { second.first(tag) } else { None })?;
         mapped::prefetch(self.entries[handle.entry()].side(handle.direction()));
         Some(handle)
     }
@@ -156,7 +157,7 @@ impl FlowTable {
         let (first, second, tag) = self.buckets_of(hash);
         let packed = Packed::of(key);
         let is_it = |handle: FlowHandle| self.entry(handle).holds(handle.direction(), packed, key);
-        first.find(tag, is_it).or_else(|| second.find(tag, is_it))
+        first.find(tag, is_it).or_else(|| if first.has_spilled() { second.find(tag, is_it) } else { None })
     }
 
     /// What is recorded for packets of the handle's direction.
@@ -215,11 +216,12 @@ impl FlowTable {
         self.entries[entries.start.min(end)..end].iter().filter_map(Entry::view)
     }
 
-    /// Puts a handle into one of the key's buckets; evicts when both are full.
+    /// Puts a handle into one of the key's buckets: the first, or the emptier where that is crowded. Evicts when both are full.
     pub(super) fn link(&self, hash: u64, handle: FlowHandle) -> Result<(), InsertError> {
         let (first, second, tag) = self.buckets_of(hash);
-        let order = if second.used() < first.used() { [second, first] } else { [first, second] };
-        if order.iter().any(|bucket| bucket.add(tag, handle)) {
+        let used = first.used();
+        let order = if used >= CROWDED && second.used() < used { [second, first] } else { [first, second] };
+        if order.into_iter().any(|bucket| within(first, bucket, || bucket.add(tag, handle))) {
             return Ok(());
         }
         let candidates = order.iter().flat_map(|bucket| bucket.flows().map(move |(way, flow)| (*bucket, way, flow)));
@@ -230,7 +232,13 @@ impl FlowTable {
             })
             .min_by_key(|(worth, ..)| *worth);
         match victim {
-            Some((_, bucket, way, flow)) if bucket.replace(way, flow, tag, handle) => {
+            Some((_, bucket, way, flow)) if within(first, bucket, || bucket.replace(way, flow, tag, handle)) => {
+                let key = self.key(flow);
+                let key = if flow.direction() == Direction::Forward { key } else { key.reversed() };
+                let (its_first, ..) = self.buckets_of(self.hash(&key));
+                if !std::ptr::eq(its_first, bucket) {
+                    its_first.unspill();
+                }
                 // The victim lost one of its two slots: its owner frees it at the next sweep.
                 self.entry(flow).set_state(State::Evicted);
                 Ok(())
@@ -242,8 +250,23 @@ impl FlowTable {
     /// Removes a handle from the buckets, if it is there.
     pub(super) fn unlink(&self, hash: u64, handle: FlowHandle) {
         let (first, second, _) = self.buckets_of(hash);
-        let _was_there = first.remove(handle) || second.remove(handle);
+        if !first.remove(handle) && second.remove(handle) {
+            first.unspill();
+        }
     }
+}
+
+/// Puts a flow into a bucket by `put`, which says whether it did; its first bucket knows when it is another one.
+fn within(first: &Bucket, bucket: &Bucket, put: impl FnOnce() -> bool) -> bool {
+    if std::ptr::eq(first, bucket) {
+        return put();
+    }
+    first.spill();
+    let is_put = put();
+    if !is_put {
+        first.unspill();
+    }
+    is_put
 }
 
 #[cfg(test)]

@@ -234,3 +234,60 @@ fn random_operations_agree_with_a_map() {
     }
     assert_eq!(writer.table().iter().count(), model.len());
 }
+
+/// Every bucket knows how many of its flows stand elsewhere, whatever was entered, evicted and taken out.
+#[test]
+fn spilled_flows_are_counted() {
+    let count = |writer: &FlowWriter| {
+        let table = writer.table();
+        let mut expected: HashMap<usize, u32> = HashMap::new();
+        for bucket in &*table.buckets {
+            for (_, flow) in bucket.flows() {
+                let key = table.key(flow);
+                let key = if flow.direction() == Direction::Forward { key } else { key.reversed() };
+                let (first, ..) = table.buckets_of(table.hash(&key));
+                if !std::ptr::eq(first, bucket) {
+                    *expected.entry(std::ptr::from_ref(first).addr()).or_default() += 1;
+                }
+            }
+        }
+        for bucket in &*table.buckets {
+            let wanted = expected.get(&std::ptr::from_ref(bucket).addr()).copied().unwrap_or(0);
+            assert_eq!(bucket.spilled(), wanted);
+        }
+        expected.values().sum::<u32>()
+    };
+    let (_publisher, mut writer) = table(1024);
+    let mut most = 0;
+    for round in 0..20u32 {
+        for number in 0..400 {
+            let flow = new(&writer, key(round * 300 + number));
+            let _may_be_full = writer.insert(&flow, round);
+        }
+        most = most.max(count(&writer));
+        // Every third flow ends.
+        for position in (round % 3..1024).step_by(3) {
+            if writer.table().entries[position as usize].version().is_some() {
+                writer.remove(position);
+            }
+        }
+        count(&writer);
+    }
+    assert!(most > 50, "{most} flows in their second bucket: nothing was tested");
+    writer.purge(InterfaceIndex(2));
+    assert_eq!(count(&writer), 0);
+}
+
+/// At capacity few flows need a look at a second bucket, and all are found.
+#[test]
+fn few_flows_spill() {
+    let (_publisher, mut writer) = table(1 << 14);
+    for number in 0..1 << 14 {
+        let flow = new(&writer, key(number));
+        let handle = writer.insert(&flow, 0).unwrap();
+        establish(&writer, handle);
+    }
+    let spilled: u32 = writer.table().buckets.iter().map(Bucket::spilled).sum();
+    assert!(spilled < (2 << 14) / 10, "{spilled} of {} handles", 2 << 14);
+    assert!((0..1 << 14).all(|number| find(&writer, &key(number)).is_some()));
+}
