@@ -10,6 +10,7 @@
 //! A handle is set and cleared by compare-and-swap; its tag follows. A reader that meets the new handle under the old tag
 //! misses it, which means only that policy decides; one that meets a stranger under its tag compares keys.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use zerocopy::FromZeros;
@@ -17,7 +18,7 @@ use zerocopy::FromZeros;
 use super::table::FlowHandle;
 
 pub(super) const WAYS: usize = 8;
-/// A bucket with so many flows is no longer everybody's first choice.
+/// A bucket whose first so many ways are taken is no longer everybody's first choice.
 pub(super) const CROWDED: usize = 6;
 /// Tags in a word.
 const LANES: usize = 4;
@@ -100,9 +101,9 @@ impl Bucket {
         (0..WAYS).filter_map(|way| Some((way, FlowHandle::from_word(self.handles[way].load(Ordering::Relaxed))?)))
     }
 
-    /// Puts a flow into an empty way.
-    pub(super) fn add(&self, tag: u16, handle: FlowHandle) -> bool {
-        (0..WAYS).any(|way| self.swap(way, 0, handle.word()) && self.set_tag(way, tag))
+    /// Puts a flow into an empty one of these ways.
+    pub(super) fn add(&self, mut ways: Range<usize>, tag: u16, handle: FlowHandle) -> bool {
+        ways.any(|way| self.swap(way, 0, handle.word()) && self.set_tag(way, tag))
     }
 
     /// Puts a flow where another one is.

@@ -17,6 +17,7 @@ use zerocopy::FromZeros;
 use super::table::Direction;
 use super::tcp_state::{self, State};
 use super::{FlowView, Key, Seconds};
+use crate::mapped;
 use crate::table::{AdjacencyIndex, InterfaceIndex, RuleIndex};
 
 /// What is recorded for packets of one direction.
@@ -133,6 +134,13 @@ impl Entry {
         }
         // Even to odd: what was written above is visible to whoever sees the odd version.
         self.shared.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Asks for all of it.
+    #[inline(always)]
+    pub(super) fn prefetch(&self) {
+        mapped::prefetch(&self.shared);
+        self.sides.iter().for_each(mapped::prefetch);
     }
 
     /// The flow is over; the entry may be filled again after a grace period.

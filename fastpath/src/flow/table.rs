@@ -219,9 +219,11 @@ impl FlowTable {
     /// Puts a handle into one of the key's buckets: the first, or the emptier where that is crowded. Evicts when both are full.
     pub(super) fn link(&self, hash: u64, handle: FlowHandle) -> Result<(), InsertError> {
         let (first, second, tag) = self.buckets_of(hash);
-        let used = first.used();
-        let order = if used >= CROWDED && second.used() < used { [second, first] } else { [first, second] };
-        if order.into_iter().any(|bucket| within(first, bucket, || bucket.add(tag, handle))) {
+        if first.add(0..CROWDED, tag, handle) {
+            return Ok(());
+        }
+        let order = if second.used() < first.used() { [second, first] } else { [first, second] };
+        if order.into_iter().any(|bucket| within(first, bucket, || bucket.add(0..WAYS, tag, handle))) {
             return Ok(());
         }
         let candidates = order.iter().flat_map(|bucket| bucket.flows().map(move |(way, flow)| (*bucket, way, flow)));

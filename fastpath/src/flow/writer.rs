@@ -28,6 +28,8 @@ const SMALLEST_QUOTA: u32 = 1024;
 const LOOKED_AT: u32 = 32;
 /// Room for entries that wait for a grace period; more than a few breaths retire.
 const RETIRED: usize = 1 << 12;
+/// So many insertions before it is filled, an entry is asked for.
+const AHEAD: usize = 8;
 
 /// A new flow.
 #[derive(Clone, Copy, Debug)]
@@ -117,6 +119,12 @@ impl FlowWriter {
         self.charges.get(interface.index()).copied().unwrap_or(0)
     }
 
+    /// Asks for what entering a flow of this key will touch and what a packet of it has not touched: the bucket of its replies.
+    #[inline]
+    pub fn expect(&self, key: &Key) {
+        self.table.prefetch_bucket(self.table.hash(&key.reversed()));
+    }
+
     /// Enters a flow; both directions are found from now on. A flow that another packet entered meanwhile is found.
     pub fn insert(&mut self, new: &NewFlow, now: Seconds) -> Result<FlowHandle, InsertError> {
         if let Some(handle) = self.table.lookup(&new.key, new.hash) {
@@ -191,7 +199,15 @@ impl FlowWriter {
         self.free.len() + (self.count - self.used) as usize
     }
 
+    /// An entry to fill; and asks for one that will soon be.
     fn take(&mut self) -> Option<u32> {
+        let soon = match self.free.len().checked_sub(AHEAD) {
+            Some(position) => self.free.get(position).copied(),
+            None => Some(self.first + self.used + AHEAD as u32),
+        };
+        if let Some(entry) = soon.and_then(|index| self.table.entries.get(index as usize)) {
+            entry.prefetch();
+        }
         self.free.pop().or_else(|| {
             let index = (self.used < self.count).then_some(self.first + self.used)?;
             self.used += 1;

@@ -16,6 +16,12 @@ use crate::table::{InterfaceIndex, Tables};
 #[inline(never)]
 pub fn burst(burst: &mut Burst, flows: &mut FlowWriter, tables: &Tables, now: Seconds) {
     let stamp = burst.stamp;
+    // What entering a flow will touch is on its way before the first is entered.
+    burst.undecided(|slot| {
+        if slot.flow.is_none() && !slot.is_untracked {
+            flows.expect(&slot.key);
+        }
+    });
     burst.undecided(|slot| {
         match slot.flow {
             Some(handle) if slot.stale && !slot.is_icmp_error => {

@@ -18,7 +18,7 @@ use super::class_rows::{BothRows, Row};
 use super::rows::{Collector, Layout, Rows, Scan, set};
 use super::spec::{Action, AddressRange, IcmpMatch, L4Match, RuleSpec, SideMatch};
 use super::steps::{Run, Steps, holding};
-use super::{Classes, EndClasses, is_port_set};
+use super::{Classes, Question, is_port_set};
 use crate::flow::{MAPPED_PREFIX, mapped};
 use crate::table::RuleIndex;
 
@@ -30,36 +30,70 @@ const ROWS_MAX: usize = 9;
 pub(super) struct Block {
     rules: Box<[(Action, RuleIndex)]>,
     layout: Layout,
-    l4: Option<L4Field>,
-    source: SideFields,
-    destination: SideFields,
+    /// What is asked by class, of the source and of the destination.
+    classes: [ClassFields; 2],
+    fields: BlockFields,
 }
 
-/// What a block asks about one side of a packet.
+/// Sets and named ports of one side.
 #[derive(Debug)]
-struct SideFields {
-    nets: Option<NetField>,
+struct ClassFields {
     sets: Option<ClassField>,
-    ports: Option<PortField>,
     named: Option<ClassField>,
+}
+
+/// What is asked of the packet itself.
+#[derive(Debug)]
+enum BlockFields {
+    /// At most 64 rules: a step leads to the row itself.
+    Narrow(Fields<u64>),
+    /// More: to its position among these.
+    Wide(Fields<u32>, Rows),
+}
+
+/// What is asked of a packet's fields, each of which leads to an `R`.
+#[derive(Debug)]
+struct Fields<R> {
+    l4: Option<L4Field<R>>,
+    source: SideFields<R>,
+    destination: SideFields<R>,
+}
+
+#[derive(Debug)]
+struct SideFields<R> {
+    nets: Option<NetField<R>>,
+    ports: Option<Steps<u16, R>>,
 }
 
 impl Block {
     pub(super) fn build(rules: &[RuleSpec]) -> Self {
         let rules: Vec<RuleSpec> = rules.iter().flat_map(by_number_or_name).collect();
         let layout = Layout::of(rules.len());
+        let mut rows = Collector::new(layout);
+        let fields = Fields {
+            l4: L4Field::build(&rules, layout, &mut rows),
+            source: SideFields::build(&rules, |rule| &rule.source, layout, &mut rows),
+            destination: SideFields::build(&rules, |rule| &rule.destination, layout, &mut rows),
+        };
+        let rows = rows.finish();
+        let classes = [
+            ClassFields::build(&rules, |rule| &rule.source, layout),
+            ClassFields::build(&rules, |rule| &rule.destination, layout),
+        ];
         Self {
             rules: rules.iter().map(|rule| (rule.action, rule.index)).collect(),
             layout,
-            l4: L4Field::build(&rules, layout),
-            source: SideFields::build(&rules, |rule| &rule.source, layout),
-            destination: SideFields::build(&rules, |rule| &rule.destination, layout),
+            classes,
+            fields: match layout.is_narrow() {
+                true => BlockFields::Narrow(fields.map(|position| rows.word(position))),
+                false => BlockFields::Wide(fields, rows),
+            },
         }
     }
 
     /// The rows of a class of addresses, or of ports: of these sets, sorted.
     pub(super) fn rows_of(&self, sets: &[u32]) -> BothRows {
-        [&self.source, &self.destination].map(|fields| {
+        self.classes.each_ref().map(|fields| {
             let field = if sets.first().is_some_and(|set| is_port_set(*set)) { &fields.named } else { &fields.sets };
             let field = field.as_ref()?;
             if self.layout.is_narrow() {
@@ -71,14 +105,19 @@ impl Block {
         })
     }
 
+    /// True when the block asks about sets of addresses.
+    pub(super) fn asks_for_sets(&self) -> bool {
+        self.classes.iter().any(|fields| fields.sets.is_some())
+    }
+
     /// True when the block asks about ports of addresses.
     pub(super) fn asks_for_named_ports(&self) -> bool {
-        self.source.named.is_some() || self.destination.named.is_some()
+        self.classes.iter().any(|fields| fields.named.is_some())
     }
 
     /// Of a narrow block the rules that hold for addresses outside of all sets, as source and as destination; of a wide one all.
     pub(super) fn otherwise(&self) -> [u64; 2] {
-        [&self.source, &self.destination].map(|fields| match &fields.sets {
+        self.classes.each_ref().map(|fields| match &fields.sets {
             Some(field) if self.layout.is_narrow() => field.otherwise()[0],
             _ => u64::MAX,
         })
@@ -95,59 +134,67 @@ impl Block {
         scan: Scan,
         log: &mut RuleIndex,
     ) -> Option<(Action, RuleIndex)> {
-        let question = &packet.question;
-        let l4 = self.l4.as_ref().map(|field| field.row(question.is_ipv4, question.protocol, question.icmp));
-        let ends = [(&self.source, &packet.source), (&self.destination, &packet.destination)];
-        if self.layout.is_narrow() {
-            let mut matching = matching & l4.map_or(u64::MAX, |row| row[0]);
-            for (fields, end) in ends {
-                if matching == 0 {
-                    return None;
+        match &self.fields {
+            BlockFields::Narrow(fields) => {
+                let mut matching = matching & self.narrow_row(fields, position, packet);
+                while matching != 0 {
+                    let bit = matching.trailing_zeros() as usize;
+                    matching &= matching - 1;
+                    match self.rules.get(bit)? {
+                        (Action::Log, rule) => note(log, *rule),
+                        decision => return Some(*decision),
+                    }
                 }
-                matching &= fields.narrow_row(position, end);
+                None
             }
-            while matching != 0 {
-                let bit = matching.trailing_zeros() as usize;
-                matching &= matching - 1;
-                match self.rules.get(bit)? {
-                    (Action::Log, rule) => note(log, *rule),
-                    decision => return Some(*decision),
+            BlockFields::Wide(fields, rows) => {
+                let mut list = RowList::default();
+                self.wide_rows(fields, rows, position, packet, &mut list);
+                let mut from = 0;
+                while let Some(bit) = scan(list.as_slice(), self.layout, from) {
+                    match self.rules.get(bit)? {
+                        (Action::Log, rule) => note(log, *rule),
+                        decision => return Some(*decision),
+                    }
+                    from = bit + 1;
                 }
-            }
-            return None;
-        }
-        let mut rows: [&[u64]; ROWS_MAX] = [&[]; ROWS_MAX];
-        let mut count = 0;
-        let mut add = |row| {
-            rows[count] = row;
-            count += 1;
-        };
-        if let Some(row) = l4 {
-            add(row);
-        }
-        for (fields, end) in ends {
-            if let Some(field) = &fields.sets {
-                add(end.rows.wide(position).unwrap_or(field.otherwise()));
-            }
-            if let Some(field) = &fields.nets {
-                add(field.row(end.address));
-            }
-            if let Some(field) = &fields.ports {
-                add(field.row(end.port));
-            }
-            if let Some(field) = &fields.named {
-                add(end.port_rows.wide(position).unwrap_or(field.otherwise()));
+                None
             }
         }
-        let mut from = 0;
-        while let Some(bit) = scan(&rows[..count], self.layout, from) {
-            match self.rules.get(bit)? {
-                (Action::Log, rule) => note(log, *rule),
-                decision => return Some(*decision),
+    }
+
+    /// The rules of a narrow block that hold for a packet; those for the sets of its addresses have been looked at.
+    #[inline(always)]
+    fn narrow_row(&self, fields: &Fields<u64>, position: usize, packet: &Classes<'_>) -> u64 {
+        let mut row = u64::MAX;
+        fields.each(packet.question, |word| row &= word);
+        for (own, end) in self.classes.iter().zip([&packet.source, &packet.destination]) {
+            if let Some(field) = &own.named {
+                row &= end.port_rows.narrow(position).unwrap_or(field.otherwise()[0]);
             }
-            from = bit + 1;
         }
-        None
+        row
+    }
+
+    /// The rows of a wide block for a packet.
+    #[inline(always)]
+    fn wide_rows<'a>(
+        &'a self,
+        fields: &Fields<u32>,
+        rows: &'a Rows,
+        position: usize,
+        packet: &Classes<'a>,
+        list: &mut RowList<'a>,
+    ) {
+        fields.each(packet.question, |row| list.add(rows.row(row)));
+        for (own, end) in self.classes.iter().zip([&packet.source, &packet.destination]) {
+            if let Some(field) = &own.sets {
+                list.add(end.rows.wide(position).unwrap_or(field.otherwise()));
+            }
+            if let Some(field) = &own.named {
+                list.add(end.port_rows.wide(position).unwrap_or(field.otherwise()));
+            }
+        }
     }
 }
 
@@ -185,44 +232,95 @@ fn by_number_or_name(rule: &RuleSpec) -> Vec<RuleSpec> {
     rules
 }
 
-impl SideFields {
+impl ClassFields {
     fn build(rules: &[RuleSpec], side: fn(&RuleSpec) -> &SideMatch, layout: Layout) -> Self {
         let sides: Vec<&SideMatch> = rules.iter().map(side).collect();
-        Self {
-            nets: NetField::build(&sides, layout),
-            ports: PortField::build(&sides, layout),
-            sets: ClassField::of_sets(&sides, layout),
-            named: ClassField::of_named_ports(&sides, layout),
+        Self { sets: ClassField::of_sets(&sides, layout), named: ClassField::of_named_ports(&sides, layout) }
+    }
+}
+
+impl Fields<u32> {
+    /// With rows in place of their positions.
+    fn map<R: Copy>(&self, row: impl Fn(u32) -> R + Copy) -> Fields<R> {
+        let side = |fields: &SideFields<u32>| SideFields {
+            nets: fields.nets.as_ref().map(|nets| NetField { ipv4: nets.ipv4.map(row), ipv6: nets.ipv6.map(row) }),
+            ports: fields.ports.as_ref().map(|ports| ports.map(row)),
+        };
+        let l4 = self.l4.as_ref().map(|l4| L4Field {
+            protocols: l4.protocols.map(row),
+            icmp: l4.icmp.each_ref().map(|steps| steps.as_ref().map(|steps| steps.map(row))),
+        });
+        Fields { l4, source: side(&self.source), destination: side(&self.destination) }
+    }
+}
+
+impl<R: Copy> Fields<R> {
+    /// Looks every field up that is asked about.
+    #[inline(always)]
+    fn each(&self, question: &Question, mut visit: impl FnMut(R)) {
+        if let Some(field) = &self.l4 {
+            visit(field.find(question.is_ipv4, question.protocol, question.icmp));
+        }
+        self.source.each(question.source, question.source_port, &mut visit);
+        self.destination.each(question.destination, question.destination_port, &mut visit);
+    }
+}
+
+impl<R: Copy> SideFields<R> {
+    #[inline(always)]
+    fn each(&self, address: u128, port: u16, visit: &mut impl FnMut(R)) {
+        if let Some(field) = &self.ports {
+            visit(field.find(port));
+        }
+        if let Some(field) = &self.nets {
+            visit(field.find(address));
+        }
+    }
+}
+
+impl SideFields<u32> {
+    fn build(
+        rules: &[RuleSpec],
+        side: fn(&RuleSpec) -> &SideMatch,
+        layout: Layout,
+        rows: &mut Collector,
+    ) -> SideFields<u32> {
+        let sides: Vec<&SideMatch> = rules.iter().map(side).collect();
+        Self { nets: NetField::build(&sides, layout, rows), ports: ports(&sides, layout, rows) }
+    }
+}
+
+/// The rows of one packet.
+#[derive(Default)]
+struct RowList<'a> {
+    rows: [&'a [u64]; ROWS_MAX],
+    count: usize,
+}
+
+impl<'a> RowList<'a> {
+    #[inline(always)]
+    fn add(&mut self, row: &'a [u64]) {
+        if let Some(place) = self.rows.get_mut(self.count) {
+            *place = row;
+            self.count += 1;
         }
     }
 
-    /// The rules of a narrow block that hold for this end; those for the sets of its address have been looked at.
-    #[inline]
-    fn narrow_row(&self, position: usize, end: &EndClasses<'_>) -> u64 {
-        let mut row = u64::MAX;
-        if let Some(field) = &self.ports {
-            row &= field.row(end.port)[0];
-        }
-        if let Some(field) = &self.nets {
-            row &= field.row(end.address)[0];
-        }
-        if let Some(field) = &self.named {
-            row &= end.port_rows.narrow(position).unwrap_or(field.otherwise()[0]);
-        }
-        row
+    #[inline(always)]
+    fn as_slice(&self) -> &[&'a [u64]] {
+        self.rows.get(..self.count).unwrap_or_default()
     }
 }
 
 /// Prefixes that rules name. The two families have lines of their own: an IPv4 address is compared as the 32 bits it is.
 #[derive(Debug)]
-struct NetField {
-    ipv4: Steps<u32>,
-    ipv6: Steps<u128>,
-    rows: Rows,
+struct NetField<R> {
+    ipv4: Steps<u32, R>,
+    ipv6: Steps<u128, R>,
 }
 
-impl NetField {
-    fn build(sides: &[&SideMatch], layout: Layout) -> Option<Self> {
+impl NetField<u32> {
+    fn build(sides: &[&SideMatch], layout: Layout, rows: &mut Collector) -> Option<Self> {
         let is_free = |side: &&SideMatch| !side.never && side.nets.is_empty() && side.not_nets.is_empty();
         if sides.iter().all(is_free) {
             return None;
@@ -240,16 +338,17 @@ impl NetField {
             .collect();
         let ipv4: Vec<Option<Vec<Run<u32>>>> =
             runs.iter().map(|runs| runs.as_ref().map(|runs| runs.iter().filter_map(within_ipv4).collect())).collect();
-        let mut rows = Collector::new(layout);
-        let ipv4 = Steps::build(&ipv4, layout, &mut rows);
-        let ipv6 = Steps::build(&runs, layout, &mut rows);
-        Some(Self { ipv4, ipv6, rows: rows.finish() })
+        let ipv4 = Steps::build(&ipv4, layout, rows);
+        let ipv6 = Steps::build(&runs, layout, rows);
+        Some(Self { ipv4, ipv6 })
     }
+}
 
-    #[inline]
-    fn row(&self, address: u128) -> &[u64] {
+impl<R: Copy> NetField<R> {
+    #[inline(always)]
+    fn find(&self, address: u128) -> R {
         let is_ipv4 = address >> 32 == MAPPED_PREFIX >> 32;
-        self.rows.row(if is_ipv4 { self.ipv4.find(address as u32) } else { self.ipv6.find(address) })
+        if is_ipv4 { self.ipv4.find(address as u32) } else { self.ipv6.find(address) }
     }
 }
 
@@ -261,34 +360,19 @@ fn within_ipv4(&(first, last): &AddressRange) -> Option<Run<u32>> {
 }
 
 /// Ports by number.
-#[derive(Debug)]
-struct PortField {
-    steps: Steps<u16>,
-    rows: Rows,
-}
-
-impl PortField {
-    fn build(sides: &[&SideMatch], layout: Layout) -> Option<Self> {
-        let is_free = |side: &&SideMatch| side.ports.is_empty() && side.not_ports.is_empty();
-        if sides.iter().all(is_free) {
-            return None;
-        }
-        let runs: Vec<Option<Vec<Run<u16>>>> = sides
-            .iter()
-            .map(|side| {
-                let wanted = (!side.ports.is_empty()).then_some(side.ports.as_slice());
-                (!is_free(side)).then(|| holding(wanted, &side.not_ports, u16::MAX))
-            })
-            .collect();
-        let mut rows = Collector::new(layout);
-        let steps = Steps::build(&runs, layout, &mut rows);
-        Some(Self { steps, rows: rows.finish() })
+fn ports(sides: &[&SideMatch], layout: Layout, rows: &mut Collector) -> Option<Steps<u16, u32>> {
+    let is_free = |side: &&SideMatch| side.ports.is_empty() && side.not_ports.is_empty();
+    if sides.iter().all(is_free) {
+        return None;
     }
-
-    #[inline]
-    fn row(&self, port: u16) -> &[u64] {
-        self.rows.row(self.steps.find(port))
-    }
+    let runs: Vec<Option<Vec<Run<u16>>>> = sides
+        .iter()
+        .map(|side| {
+            let wanted = (!side.ports.is_empty()).then_some(side.ports.as_slice());
+            (!is_free(side)).then(|| holding(wanted, &side.not_ports, u16::MAX))
+        })
+        .collect();
+    Some(Steps::build(&runs, layout, rows))
 }
 
 /// Protocols of a family.
@@ -296,16 +380,15 @@ const FAMILY: u16 = 256;
 
 /// Family, protocol, ICMP type and code.
 #[derive(Debug)]
-struct L4Field {
+struct L4Field<R> {
     /// IPv6 protocols, then those of IPv4; for ICMP only where no rule looks at types.
-    protocols: Steps<u16>,
+    protocols: Steps<u16, R>,
     /// ICMPv6 and ICMP, by type and code.
-    icmp: [Option<Steps<u16>>; 2],
-    rows: Rows,
+    icmp: [Option<Steps<u16, R>>; 2],
 }
 
-impl L4Field {
-    fn build(rules: &[RuleSpec], layout: Layout) -> Option<Self> {
+impl L4Field<u32> {
+    fn build(rules: &[RuleSpec], layout: Layout, rows: &mut Collector) -> Option<Self> {
         if rules.iter().all(|rule| rule.l4 == L4Match::default()) {
             return None;
         }
@@ -314,7 +397,6 @@ impl L4Field {
         for (position, rule) in rules.iter().enumerate() {
             set(masks.entry(rule.l4).or_insert_with(|| layout.row(false)), position);
         }
-        let mut rows = Collector::new(layout);
         let mut position_of = |is_ipv4: bool, number: u8, icmp: Option<(u8, u8)>| {
             let mut row = layout.row(false);
             for mask in masks.iter().filter(|(l4, _)| l4.holds(is_ipv4, number, icmp)).map(|(_, mask)| mask) {
@@ -341,15 +423,17 @@ impl L4Field {
                 })
             },
         );
-        Some(Self { protocols, icmp, rows: rows.finish() })
+        Some(Self { protocols, icmp })
     }
+}
 
-    #[inline]
-    fn row(&self, is_ipv4: bool, number: u8, icmp: Option<(u8, u8)>) -> &[u64] {
+impl<R: Copy> L4Field<R> {
+    #[inline(always)]
+    fn find(&self, is_ipv4: bool, number: u8, icmp: Option<(u8, u8)>) -> R {
         if let (Some((kind, code)), Some(steps)) = (icmp, &self.icmp[usize::from(is_ipv4)]) {
-            return self.rows.row(steps.find(u16::from(kind) << 8 | u16::from(code)));
+            return steps.find(u16::from(kind) << 8 | u16::from(code));
         }
-        self.rows.row(self.protocols.find(FAMILY * u16::from(is_ipv4) + u16::from(number)))
+        self.protocols.find(FAMILY * u16::from(is_ipv4) + u16::from(number))
     }
 }
 

@@ -221,6 +221,7 @@ impl Editor {
             classes: ClassTable::new(&self.rows),
             heads: self.blocks.iter().map(|record| Some(record.as_ref()?.head.clone())).collect(),
             programs: self.programs.clone(),
+            asks_for_sets: records().any(|record| record.head.block.asks_for_sets()),
             asks_for_named_ports: records().any(|record| record.head.block.asks_for_named_ports()),
         });
         let old = std::mem::replace(&mut self.current.blocks, blocks);

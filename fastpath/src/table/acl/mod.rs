@@ -48,7 +48,7 @@ pub use spec::{
 use super::{ProgramIndex, RuleIndex};
 use block::Block;
 use class_rows::{ClassRows, ClassTable, SideRows};
-use members::{Class, Members};
+use members::Members;
 use rows::Scan;
 
 /// The fields of a packet that rules look at.
@@ -86,7 +86,7 @@ pub struct Decision {
 /// A packet's fields and the classes of its ends, found once and used for every program it has to pass.
 #[derive(Clone, Copy, Debug)]
 pub struct Classes<'a> {
-    question: Question,
+    question: &'a Question,
     source: EndClasses<'a>,
     destination: EndClasses<'a>,
     /// False when a class has no rows: nothing can be said about the packet.
@@ -96,8 +96,6 @@ pub struct Classes<'a> {
 /// Of one end: the rows of the sets its address is in, and of the named ports and services its port is.
 #[derive(Clone, Copy, Debug)]
 struct EndClasses<'a> {
-    address: u128,
-    port: u16,
     rows: &'a SideRows,
     port_rows: &'a SideRows,
 }
@@ -116,6 +114,8 @@ struct Blocks {
     /// Gaps are blocks that no program names.
     heads: Box<[Option<Head>]>,
     programs: Arc<[ProgramSpec]>,
+    /// Whether any block asks about sets of addresses, and about ports of addresses: what nobody asks is not looked up.
+    asks_for_sets: bool,
     asks_for_named_ports: bool,
 }
 
@@ -141,6 +141,15 @@ fn is_port_set(set: u32) -> bool {
     set % 2 == 1
 }
 
+impl<'a> Classes<'a> {
+    /// The rows of a class, or none of them, and nothing is known.
+    #[inline(always)]
+    fn known(&mut self, rows: Option<&'a ClassRows>, nothing: &'a ClassRows) -> &'a ClassRows {
+        self.is_known &= rows.is_some();
+        rows.unwrap_or(nothing)
+    }
+}
+
 impl Acl {
     /// Compiles at once. The description's indexes must be within its own lists.
     pub fn build(spec: &AclSpec) -> Self {
@@ -160,25 +169,26 @@ impl Acl {
 
     /// Looks a packet's ends up.
     #[inline]
-    pub fn classify(&self, question: &Question) -> Classes<'_> {
-        let table = &self.blocks.classes;
-        let mut is_known = true;
-        let mut rows = |class| {
-            let known = table.get(class);
-            is_known &= known.is_some();
-            known.unwrap_or(table.nothing())
-        };
-        let mut end = |address, port, side: fn(&ClassRows) -> &SideRows| {
-            let port_class = match self.blocks.asks_for_named_ports {
-                true => self.members.class_of_port(address, question.protocol, port),
-                false => Class::NONE,
-            };
-            let address_class = self.members.class_of_address(address);
-            EndClasses { address, port, rows: side(rows(address_class)), port_rows: side(rows(port_class)) }
-        };
-        let source = end(question.source, question.source_port, ClassRows::source);
-        let destination = end(question.destination, question.destination_port, ClassRows::destination);
-        Classes { question: *question, source, destination, is_known }
+    pub fn classify<'a>(&'a self, question: &'a Question) -> Classes<'a> {
+        let nothing = self.blocks.classes.nothing();
+        let (nowhere, nowhere_else) = (nothing.source(), nothing.destination());
+        let source = EndClasses { rows: nowhere, port_rows: nowhere };
+        let destination = EndClasses { rows: nowhere_else, port_rows: nowhere_else };
+        let mut classes = Classes { question, source, destination, is_known: true };
+        if self.blocks.asks_for_sets {
+            let [source, destination] =
+                [question.source, question.destination].map(|address| self.members.class_of_address(address));
+            classes.source.rows = classes.known(self.blocks.classes.get(source), nothing).source();
+            classes.destination.rows = classes.known(self.blocks.classes.get(destination), nothing).destination();
+        }
+        if self.blocks.asks_for_named_ports {
+            let of = |address, port| self.members.class_of_port(address, question.protocol, port);
+            let source = of(question.source, question.source_port);
+            let destination = of(question.destination, question.destination_port);
+            classes.source.port_rows = classes.known(self.blocks.classes.get(source), nothing).source();
+            classes.destination.port_rows = classes.known(self.blocks.classes.get(destination), nothing).destination();
+        }
+        classes
     }
 
     /// What a program says to a packet that was classified by this same policy. An unknown program denies.

@@ -72,7 +72,7 @@ pub(super) fn clear(row: &mut [u64], rule: usize) {
     row[rule / 64] &= !(1 << (rule % 64));
 }
 
-/// Rows of one field of one block, each kept once.
+/// The rows that a block's fields lead to, each kept once.
 #[derive(Debug)]
 pub(super) struct Rows {
     stride: usize,
@@ -84,6 +84,11 @@ impl Rows {
     pub(super) fn row(&self, position: u32) -> &[u64] {
         let start = position as usize * self.stride;
         &self.bits[start..start + self.stride]
+    }
+
+    /// A row of one word.
+    pub(super) fn word(&self, position: u32) -> u64 {
+        self.bits[position as usize * self.stride]
     }
 }
 
@@ -124,48 +129,51 @@ pub(super) type Scan = fn(&[&[u64]], Layout, usize) -> Option<usize>;
 /// The first bit at or after `from` that is set in every row.
 #[multiversion::multiversion(targets("x86_64+avx512f+avx512vl+bmi1", "x86_64+avx2+bmi1", "aarch64+neon"))]
 pub(super) fn scan(rows: &[&[u64]], layout: Layout, from: usize) -> Option<usize> {
-    let mut chunk = from / (64 * CHUNK);
-    let chunks = layout.words / CHUNK;
-    let mut keep_from = from % (64 * CHUNK);
-    while chunk < chunks {
-        if layout.summary > 0 {
-            // The next chunk that is not empty in any row.
-            let mut candidates = u64::MAX << (chunk % 64);
+    let first = from / (64 * CHUNK);
+    let mut group = first / 64;
+    // Chunks before it are done with.
+    let mut candidates = u64::MAX << (first % 64);
+    while group * (64 * CHUNK) < layout.words {
+        if layout.summary == 0 {
+            candidates &= 1;
+        } else {
+            // The chunks of this group that are not empty in any row.
             for row in rows {
-                candidates &= row[layout.words + chunk / 64];
-            }
-            if candidates == 0 {
-                chunk = (chunk / 64 + 1) * 64;
-                keep_from = 0;
-                continue;
-            }
-            let next = chunk / 64 * 64 + candidates.trailing_zeros() as usize;
-            if next != chunk {
-                keep_from = 0;
-            }
-            chunk = next;
-        }
-        let mut bits = [u64::MAX; CHUNK];
-        for row in rows {
-            let words = row[chunk * CHUNK..].first_chunk::<CHUNK>()?;
-            for (bits, word) in bits.iter_mut().zip(words) {
-                *bits &= word;
+                candidates &= row.get(layout.words + group)?;
             }
         }
-        if keep_from > 0 {
-            bits[..keep_from / 64].fill(0);
-            bits[keep_from / 64] &= u64::MAX << (keep_from % 64);
+        while candidates != 0 {
+            let chunk = group * 64 + candidates.trailing_zeros() as usize;
+            candidates &= candidates - 1;
+            let mut bits = [u64::MAX; CHUNK];
+            for row in rows {
+                let words = row.get(chunk * CHUNK..)?.first_chunk::<CHUNK>()?;
+                for (bits, word) in bits.iter_mut().zip(words) {
+                    *bits &= word;
+                }
+            }
+            if from > chunk * (64 * CHUNK) {
+                let keep_from = from % (64 * CHUNK);
+                bits[..keep_from / 64].fill(0);
+                bits[keep_from / 64] &= u64::MAX << (keep_from % 64);
+            }
+            let word = first_occupied(bits);
+            if bits[word] != 0 {
+                return Some((chunk * CHUNK + word) * 64 + bits[word].trailing_zeros() as usize);
+            }
         }
-        // Which words are not empty, without a branch for each.
-        let occupied = (0..).zip(bits).fold(0u32, |occupied, (word, bits)| occupied | u32::from(bits != 0) << word);
-        if occupied != 0 {
-            let word = occupied.trailing_zeros() as usize;
-            return Some((chunk * CHUNK + word) * 64 + bits[word].trailing_zeros() as usize);
-        }
-        chunk += 1;
-        keep_from = 0;
+        group += 1;
+        candidates = u64::MAX;
     }
     None
+}
+
+/// The first word that is not empty, or any if all are, halving without a branch.
+#[inline(always)]
+fn first_occupied([a, b, c, d, e, f, g, h]: [u64; CHUNK]) -> usize {
+    let (quad, at) = if a | b | c | d != 0 { ([a, b, c, d], 0) } else { ([e, f, g, h], 4) };
+    let (pair, at) = if quad[0] | quad[1] != 0 { (quad[0], at) } else { (quad[2], at + 2) };
+    at + usize::from(pair == 0)
 }
 
 /// What `scan` finds, by looking at one word after the other.

@@ -3,7 +3,8 @@
 //!     values  0 ─────── 80 ── 81 ───── 443 ─ 444 ─────▶
 //!     rows    row 0     row 1 row 0    row 2 row 0
 //!
-//! Where there are many, buckets of equal width say between which starts to look.
+//! Few starts are all compared at once; more are found by pages of all values where a value has 16 bits, and elsewhere
+//! by buckets of equal width that say between which starts to look.
 //!
 //! Invariants: starts are sorted and distinct, the first is the lowest value; neighbours differ.
 
@@ -18,6 +19,8 @@ pub(super) trait Value: Copy + Ord {
     fn width_from(self, base: Self) -> u32;
     /// The distance from `base`, without its low bits.
     fn bucket(self, base: Self, shift: u32) -> usize;
+    /// The value, where it has 16 bits.
+    fn short(self) -> Option<u16>;
 }
 
 macro_rules! value {
@@ -36,6 +39,10 @@ macro_rules! value {
             #[inline(always)]
             fn bucket(self, base: Self, shift: u32) -> usize {
                 usize::try_from(self.wrapping_sub(base) >> shift).unwrap_or(usize::MAX)
+            }
+            #[inline(always)]
+            fn short(self) -> Option<u16> {
+                (<$integer>::BITS == u16::BITS).then_some(self as u16)
             }
         })+
     };
@@ -79,22 +86,49 @@ fn joined<T: Value>(runs: &[Run<T>]) -> Vec<Run<T>> {
     result
 }
 
-/// Value → position of a row.
+/// So few starts are compared at once.
+const FEW: usize = 8;
+
+/// Value → row: its position, or the row itself where it is one word.
 #[derive(Debug)]
-pub(super) struct Steps<T> {
-    starts: Box<[T]>,
-    rows: Box<[u32]>,
+pub(super) enum Steps<T, R> {
+    Few(Box<Few<T, R>>),
+    Pages(Box<Pages<R>>),
+    Buckets(Buckets<T, R>),
+}
+
+/// Starts and their rows; the last of each stands to the end.
+#[derive(Debug)]
+pub(super) struct Few<T, R> {
+    starts: [T; FEW],
+    rows: [R; FEW],
+}
+
+/// Values of 16 bits: by their high byte the number of a page, by their low byte a row in it.
+#[derive(Debug)]
+pub(super) struct Pages<R> {
+    numbers: [u8; 256],
+    pages: Box<[[R; 256]]>,
+}
+
+#[derive(Debug)]
+pub(super) struct Buckets<T, R> {
+    steps: Box<[Step<T, R>]>,
     /// The second start: where the buckets begin.
     base: T,
     shift: u32,
-    /// Per bucket, the last step that starts at or before its first value; one more than there are, or none at all.
+    /// Per bucket, the last step that starts at or before its first value; one more than there are.
     buckets: Box<[u32]>,
 }
 
-/// So few starts are searched without buckets.
-const FEW: usize = 8;
+/// From a value on, a row.
+#[derive(Clone, Copy, Debug)]
+struct Step<T, R> {
+    start: T,
+    row: R,
+}
 
-impl<T: Value> Steps<T> {
+impl<T: Value> Steps<T, u32> {
     /// `holding` gives for every rule, in order, the runs of values for which it holds; none stands for all values.
     pub(super) fn build(holding: &[Option<Vec<Run<T>>>], layout: Layout, rows: &mut Collector) -> Self {
         let mut row = layout.row(true);
@@ -134,39 +168,121 @@ impl<T: Value> Steps<T> {
 
     /// Steps whose rows are found already. The first start is the lowest value.
     pub(super) fn new(starts: Vec<T>, rows: Vec<u32>) -> Self {
-        let mut steps =
-            Self { starts: starts.into(), rows: rows.into(), base: T::LOWEST, shift: 0, buckets: Box::default() };
-        if let [_, base, .., last] = *steps.starts
-            && steps.starts.len() > FEW
-        {
-            let most = steps.starts.len().next_power_of_two().ilog2() + 1;
-            (steps.base, steps.shift) = (base, last.width_from(base).saturating_sub(most));
-            let count = last.bucket(base, steps.shift) + 1;
-            // Every bucket begins after the last start that lies in one before it.
-            let mut buckets = vec![0; count + 1];
-            for (position, start) in (0..).zip(&steps.starts).skip(1) {
-                buckets[start.bucket(base, steps.shift) + 1] = position;
-            }
-            for bucket in 1..buckets.len() {
-                buckets[bucket] = buckets[bucket].max(buckets[bucket - 1]);
-            }
-            steps.buckets = buckets.into();
+        let (Some(last), Some(last_row)) = (starts.last().copied(), rows.last().copied()) else {
+            return Self::Few(Box::new(Few { starts: [T::LOWEST; FEW], rows: [0; FEW] }));
+        };
+        if starts.len() <= FEW {
+            let starts = std::array::from_fn(|at| starts.get(at).copied().unwrap_or(last));
+            let rows = std::array::from_fn(|at| rows.get(at).copied().unwrap_or(last_row));
+            return Self::Few(Box::new(Few { starts, rows }));
         }
-        steps
+        match last.short() {
+            Some(_) => Self::Pages(Box::new(Pages::new(&starts, &rows))),
+            None => Self::Buckets(Buckets::new(starts, rows)),
+        }
     }
 
-    #[inline]
-    pub(super) fn find(&self, value: T) -> u32 {
-        if self.buckets.is_empty() {
-            return self.rows[self.starts.partition_point(|start| *start <= value) - 1];
+    /// The same steps with something else in place of the positions.
+    pub(super) fn map<R: Copy>(&self, row: impl Fn(u32) -> R) -> Steps<T, R> {
+        match self {
+            Self::Few(few) => Steps::Few(Box::new(Few { starts: few.starts, rows: few.rows.map(row) })),
+            Self::Pages(pages) => {
+                let rows = pages.pages.iter().map(|page| page.map(&row)).collect();
+                Steps::Pages(Box::new(Pages { numbers: pages.numbers, pages: rows }))
+            }
+            Self::Buckets(Buckets { steps, base, shift, buckets }) => {
+                let steps = steps.iter().map(|step| Step { start: step.start, row: row(step.row) }).collect();
+                Steps::Buckets(Buckets { steps, base: *base, shift: *shift, buckets: buckets.clone() })
+            }
         }
+    }
+}
+
+impl<T: Value, R: Copy> Steps<T, R> {
+    #[inline(always)]
+    pub(super) fn find(&self, value: T) -> R {
+        match self {
+            Self::Few(few) => few.find(value),
+            Self::Pages(pages) => pages.find(value.short().unwrap_or(0)),
+            Self::Buckets(buckets) => buckets.find(value),
+        }
+    }
+}
+
+impl<T: Value, R: Copy> Few<T, R> {
+    #[inline(always)]
+    fn find(&self, value: T) -> R {
+        // Counting has no branch to be guessed wrong. The first start is the lowest value, so there is one at least.
+        let after = self.starts.iter().fold(0u16, |count, start| count.wrapping_add(u16::from(*start <= value)));
+        self.rows[usize::from(after.wrapping_sub(1)) % FEW]
+    }
+}
+
+impl Pages<u32> {
+    fn new<T: Value>(starts: &[T], rows: &[u32]) -> Self {
+        let mut steps = starts.iter().filter_map(|start| start.short()).zip(rows).peekable();
+        let mut row = 0;
+        let mut pages: Vec<[u32; 256]> = Vec::new();
+        let numbers = std::array::from_fn(|high| {
+            let page: [u32; 256] = std::array::from_fn(|low| {
+                if let Some((_, begins)) = steps.next_if(|(start, _)| usize::from(*start) == high << 8 | low) {
+                    row = *begins;
+                }
+                row
+            });
+            let known = pages.iter().position(|known| *known == page);
+            // At most as many as there are high bytes.
+            known.unwrap_or_else(|| {
+                pages.push(page);
+                pages.len() - 1
+            }) as u8
+        });
+        Self { numbers, pages: pages.into() }
+    }
+}
+
+impl<R: Copy> Pages<R> {
+    #[inline(always)]
+    fn find(&self, value: u16) -> R {
+        let [high, low] = value.to_be_bytes();
+        self.pages[usize::from(self.numbers[usize::from(high)])][usize::from(low)]
+    }
+}
+
+impl<T: Value> Buckets<T, u32> {
+    /// Of more than two starts.
+    fn new(starts: Vec<T>, rows: Vec<u32>) -> Self {
+        let (base, last) = (starts[1], starts[starts.len() - 1]);
+        let most = starts.len().next_power_of_two().ilog2() + 1;
+        let shift = last.width_from(base).saturating_sub(most);
+        let count = last.bucket(base, shift) + 1;
+        // Every bucket begins after the last start that lies in one before it.
+        let mut buckets = vec![0; count + 1];
+        for (position, start) in (0..).zip(&starts).skip(1) {
+            buckets[start.bucket(base, shift) + 1] = position;
+        }
+        for bucket in 1..buckets.len() {
+            buckets[bucket] = buckets[bucket].max(buckets[bucket - 1]);
+        }
+        let steps = starts.into_iter().zip(rows).map(|(start, row)| Step { start, row }).collect();
+        Self { steps, base, shift, buckets: buckets.into() }
+    }
+}
+
+impl<T: Value, R: Copy> Buckets<T, R> {
+    #[inline(always)]
+    fn find(&self, value: T) -> R {
         if value < self.base {
-            return self.rows[0];
+            return self.steps[0].row;
         }
         let bucket = value.bucket(self.base, self.shift).min(self.buckets.len() - 2);
         let (low, high) = (self.buckets[bucket] as usize, self.buckets[bucket + 1] as usize);
-        let within = self.starts[low + 1..=high].partition_point(|start| *start <= value);
-        self.rows[low + within]
+        let within = &self.steps[low + 1..=high];
+        let after = match within.len() {
+            0..=FEW => within.iter().take_while(|step| step.start <= value).count(),
+            _ => within.partition_point(|step| step.start <= value),
+        };
+        self.steps[low + after].row
     }
 }
 
