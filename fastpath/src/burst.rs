@@ -6,6 +6,7 @@
 use crate::flow::{self, FlowHandle};
 use crate::header::{protocol, tcp};
 use crate::packet::Packet;
+use crate::table::routes::Destination;
 use crate::table::{AdjacencyIndex, InterfaceIndex, RuleIndex};
 
 /// Most packets in one breath.
@@ -343,12 +344,22 @@ pub struct Burst {
     open: Vec<u16>,
     /// The tables' stamp at the beginning of the breath.
     pub stamp: u32,
+    /// What `route` asks about at once.
+    pub(crate) lookup: Lookup,
+}
+
+/// Destinations, and where they lead.
+#[derive(Default)]
+pub(crate) struct Lookup {
+    pub(crate) destinations: Vec<Destination>,
+    pub(crate) adjacencies: Vec<AdjacencyIndex>,
 }
 
 impl Burst {
     /// A burst that never allocates again.
     pub fn with_capacity() -> Self {
-        Self { slots: Vec::with_capacity(BURST), open: Vec::with_capacity(BURST), stamp: 0 }
+        let lookup = Lookup { destinations: Vec::with_capacity(BURST), adjacencies: Vec::with_capacity(BURST) };
+        Self { slots: Vec::with_capacity(BURST), open: Vec::with_capacity(BURST), stamp: 0, lookup }
     }
 
     pub fn is_full(&self) -> bool {

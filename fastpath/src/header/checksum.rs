@@ -47,6 +47,16 @@ impl Sum {
         (sum & 0xffff).wrapping_add(sum >> 16) as u16
     }
 
+    /// True when the folded sum is this; and when they differ as the two ones' complement zeros do. For less than `fold` costs.
+    #[inline(always)]
+    pub fn is_alike(self, folded: u16) -> bool {
+        // What is congruent modulo 65,535 folds to the same. 65,535 · INVERSE = 1 modulo 2^64, and a multiple times that is
+        // the quotient. Granlund, Montgomery, "Division by Invariant Integers using Multiplication", 1994, §9.
+        const INVERSE: u64 = 0u64.wrapping_sub(0x0001_0001_0001_0001);
+        let difference = self.0.wrapping_add(u64::from(!folded));
+        difference.wrapping_mul(INVERSE) <= u64::MAX / 0xffff
+    }
+
     /// The checksum: the complement of the folded sum.
     pub fn finish(self) -> u16 {
         !self.fold()
@@ -108,6 +118,17 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn alike_is_equal_but_for_the_zeros(sum in 0u64..1 << 40, other: u16) {
+            let folded = Sum(sum).fold();
+            prop_assert!(Sum(sum).is_alike(folded));
+            let is_zero = |sum| matches!(sum, 0 | 0xffff);
+            for other in [other, 0, 0xffff, folded ^ 1, folded.wrapping_add(1)] {
+                let expected = other == folded || (is_zero(other) && is_zero(folded));
+                prop_assert_eq!(Sum(sum).is_alike(other), expected);
+            }
+        }
+
         #[test]
         fn whole_equals_obvious(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
             prop_assert_eq!(Sum::new().bytes(&bytes).finish(), obvious(&bytes));

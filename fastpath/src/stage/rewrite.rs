@@ -13,19 +13,24 @@ use crate::header::udp::{self, Udp};
 use crate::header::{protocol, tcp};
 use crate::io::umem::Umem;
 use crate::packet::Offload;
-use crate::table::Tables;
 use crate::table::adjacency::{Adjacency, AdjacencyKind};
 use crate::table::interface::InterfaceKind;
+use crate::table::{InterfaceIndex, Tables};
 
 #[inline(never)]
 pub fn burst(burst: &mut Burst, umem: &mut Umem, tables: &Tables) {
+    let mut last = (InterfaceIndex::NONE, false);
     for slot in burst.forward() {
         let Some(adjacency) = tables.adjacency(slot.adjacency) else {
             slot.drop(DropReason::InterfaceDown);
             continue;
         };
+        if slot.ingress != last.0 {
+            let is_uplink = tables.interface(slot.ingress).is_some_and(|i| i.kind == InterfaceKind::Uplink);
+            last = (slot.ingress, is_uplink);
+        }
         // A NIC delivers finished checksums; a veth delivers what the sender's stack left for hardware to finish.
-        let is_from_uplink = tables.interface(slot.ingress).is_some_and(|i| i.kind == InterfaceKind::Uplink);
+        let is_from_uplink = last.1;
         if usual(slot, umem.data_mut(&slot.packet), adjacency, is_from_uplink) {
             continue;
         }
@@ -75,7 +80,7 @@ fn may_be_partial(slot: &Slot, bytes: &[u8]) -> bool {
     };
     let (Some(field), Some(covered)) = (field, covered) else { return true };
     let is_ipv4 = slot.network == Network::Ipv4;
-    pseudo_header(slot.key.source, slot.key.destination, is_ipv4, slot.key.protocol, covered).fold() == field
+    pseudo_header(slot.key.source, slot.key.destination, is_ipv4, slot.key.protocol, covered).is_alike(field)
 }
 
 /// Any packet, step by step.
@@ -83,7 +88,7 @@ fn may_be_partial(slot: &Slot, bytes: &[u8]) -> bool {
 fn unusual(slot: &mut Slot, umem: &mut Umem, adjacency: &Adjacency, is_from_uplink: bool) -> Result<(), DropReason> {
     if adjacency.kind == AdjacencyKind::Frame {
         // The kernel that reads it checks what a veth behind an uplink may have left partial.
-        if slot.fragment == Fragment::Whole {
+        if slot.fragment == Fragment::Whole && may_be_partial(slot, umem.data(&slot.packet)) {
             mark_checksum(slot, umem);
         }
         if let (Some(field), Some(source)) =
@@ -93,7 +98,7 @@ fn unusual(slot: &mut Slot, umem: &mut Umem, adjacency: &Adjacency, is_from_upli
         }
         return Ok(());
     }
-    if !is_from_uplink && slot.fragment == Fragment::Whole {
+    if !is_from_uplink && slot.fragment == Fragment::Whole && may_be_partial(slot, umem.data(&slot.packet)) {
         mark_checksum(slot, umem);
     }
     age(slot, umem.data_mut(&slot.packet));

@@ -10,24 +10,50 @@ use crate::flow::FlowTable;
 use crate::stage::{lists, policy};
 use crate::table::adjacency::{Adjacency, AdjacencyKind};
 use crate::table::interface::InterfaceKind;
+use crate::table::routes::Destination;
 use crate::table::{AdjacencyIndex, InterfaceIndex, Tables};
 
 #[inline(never)]
 pub fn burst(burst: &mut Burst, flows: &FlowTable, tables: &Tables) {
+    look_up(burst, tables);
     burst.undecided(|slot| {
         match slot.passage {
             // The kernel has routed it, or will: there is one way, whatever was recorded.
             Passage::ToHost => slot.adjacency = passage(slot.ingress, tables)[0],
             Passage::FromHost(uplink) => slot.adjacency = passage(uplink, tables)[1],
-            Passage::None if slot.flow.is_none() || slot.stale => {
-                slot.adjacency = tables.route(slot.key.destination, slot.key.is_ipv4());
-            }
             Passage::None => {}
         }
         if let Err(verdict) = way_out(slot, flows, tables) {
             slot.verdict = verdict;
         }
     });
+}
+
+/// All destinations that have to be looked up, at once: their waits for memory overlap.
+fn look_up(burst: &mut Burst, tables: &Tables) {
+    let is_asked = |slot: &Slot| slot.passage == Passage::None && (slot.flow.is_none() || slot.stale);
+    let mut lookup = std::mem::take(&mut burst.lookup);
+    lookup.destinations.clear();
+    burst.undecided(|slot| {
+        if is_asked(slot) {
+            let destination = Destination { address: slot.key.destination, is_ipv4: slot.key.is_ipv4() };
+            lookup.destinations.push(destination);
+        }
+    });
+    if !lookup.destinations.is_empty() {
+        lookup.adjacencies.clear();
+        lookup.adjacencies.resize(lookup.destinations.len(), AdjacencyIndex::NONE);
+        tables.routes.lookup_burst(&lookup.destinations, &mut lookup.adjacencies);
+        let mut adjacencies = lookup.adjacencies.iter();
+        burst.undecided(|slot| {
+            if is_asked(slot)
+                && let Some(adjacency) = adjacencies.next()
+            {
+                slot.adjacency = *adjacency;
+            }
+        });
+    }
+    burst.lookup = lookup;
 }
 
 /// The ways to the host's stack and from there, of an uplink.
