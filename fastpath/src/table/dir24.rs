@@ -21,7 +21,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use prefix_trie::PrefixMap;
 
@@ -57,7 +57,8 @@ const LANES: usize = 32;
 const NOWHERE: u32 = LINE - 1;
 const _: () = assert!(MAX_VALUE + 1 < NOWHERE);
 
-/// From how many routes on tables are worth huge pages: with fewer, most of each page would be empty.
+/// From how many routes on tables are worth huge pages, since with fewer most of each page would be empty; and looks ahead,
+/// since with fewer they fit the caches.
 const MANY_ROUTES: usize = 50_000;
 
 /// What workers read.
@@ -69,6 +70,8 @@ pub struct Dir24 {
     first_cell: usize,
     default: AtomicU32,
     edition: AtomicU32,
+    /// Has, or will have, [`MANY_ROUTES`].
+    is_large: AtomicBool,
 }
 
 impl Default for Dir24 {
@@ -76,7 +79,7 @@ impl Default for Dir24 {
         let cells = mapped::zeroed::<AtomicU32>(ALL_CELLS + CELLS);
         let first_cell = cells.as_ptr().align_offset(CELLS * size_of::<AtomicU32>()).min(CELLS);
         let (default, edition) = (AtomicU32::new(0), AtomicU32::new(0));
-        Self { slots: mapped::zeroed(SLOTS), cells, first_cell, default, edition }
+        Self { slots: mapped::zeroed(SLOTS), cells, first_cell, default, edition, is_large: AtomicBool::new(false) }
     }
 }
 
@@ -101,10 +104,14 @@ impl Dir24 {
     /// have.
     pub fn lookup_burst(&self, addresses: &[u32], values: &mut [u32]) {
         assert_eq!(addresses.len(), values.len(), "a value for every address");
-        let view = self.view();
+        let (view, is_large) = (self.view(), self.is_large.load(Ordering::Relaxed));
         let (whole, rest) = addresses.as_chunks::<LANES>();
         let (whole_values, rest_values) = values.as_chunks_mut::<LANES>();
-        for (addresses, values) in whole.iter().zip(whole_values) {
+        for (position, (addresses, values)) in whole.iter().zip(whole_values).enumerate() {
+            if is_large && let Some(next) = whole.get(position + 1) {
+                // Beyond the caches: nothing that a lookup waits for, or guesses wrong, holds the next ones up.
+                next.iter().for_each(|address| mapped::prefetch(&view.slots[(*address >> 8) as usize]));
+            }
             let slots = addresses.map(|address| view.slot(address));
             for ((address, slot), value) in addresses.iter().zip(slots).zip(values) {
                 *value = view.value(slot, *address);
@@ -174,7 +181,6 @@ impl Dir24Writer {
             lines: Pool::new(0, 1, MAX_LINES),
             groups: Pool::new(MAX_LINES, CELLS, MAX_GROUPS),
             waiting: BTreeSet::new(),
-            is_huge: false,
         };
         Self { rib: PrefixMap::new(), painter }
     }
@@ -200,10 +206,10 @@ impl Dir24Writer {
 
     /// Says how many routes there will be, before the first of many is inserted.
     pub fn expect(&mut self, routes: usize) {
-        if routes >= MANY_ROUTES && !self.painter.is_huge {
-            mapped::huge_pages(&self.painter.table.slots);
-            mapped::huge_pages(&self.painter.table.cells);
-            self.painter.is_huge = true;
+        let table = &self.painter.table;
+        if routes >= MANY_ROUTES && !table.is_large.swap(true, Ordering::Relaxed) {
+            mapped::huge_pages(&table.slots);
+            mapped::huge_pages(&table.cells);
         }
     }
 
@@ -212,6 +218,9 @@ impl Dir24Writer {
         assert!(value <= MAX_VALUE, "a value that fits a slot");
         let prefix = prefix(address, length);
         let old = self.rib.insert(prefix, value);
+        if old.is_none() {
+            self.expect(self.rib.len());
+        }
         if old != Some(value) {
             self.paint(prefix, value + 1);
         }
@@ -320,7 +329,6 @@ struct Painter {
     groups: Pool,
     /// /24s that lead nowhere for want of a line.
     waiting: BTreeSet<u32>,
-    is_huge: bool,
 }
 
 impl Painter {
