@@ -15,7 +15,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::class_field::ClassField;
 use super::class_rows::{BothRows, Row};
-use super::rows::{Collector, Layout, Rows, Scan, set};
+use super::rows::{Collector, Layout, Rows, Scan, scan_from, set};
 use super::spec::{Action, AddressRange, IcmpMatch, L4Match, RuleSpec, SideMatch};
 use super::steps::{Run, Steps, holding};
 use super::{Classes, Question, is_port_set};
@@ -150,13 +150,13 @@ impl Block {
             BlockFields::Wide(fields, rows) => {
                 let mut list = RowList::default();
                 self.wide_rows(fields, rows, position, packet, &mut list);
-                let mut from = 0;
-                while let Some(bit) = scan(list.as_slice(), self.layout, from) {
+                let mut found = scan(list.as_slice(), self.layout);
+                while let Some(bit) = found {
                     match self.rules.get(bit)? {
                         (Action::Log, rule) => note(log, *rule),
                         decision => return Some(*decision),
                     }
-                    from = bit + 1;
+                    found = scan_from(list.as_slice(), self.layout, bit + 1);
                 }
                 None
             }
