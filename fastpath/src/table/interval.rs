@@ -15,7 +15,7 @@
 //! Invariants: the first key of every tree is 0, so that something is always found. An upper half with a tree is followed
 //! by the next upper half, so that who arrives at a tree has exactly that upper half. A place without a key holds the
 //! greatest number; in a leaf it has the answer of the last key before it.
-//! Left out: insertion and removal; `ipv6.rs` lays edits over a table until it makes a new one.
+//! Left out: insertion and removal; `ipv6.rs` lays edits over a table (`overlay.rs`) until it makes a new one.
 //! See: Khuong, Morin, "Array Layouts for Comparison-Based Searching", 2017.
 
 use super::lpm::Lpm;
@@ -140,6 +140,11 @@ impl Interval {
         for value in values {
             *value = value.wrapping_sub(1);
         }
+    }
+
+    /// Bytes of memory.
+    pub fn size(&self) -> usize {
+        size_of_val(&*self.nodes) + size_of_val(&*self.answers) + size_of_val(&*self.lower)
     }
 
     fn tree(&self, answer: u32) -> Tree {

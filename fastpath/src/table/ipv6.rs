@@ -2,28 +2,37 @@
 //!
 //!     base      … │ 2001:db8:: A │ 2001:db8:1:: B │ 2001:db9:: – │ …       hundreds of thousands of runs
 //!     overlay   0 pass │ 2001:db8:7:: C │ 2001:db8:8:: pass               those of the prefixes that changed
+//!     default   D                                                         where both find nothing
 //!
 //! An address is looked up in both, and the overlay's answer counts unless it is `pass`. The overlay holds runs that are
 //! resolved: for a prefix that was added, changed or taken away, every run of addresses in it as it is now. So a
-//! prefix that is gone stands there with what covers it, and one within another needs no search by length.
+//! prefix that is gone stands there with what covers it, and one within another needs no search by length. The default
+//! route, which has all others within it, stands apart: a change of it is a change of one number.
 //!
 //! Invariants: a published table never changes; base and overlay of one [`Ipv6Routes`] belong together. The overlay has at
-//! most [`MAX_OVERLAY`] runs; with more, or for a small table, all is made anew, which folds it in.
+//! most [`MAX_OVERLAY`] runs in [`MAX_PARTS`] parts; with more, for a small table, or when many routes change at once, all is
+//! made anew, which folds it in.
 //! Left out: edits in place. A table is published with the snapshot that it belongs to.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prefix_trie::PrefixMap;
 
 use super::interval::Interval;
 use super::lpm::{Address, Lpm, MAX_VALUE, NO_VALUE, Prefix};
+use super::overlay::Overlay;
 
 /// Runs of an overlay: what still fits the cache of a core beside everything else.
 pub const MAX_OVERLAY: usize = 4096;
 
+/// Parts of an overlay, each of which a snapshot refers to.
+pub const MAX_PARTS: usize = 256;
+
 /// Routes up to which a table is made anew at every change: that takes no longer than an overlay does.
-const SMALL: usize = 1024;
+const SMALL: usize = 16;
+
+/// The same where this part of all routes changes in one commit.
+const MUCH: usize = 4;
 
 /// Changes in one commit from which on making all anew is no dearer than looking at each.
 const MANY_CHANGES: usize = 1024;
@@ -35,50 +44,72 @@ const PASS: u32 = MAX_VALUE + 1;
 const CHUNK: usize = 32;
 
 /// What workers read.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Ipv6Routes {
     base: Arc<Interval>,
-    overlay: Option<Arc<Interval>>,
+    overlay: Option<Arc<Overlay>>,
+    default: u32,
+}
+
+impl Default for Ipv6Routes {
+    fn default() -> Self {
+        Self { base: Arc::default(), overlay: None, default: NO_VALUE }
+    }
 }
 
 impl Ipv6Routes {
     /// The value of the longest prefix that covers the address, or [`NO_VALUE`].
     #[inline]
     pub fn lookup(&self, address: u128) -> u32 {
-        match self.overlay.as_ref().map_or(PASS, |overlay| overlay.lookup(address)) {
+        let value = match self.overlay.as_ref().map_or(PASS, |overlay| overlay.lookup(address)) {
             PASS => self.base.lookup(address),
             value => value,
-        }
+        };
+        if value == NO_VALUE { self.default } else { value }
     }
 
     /// The same for many addresses. Panics unless there is a value for each.
     pub fn lookup_burst(&self, addresses: &[u128], values: &mut [u32]) {
         self.base.lookup_burst(addresses, values);
-        let Some(overlay) = &self.overlay else { return };
-        for (addresses, values) in addresses.chunks(CHUNK).zip(values.chunks_mut(CHUNK)) {
-            let mut over = [PASS; CHUNK];
-            let over = &mut over[..addresses.len()];
-            overlay.lookup_burst(addresses, over);
-            for (value, over) in values.iter_mut().zip(over) {
-                *value = if *over == PASS { *value } else { *over };
+        if let Some(overlay) = &self.overlay {
+            for (addresses, values) in addresses.chunks(CHUNK).zip(values.chunks_mut(CHUNK)) {
+                let mut over = [PASS; CHUNK];
+                let over = &mut over[..addresses.len()];
+                overlay.lookup_burst(addresses, over);
+                for (value, over) in values.iter_mut().zip(over) {
+                    *value = if *over == PASS { *value } else { *over };
+                }
             }
         }
+        for value in values {
+            *value = if *value == NO_VALUE { self.default } else { *value };
+        }
+    }
+}
+
+impl Ipv6Routes {
+    /// Bytes of memory.
+    pub fn size(&self) -> usize {
+        self.base.size() + self.overlay.as_ref().map_or(0, |overlay| overlay.size())
     }
 }
 
 /// What control edits: the RIB, and what has changed since the last commit.
 pub struct Ipv6Writer {
     rib: PrefixMap<(u128, u8), u32>,
-    /// The first address of each run of the overlay, and its answer from there on.
-    overlay: BTreeMap<u128, u32>,
+    overlay: Overlay,
     changed: Vec<(u128, u8)>,
     routes: Ipv6Routes,
 }
 
 impl Default for Ipv6Writer {
     fn default() -> Self {
-        let overlay = BTreeMap::from([(0, PASS)]);
-        Self { rib: PrefixMap::new(), overlay, changed: Vec::new(), routes: Ipv6Routes::default() }
+        Self {
+            rib: PrefixMap::new(),
+            overlay: Overlay::of_one(PASS),
+            changed: Vec::new(),
+            routes: Ipv6Routes::default(),
+        }
     }
 }
 
@@ -122,55 +153,50 @@ impl Ipv6Writer {
     pub fn commit(&mut self) -> Ipv6Routes {
         let changed = std::mem::take(&mut self.changed);
         if !changed.is_empty() {
-            let is_laid_over = self.len() > SMALL && changed.len() <= MANY_CHANGES && self.lay_over(&changed);
-            self.routes = if is_laid_over { self.with_overlay() } else { self.made_anew() };
+            let is_little = changed.len() <= MANY_CHANGES.min(self.len() / MUCH) && self.len() > SMALL;
+            if !(is_little && self.lay_over(&changed)) {
+                self.make_anew();
+            }
+            self.routes.default = self.rib.get(&(0, 0)).copied().unwrap_or(NO_VALUE);
         }
         self.routes.clone()
     }
 
-    fn with_overlay(&self) -> Ipv6Routes {
-        let runs: Vec<(u128, u32)> = self.overlay.iter().map(|(start, value)| (*start, *value)).collect();
-        Ipv6Routes { base: self.routes.base.clone(), overlay: Some(Arc::new(Interval::from_runs(&runs))) }
-    }
-
-    fn made_anew(&mut self) -> Ipv6Routes {
-        self.overlay = BTreeMap::from([(0, PASS)]);
-        let routes = self.rib.iter().map(|((address, length), value)| (address, length, *value));
-        Ipv6Routes { base: Arc::new(Interval::build(&Lpm::build(routes.collect()))), overlay: None }
+    fn make_anew(&mut self) {
+        self.overlay = Overlay::of_one(PASS);
+        let routes = self.rib.iter().filter(|((_, length), _)| *length > 0);
+        let runs = Lpm::build(routes.map(|((address, length), value)| (address, length, *value)).collect());
+        self.routes = Ipv6Routes { base: Arc::new(Interval::build(&runs)), ..Ipv6Routes::default() };
     }
 
     /// Puts the runs of changed prefixes into the overlay. False when it would become too large.
     fn lay_over(&mut self, changed: &[(u128, u8)]) -> bool {
-        for prefix in changed {
-            let cover = self.rib.get_lpm(prefix).map_or(NO_VALUE, |(_, value)| *value);
+        for prefix in changed.iter().filter(|(_, length)| *length > 0) {
+            let cover = self.rib.get_lpm(prefix).filter(|((_, length), _)| *length > 0);
+            let cover = cover.map_or(NO_VALUE, |(_, value)| *value);
             let inner = self.rib.children(prefix).filter(|(inner, _)| inner.1 > prefix.1);
             let mut routes: Vec<Prefix<u128>> = vec![(prefix.0, prefix.1, cover)];
             routes.extend(inner.take(MAX_OVERLAY).map(|((address, length), value)| (address, length, *value)));
             if routes.len() > MAX_OVERLAY {
                 return false;
             }
-            self.replace(prefix.0.range(prefix.1), &Lpm::build(routes));
-            if self.overlay.len() > MAX_OVERLAY {
+            let (first, last) = prefix.0.range(prefix.1);
+            let mut runs = vec![(first, cover)];
+            if routes.len() > 1 {
+                let inside = Lpm::build(routes);
+                runs[0].1 = inside.lookup(first);
+                runs.extend(inside.runs().filter(|(start, _)| *start > first && *start <= last));
+            }
+            self.overlay.replace((first, last), &runs);
+            if self.overlay.len() > MAX_OVERLAY || self.overlay.parts() > MAX_PARTS {
                 return false;
             }
         }
-        true
-    }
-
-    /// What the overlay says of the addresses from the first to the last becomes what these runs say.
-    fn replace(&mut self, (first, last): (u128, u128), runs: &Lpm<u128>) {
-        let behind = last.next().map(|next| (next, self.overlaid(next)));
-        let old: Vec<u128> = self.overlay.range(first..=last).map(|(start, _)| *start).collect();
-        for start in old {
-            self.overlay.remove(&start);
+        // The default route alone needs none.
+        if changed.iter().any(|(_, length)| *length > 0) {
+            self.routes.overlay = Some(Arc::new(self.overlay.clone()));
         }
-        self.overlay.insert(first, runs.lookup(first));
-        self.overlay.extend(runs.runs().filter(|(start, _)| *start > first && *start <= last));
-        self.overlay.extend(behind);
-    }
-
-    fn overlaid(&self, address: u128) -> u32 {
-        self.overlay.range(..=address).next_back().map_or(PASS, |(_, value)| *value)
+        true
     }
 }
 
@@ -204,7 +230,7 @@ mod tests {
     /// So many routes elsewhere that edits are laid over them.
     fn with_many() -> Ipv6Writer {
         let mut writer = Ipv6Writer::default();
-        for number in 0..=SMALL as u128 {
+        for number in 0..=1024u128 {
             writer.insert((0x3ffe << 112 | number << 80, 48, number as u32 % 7));
         }
         writer.commit();

@@ -3,7 +3,7 @@
 //!
 //! | file | what it answers |
 //! |---|---|
-//! | `routes.rs` | destination → adjacency: `dir24.rs` for IPv4, `ipv6.rs` over `interval.rs` for IPv6 |
+//! | `routes.rs` | destination → adjacency: `dir24.rs` for IPv4, `ipv6.rs` over `interval.rs` and `overlay.rs` for IPv6 |
 //! | `lpm.rs` | the same in its obvious form |
 //! | `adjacency.rs` | adjacency → interface and complete rewrite |
 //! | `interface.rs` | interface → what may come in, whose it is; endpoint → addresses and policy |
@@ -18,6 +18,7 @@ pub mod interface;
 pub mod interval;
 pub mod ipv6;
 pub mod lpm;
+pub mod overlay;
 pub mod routes;
 #[cfg(test)]
 mod test_routes;
