@@ -24,6 +24,7 @@ use fastpath::io::guard::{HostWay, Openings};
 use fastpath::io::program::{Preference, Program, ProgramCounters, ProgramError, Role};
 use fastpath::io::xsk::{QueueOptions, QueueWatch, XskError, XskMemory, XskQueue};
 use fastpath::io::{CopyMode, XdpMode};
+use fastpath::mapped::Extent;
 use fastpath::stats::counters::MAX_INTERFACES;
 use fastpath::table::interface::InterfaceKind;
 use fastpath::table::{InterfaceIndex, WorkerIndex};
@@ -35,8 +36,10 @@ use crate::host::prepare::{self, BusyPolling, Inside, Outcome};
 use crate::host::{Link, LinkIndex, ethtool};
 use crate::placement::Placement;
 
+mod losses;
 mod rehome;
 
+pub use losses::KernelDrops;
 pub use rehome::Moved;
 
 /// Largest layer 2 header in front of a packet of MTU size.
@@ -108,19 +111,6 @@ struct Attached {
     earlier_sockets: KernelDrops,
 }
 
-/// Packets that were ours and that no worker ever had.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct KernelDrops {
-    /// The program found no socket for the packet's queue.
-    pub no_socket: u64,
-    /// The program, on an uplink, found no whole header.
-    pub malformed: u64,
-    /// No frame was waiting, or the packet did not fit one.
-    pub no_frame: u64,
-    /// The receive ring was full: the worker did not keep up.
-    pub ring_full: u64,
-}
-
 /// A worker as control knows it.
 struct Peer {
     memory: XskMemory,
@@ -186,6 +176,11 @@ impl Attachments {
 
     pub fn workers(&self) -> usize {
         self.peers.len()
+    }
+
+    /// What the frames of all workers take.
+    pub fn frames(&self) -> Extent {
+        self.peers.iter().map(|peer| peer.memory.extent()).sum()
     }
 
     /// How an interface is attached: program mode and queues.
@@ -554,35 +549,6 @@ fn tell(interface: &str, outcomes: &[Outcome]) {
         if let Some(reason) = failure {
             tracing::warn!(interface, step = step.name(), reason, "endpoint not prepared");
         }
-    }
-}
-
-impl Attached {
-    /// By all programs since it was attached. Maps of a program that is loaded can be read; if one could not, there would
-    /// be nothing to tell.
-    fn counted(&self) -> ProgramCounters {
-        let (now, earlier) = (self.program.counters().unwrap_or_default(), self.earlier);
-        ProgramCounters {
-            redirected: now.redirected + earlier.redirected,
-            passed: now.passed + earlier.passed,
-            dropped_no_socket: now.dropped_no_socket + earlier.dropped_no_socket,
-            dropped_malformed: now.dropped_malformed + earlier.dropped_malformed,
-        }
-    }
-
-    fn kernel_drops(&self) -> KernelDrops {
-        let program = self.counted();
-        KernelDrops { no_socket: program.dropped_no_socket, malformed: program.dropped_malformed, ..self.at_sockets() }
-    }
-
-    /// What the kernel counted at its sockets, those closed since included.
-    fn at_sockets(&self) -> KernelDrops {
-        let sockets = self.watches.iter().map(QueueWatch::statistics);
-        sockets.fold(self.earlier_sockets, |sum, socket| KernelDrops {
-            no_frame: sum.no_frame + socket.receive_dropped,
-            ring_full: sum.ring_full + socket.receive_ring_full,
-            ..sum
-        })
     }
 }
 

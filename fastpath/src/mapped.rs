@@ -6,6 +6,7 @@
 //! Invariant: nothing here changes what a program computes. Both kinds of advice may be ignored by the machine.
 //! Sources: madvise(2); Intel 64 and IA-32 Architectures Optimization Reference Manual, "Software-Controlled Prefetch".
 
+use std::iter::Sum;
 use std::marker::PhantomData;
 use std::ops::Deref;
 
@@ -28,6 +29,36 @@ pub fn zeroed<T: FromZeros>(count: usize) -> Zeroed<T> {
     match bytes.map(Region::when_touched) {
         Some(Ok(region)) => Zeroed { region, count, _elements: PhantomData },
         _ => std::alloc::handle_alloc_error(std::alloc::Layout::new::<T>()),
+    }
+}
+
+/// What a structure takes: bytes that it asked for, and those of them that are in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Extent {
+    pub allocated: usize,
+    pub resident: usize,
+}
+
+impl Extent {
+    /// Of something that lies on the heap, all of it in use.
+    pub fn of_heap(bytes: usize) -> Self {
+        Self { allocated: bytes, resident: bytes }
+    }
+}
+
+impl Sum for Extent {
+    fn sum<I: Iterator<Item = Self>>(extents: I) -> Self {
+        extents.fold(Self::default(), |sum, one| Self {
+            allocated: sum.allocated + one.allocated,
+            resident: sum.resident + one.resident,
+        })
+    }
+}
+
+impl<T> Zeroed<T> {
+    /// To be asked by who has time: the system looks at every page.
+    pub fn extent(&self) -> Extent {
+        Extent { allocated: self.region.len(), resident: self.region.resident() }
     }
 }
 
@@ -88,6 +119,10 @@ mod tests {
         table[7].store(7, Ordering::Relaxed);
         prefetch(&table[7]);
         assert_eq!(table[7].load(Ordering::Relaxed), 7);
+        let extent = table.extent();
+        assert_eq!(extent.allocated, 4 << 28);
+        // A page for what was written to, a huge one where the system hands them out unasked; none for what was read.
+        assert!((4096..=1 << 21).contains(&extent.resident), "{extent:?}");
     }
 
     #[test]

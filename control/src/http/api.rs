@@ -150,6 +150,7 @@ pub enum ShowKind {
     Workers,
     Drops,
     HostEndpoints,
+    Memory,
     Status,
 }
 

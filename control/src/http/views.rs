@@ -12,6 +12,10 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+mod memory;
+
+pub use memory::MemoryView;
+
 /// What one interface is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

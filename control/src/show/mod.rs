@@ -4,6 +4,7 @@
 
 pub mod drops;
 mod host_endpoints;
+mod memory;
 pub mod nearest;
 pub mod preview;
 pub mod recent;
@@ -79,6 +80,7 @@ pub fn show<D>(control: &Control<D>, what: ShowKind, filter: &ShowFilter) -> Val
             });
             to_json(&rows.take(limit).collect::<Vec<_>>())
         }
+        ShowKind::Memory => to_json(&memory::memory(control)),
         ShowKind::Status => to_json(&status(control)),
     }
 }

@@ -27,7 +27,7 @@ use super::bucket::{Bucket, CROWDED, WAYS};
 use super::entry::{Entry, Packed};
 use super::tcp_state::State;
 use super::{FlowView, Key, Seconds};
-use crate::mapped::{self, Zeroed};
+use crate::mapped::{self, Extent, Zeroed};
 use crate::table::{AdjacencyIndex, InterfaceIndex, RuleIndex};
 
 pub use super::entry::Decision;
@@ -103,9 +103,19 @@ impl FlowTable {
         self.entries.len()
     }
 
+    /// Places in the index; a flow takes two.
+    pub fn slots(&self) -> usize {
+        self.buckets.len() * WAYS
+    }
+
     /// Bytes of memory, touched or not.
     pub fn size(&self) -> usize {
         size_of_val(&*self.buckets) + size_of_val(&*self.entries)
+    }
+
+    /// What it takes, and what of that has been touched.
+    pub fn extent(&self) -> Extent {
+        [self.buckets.extent(), self.entries.extent()].into_iter().sum()
     }
 
     /// The keyed hash of a key.

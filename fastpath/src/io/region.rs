@@ -1,9 +1,19 @@
 //! Memory by the page: of our own, for frames and large tables, or the kernel's, for the rings of a socket. It is unmapped
 //! with its owner.
+//!
+//! Source: Linux, Documentation/admin-guide/mm/pagemap.rst.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::RawFd;
+use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
+
+/// Pages that are asked about in one call.
+const PAGES_AT_ONCE: usize = 4096;
+
+/// Of a page, in /proc/self/pagemap: it is in memory, and nobody else has it. The page of zeroes everybody has.
+const PRESENT: u64 = 1 << 63 | 1 << 56;
 
 /// A mapping. What lies in it is the business of whoever made it; see `ring.rs`, `umem.rs` and `mapped.rs`.
 pub(crate) struct Region {
@@ -55,9 +65,33 @@ impl Region {
         self.base
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.length
     }
+
+    /// Bytes of it that are in memory at present, of private pages: a page that was only read shows zeroes, and takes none. 0
+    /// where the system does not tell.
+    pub(crate) fn resident(&self) -> usize {
+        let page = page_size();
+        let (first, pages) = (self.base.as_ptr().addr() / page, self.length.div_ceil(page));
+        let Ok(map) = File::open("/proc/self/pagemap") else { return 0 };
+        let mut words = vec![0; PAGES_AT_ONCE.min(pages) * size_of::<u64>()];
+        let mut resident = 0;
+        for done in (0..pages).step_by(PAGES_AT_ONCE) {
+            let words = &mut words[..PAGES_AT_ONCE.min(pages - done) * size_of::<u64>()];
+            if map.read_exact_at(words, ((first + done) * size_of::<u64>()) as u64).is_err() {
+                break;
+            }
+            let (words, _) = words.as_chunks();
+            resident += words.iter().filter(|word| u64::from_ne_bytes(**word) & PRESENT == PRESENT).count();
+        }
+        resident * page
+    }
+}
+
+fn page_size() -> usize {
+    // SAFETY: the call has no conditions.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }
 
 impl Drop for Region {

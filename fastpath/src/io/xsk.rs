@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use super::CopyMode;
 use super::umem::Umem;
+use crate::mapped::Extent;
 use foreign::ForeignMemory;
 use own::OwnMemory;
 use rings::Rings;
@@ -213,6 +214,16 @@ impl XskMemory {
         match &self.shared.frames {
             Frames::XskRs(_) => false,
             Frames::Own(memory) => memory.has_metadata(),
+        }
+    }
+
+    /// What the frames take.
+    pub fn extent(&self) -> Extent {
+        let allocated = self.shared.options.frame_size * self.shared.options.frame_count as usize;
+        match &self.shared.frames {
+            // xsk-rs says no more; a frame is touched when the kernel fills it.
+            Frames::XskRs(_) => Extent::of_heap(allocated),
+            Frames::Own(memory) => Extent { allocated, resident: memory.region().resident() },
         }
     }
 

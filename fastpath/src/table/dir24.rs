@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use prefix_trie::PrefixMap;
 
 use super::lpm::{Address, MAX_VALUE, Prefix};
-use crate::mapped;
+use crate::mapped::{self, Extent};
 use crate::rcu::Grace;
 
 const SLOTS: usize = 1 << 24;
@@ -125,6 +125,11 @@ impl Dir24 {
     /// How often the table has changed: what had changed by then is seen by every lookup that follows.
     pub fn edition(&self) -> u32 {
         self.edition.load(Ordering::Acquire)
+    }
+
+    /// What it takes, and what of that has been touched.
+    pub fn extent(&self) -> Extent {
+        [self.slots.extent(), self.cells.extent()].into_iter().sum()
     }
 
     #[inline(always)]

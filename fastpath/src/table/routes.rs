@@ -24,6 +24,7 @@ use super::AdjacencyIndex;
 use super::dir24::{Dir24, Dir24Writer};
 use super::ipv6::{Ipv6Routes, Ipv6Writer};
 use super::lpm::Prefix;
+use crate::mapped::Extent;
 use crate::rcu::{Grace, Publisher};
 
 /// Destinations that are told apart by family at a time.
@@ -99,6 +100,11 @@ impl Routes {
         for (adjacency, value) in adjacencies.iter_mut().zip(values) {
             *adjacency = AdjacencyIndex(*value);
         }
+    }
+
+    /// What the tables of IPv4 and of IPv6 take.
+    pub fn extents(&self) -> [Extent; 2] {
+        [self.ipv4.extent(), Extent::of_heap(self.ipv6.size())]
     }
 
     /// How often IPv4 routes have changed in place. What had changed by then is seen by every lookup that follows.

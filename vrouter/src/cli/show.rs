@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use control::http::views::{
-    CopyMode, DropView, FlowView, HostEndpointView, InterfaceView, NeighbourView, PollMode, PreparationView, QueueView,
-    RouteView, StatusView, WorkerView, XdpMode,
+    CopyMode, DropView, FlowView, HostEndpointView, InterfaceView, MemoryView, NeighbourView, PollMode,
+    PreparationView, QueueView, RouteView, StatusView, WorkerView, XdpMode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -68,6 +68,9 @@ enum What {
     /// Host endpoints of this node, with the policies in each list
     #[value(aliases = ["hostendpoints", "host-endpoint", "hostendpoint", "hep", "heps"])]
     HostEndpoints,
+    /// What of the machine's memory is used for what
+    #[value(aliases = ["mem"])]
+    Memory,
     /// Is all well
     Status,
 }
@@ -99,6 +102,7 @@ fn once(client: &Client, format: Format, arguments: &ShowArguments) -> Result<()
         What::Workers => table(client, how, &format!("workers{query}"), workers),
         What::Drops => table(client, how, &format!("drops{query}"), drops),
         What::HostEndpoints => table(client, how, &format!("host-endpoints{query}"), host_endpoints),
+        What::Memory => table(client, how, &format!("memory{query}"), memory),
         What::Status => {
             let view: StatusView = client.get("/v1/show/status")?;
             let text = structured(format, &view, arguments.watch.is_some())?;
@@ -165,6 +169,16 @@ pub fn interfaces(views: &[InterfaceView], is_wide: bool) -> Table {
             prepared(&view.prepared),
         ];
         table.row(cells(narrow, wide, is_wide));
+    }
+    table
+}
+
+pub fn memory(views: &[MemoryView], is_wide: bool) -> Table {
+    let mut table = Table::new(headings(&["PART", "RESIDENT", "ALLOCATED"], &["MEANING"], is_wide));
+    let mebibytes = |bytes: u64| format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64);
+    for view in views {
+        let narrow = [view.part.clone(), mebibytes(view.resident_bytes), optional(view.allocated_bytes.map(mebibytes))];
+        table.row(cells(narrow, [view.description.clone()], is_wide));
     }
     table
 }

@@ -66,6 +66,17 @@ struct SideFields<R> {
 }
 
 impl Block {
+    /// Bytes on the heap, with its own.
+    pub(super) fn size(&self) -> usize {
+        let fields = match &self.fields {
+            BlockFields::Narrow(fields) => fields.size(),
+            BlockFields::Wide(fields, rows) => fields.size() + rows.size(),
+        };
+        let classes: usize =
+            self.classes.iter().flat_map(|own| [&own.sets, &own.named]).flatten().map(ClassField::size).sum();
+        size_of::<Self>() + size_of_val(&*self.rules) + fields + classes
+    }
+
     pub(super) fn build(rules: &[RuleSpec]) -> Self {
         let rules: Vec<RuleSpec> = rules.iter().flat_map(by_number_or_name).collect();
         let layout = Layout::of(rules.len());
@@ -251,6 +262,21 @@ impl Fields<u32> {
             icmp: l4.icmp.each_ref().map(|steps| steps.as_ref().map(|steps| steps.map(row))),
         });
         Fields { l4, source: side(&self.source), destination: side(&self.destination) }
+    }
+}
+
+impl<R> Fields<R> {
+    /// Bytes on the heap.
+    fn size(&self) -> usize {
+        let l4 = self
+            .l4
+            .as_ref()
+            .map_or(0, |l4| l4.protocols.size() + l4.icmp.iter().flatten().map(Steps::size).sum::<usize>());
+        let side = |fields: &SideFields<R>| {
+            let nets = fields.nets.as_ref().map_or(0, |nets| nets.ipv4.size() + nets.ipv6.size());
+            nets + fields.ports.as_ref().map_or(0, Steps::size)
+        };
+        l4 + side(&self.source) + side(&self.destination)
     }
 }
 

@@ -32,6 +32,16 @@ struct Asked {
 }
 
 impl ClassField {
+    /// Bytes on the heap.
+    pub(super) fn size(&self) -> usize {
+        let any: usize = self.any.iter().map(|(_, sets)| size_of_val(&**sets)).sum();
+        size_of_val(&*self.asked)
+            + size_of_val(&*self.rules)
+            + size_of_val(&*self.any)
+            + any
+            + size_of_val(&*self.otherwise)
+    }
+
     /// Conditions on the address; none when there are none.
     pub(super) fn of_sets(sides: &[&SideMatch], layout: Layout) -> Option<Self> {
         let mut conditions = Conditions::default();

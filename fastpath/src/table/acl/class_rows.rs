@@ -53,6 +53,14 @@ struct Group {
 const BLOCKS: usize = u64::BITS as usize;
 
 impl ClassRows {
+    /// Bytes on the heap, with its own. Wide rows that classes share are counted with each.
+    fn size(&self) -> usize {
+        let wide = |side: &SideRows| side.wide.iter().map(|row| size_of_val(&**row)).sum::<usize>();
+        let lists =
+            |side: &SideRows| size_of_val(&*side.groups) + size_of_val(&*side.narrow) + size_of_val(&*side.wide);
+        size_of::<Self>() + self.sides.iter().map(|side| wide(side) + lists(side)).sum::<usize>()
+    }
+
     pub(super) fn source(&self) -> &SideRows {
         &self.sides[0]
     }
@@ -156,6 +164,12 @@ impl ClassTable {
         let known = rows.iter().map(|rows| rows.clone().map_or_else(OnceLock::new, OnceLock::from));
         let slots = known.chain(std::iter::repeat_with(OnceLock::new)).take(room).collect();
         Self { slots, nothing: ClassRows::default() }
+    }
+
+    /// Bytes on the heap.
+    pub(super) fn size(&self) -> usize {
+        let rows = self.slots.iter().filter_map(OnceLock::get).map(|rows| rows.size());
+        size_of_val(&*self.slots) + rows.sum::<usize>()
     }
 
     pub(super) fn nothing(&self) -> &ClassRows {

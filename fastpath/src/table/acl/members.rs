@@ -130,6 +130,12 @@ impl Members {
         }
     }
 
+    /// Bytes on the heap.
+    pub(super) fn size(&self) -> usize {
+        let Prefixes { starts, classes } = &*self.prefixes;
+        size_of_val(&*self.slots) + size_of_val(&**starts) + size_of_val(&**classes)
+    }
+
     /// The most members it may hold.
     pub(super) fn room(&self) -> usize {
         self.slots.len() / 2

@@ -167,6 +167,19 @@ impl Acl {
         editor.commit()
     }
 
+    /// Bytes on the heap: what its parts that it may share with other policies take.
+    pub fn size(&self) -> usize {
+        let Blocks { classes, heads, programs, .. } = &*self.blocks;
+        let list = |blocks: &Vec<usize>| size_of_val(&**blocks);
+        let program = |program: &ProgramSpec| {
+            let tiers: usize = program.tiers.iter().map(|tier| size_of_val(tier) + list(&tier.blocks)).sum();
+            tiers + list(&program.profiles)
+        };
+        let blocks: usize = heads.iter().flatten().map(|head| head.block.size()).sum();
+        let programs = size_of_val(&**programs) + programs.iter().map(program).sum::<usize>();
+        self.members.size() + classes.size() + size_of_val(&**heads) + blocks + programs
+    }
+
     /// Looks a packet's ends up.
     #[inline]
     pub fn classify<'a>(&'a self, question: &'a Question) -> Classes<'a> {

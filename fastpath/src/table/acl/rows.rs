@@ -80,6 +80,11 @@ pub(super) struct Rows {
 }
 
 impl Rows {
+    /// Bytes on the heap.
+    pub(super) fn size(&self) -> usize {
+        size_of_val(&*self.bits)
+    }
+
     #[inline(always)]
     pub(super) fn row(&self, position: u32) -> &[u64] {
         let start = position as usize * self.stride;

@@ -128,6 +128,17 @@ struct Step<T, R> {
     row: R,
 }
 
+impl<T, R> Steps<T, R> {
+    /// Bytes on the heap.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Few(few) => size_of_val(&**few),
+            Self::Pages(pages) => size_of_val(&**pages) + size_of_val(&*pages.pages),
+            Self::Buckets(Buckets { steps, buckets, .. }) => size_of_val(&**steps) + size_of_val(&**buckets),
+        }
+    }
+}
+
 impl<T: Value> Steps<T, u32> {
     /// `holding` gives for every rule, in order, the runs of values for which it holds; none stands for all values.
     pub(super) fn build(holding: &[Option<Vec<Run<T>>>], layout: Layout, rows: &mut Collector) -> Self {
