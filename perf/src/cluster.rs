@@ -11,8 +11,10 @@
 //! A change is timed from the first byte of its request to the last byte of the answer, which comes after the tables are
 //! published: parsing, checks, the commit to disk, calculation and compilation are all in it.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Read, Write};
+use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -40,8 +42,9 @@ pub fn measure(scale: &Scale, report: &mut Report) -> Result<(), Error> {
         return Ok(());
     };
     let (endpoints, policies, local, changes) = scale.cluster;
-    let place = Place::new(local)?;
-    let mut daemon = place.start(&program)?;
+    let place = Place::new("cluster")?;
+    place.batch(&place.namespace, &links(local))?;
+    let mut daemon = place.start(&program, &[])?;
     let start = Instant::now();
     let mut batch = Vec::new();
     let all = (0..endpoints).map(|position| endpoint(position, position < local));
@@ -57,7 +60,7 @@ pub fn measure(scale: &Scale, report: &mut Report) -> Result<(), Error> {
 
     daemon.stop()?;
     let start = Instant::now();
-    let mut daemon = place.start(&program)?;
+    let mut daemon = place.start(&program, &[])?;
     let started = start.elapsed().as_secs_f64();
     let memory = daemon.peak_memory()?;
     report.add(Measurement {
@@ -99,7 +102,7 @@ pub fn measure(scale: &Scale, report: &mut Report) -> Result<(), Error> {
 }
 
 /// The daemon beside this program, or the one of the debug build.
-fn program() -> Option<PathBuf> {
+pub(crate) fn program() -> Option<PathBuf> {
     let own = std::env::current_exe().ok()?;
     let folder = own.parent()?;
     let candidates = [folder.join("vrouter"), folder.join("../debug/vrouter")];
@@ -107,9 +110,9 @@ fn program() -> Option<PathBuf> {
 }
 
 /// One of the cluster's endpoints: 10.A.B.C, in one of 20 namespaces, part of one of the applications.
-fn endpoint(position: usize, is_local: bool) -> Value {
+pub(crate) fn endpoint(position: usize, is_local: bool) -> Value {
     let number = position as u32;
-    let address = std::net::Ipv4Addr::from_bits(0x0a40_0000 + number);
+    let address = address(position);
     let node = if is_local { "router".to_owned() } else { format!("node-{}", number / 100) };
     let labels = json!({
         "app": format!("app-{}", u64::from(number) % APPS),
@@ -128,14 +131,23 @@ fn endpoint(position: usize, is_local: bool) -> Value {
         "spec": {
             "node": node, "orchestrator": "k8s", "pod": format!("pod-{number}"), "endpoint": "eth0",
             "interfaceName": if is_local { format!("cali{number}") } else { format!("cali{number:08x}") },
-            "mac": format!("02:00:{:02x}:{:02x}:{:02x}:{:02x}", number >> 24, number >> 16 & 255, number >> 8 & 255, number & 255),
+            "mac": mac(position),
             "ipNetworks": [format!("{address}/32")],
         },
     })
 }
 
+pub(crate) fn address(position: usize) -> Ipv4Addr {
+    Ipv4Addr::from_bits(0x0a40_0000 + position as u32)
+}
+
+pub(crate) fn mac(position: usize) -> String {
+    let [a, b, c, d] = (position as u32).to_be_bytes();
+    format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+}
+
 /// A policy for one application: ten rules about others.
-fn policy(position: usize, version: u32) -> Value {
+pub(crate) fn policy(position: usize, version: u32) -> Value {
     let mut random = Random::new(position as u64 * 1000 + u64::from(version));
     let rule = |random: &mut Random| {
         json!({
@@ -161,23 +173,32 @@ fn policy(position: usize, version: u32) -> Value {
 }
 
 /// A namespace with interfaces, and a folder with the datastore and the socket.
-struct Place {
-    namespace: String,
+pub(crate) struct Place {
+    pub(crate) namespace: String,
     folder: PathBuf,
 }
 
+/// The interfaces of so many endpoints, as commands of `ip`.
+fn links(local: usize) -> String {
+    (0..local).fold(String::new(), |mut lines, number| {
+        let _ = writeln!(lines, "link add cali{number} type veth peer name peer{number}");
+        lines
+    })
+}
+
 impl Place {
-    fn new(local: usize) -> Result<Place, LabError> {
-        let namespace = lab::namespace("cluster")?;
+    pub(crate) fn new(purpose: &str) -> Result<Place, LabError> {
+        let namespace = lab::namespace(purpose)?;
         let folder = std::env::temp_dir().join(&namespace);
         fs::create_dir_all(&folder).map_err(system("make a folder"))?;
-        let place = Place { namespace, folder };
-        for number in 0..local {
-            let name = &place.namespace;
-            let line = format!("-n {name} link add cali{number} type veth peer name peer{number}");
-            lab::run("ip", &line.split(' ').collect::<Vec<_>>())?;
-        }
-        Ok(place)
+        Ok(Place { namespace, folder })
+    }
+
+    /// Commands of `ip`, one a line, in a namespace.
+    pub(crate) fn batch(&self, namespace: &str, lines: &str) -> Result<(), LabError> {
+        let path = self.folder.join("batch");
+        fs::write(&path, lines).map_err(system("write commands"))?;
+        lab::run("ip", &["-n", namespace, "-batch", &path.to_string_lossy()])
     }
 
     fn socket(&self) -> PathBuf {
@@ -185,10 +206,10 @@ impl Place {
     }
 
     /// Returns when the daemon is in sync.
-    fn start(&self, program: &Path) -> Result<Daemon, LabError> {
+    pub(crate) fn start(&self, program: &Path, more: &[&str]) -> Result<Daemon, LabError> {
         let log = fs::File::create(self.folder.join("log")).map_err(system("make a log"))?;
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.namespace]).arg(program).args(["run", "--node-name", "router"]);
+        command.args(["netns", "exec", &self.namespace]).arg(program).args(["run", "--node-name", "router"]).args(more);
         command.arg("--datastore").arg(format!("embedded:{}", self.folder.join("store").display()));
         command.arg("--api-socket").arg(self.socket()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = lab::spawn(&mut command)?;
@@ -204,7 +225,7 @@ impl Place {
         Ok(daemon)
     }
 
-    fn apply(&self, objects: &[Value]) -> Result<(), LabError> {
+    pub(crate) fn apply(&self, objects: &[Value]) -> Result<(), LabError> {
         if objects.is_empty() {
             return Ok(());
         }
@@ -212,7 +233,26 @@ impl Place {
         self.request("POST", "/v1/apply", &body).map(|_| ()).map_err(system("apply objects"))
     }
 
-    /// The body of the answer, which must be one of success.
+    /// One of the daemon's views.
+    pub(crate) fn shown(&self, what: &str) -> Result<Value, LabError> {
+        let text = self.request("GET", &format!("/v1/show/{what}"), "").map_err(system("ask the daemon"))?;
+        let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        serde_json::from_str(body).map_err(|error| system(format!("read what it says of {what}"))(error.into()))
+    }
+
+    /// Waits until a number of the daemon's status is right.
+    pub(crate) fn await_status(&self, field: &str, is_right: impl Fn(u64) -> bool) -> Result<(), LabError> {
+        let start = Instant::now();
+        while !self.shown("status")?[field].as_u64().is_some_and(&is_right) {
+            if start.elapsed() > PATIENCE {
+                return Err(LabError::Late { what: format!("{field} of the daemon"), seconds: PATIENCE.as_secs() });
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// The whole answer, which must be one of success.
     fn request(&self, method: &str, path: &str, body: &str) -> io::Result<String> {
         let mut stream = UnixStream::connect(self.socket())?;
         let head = format!(
@@ -236,7 +276,7 @@ impl Drop for Place {
     }
 }
 
-struct Daemon(Child);
+pub(crate) struct Daemon(Child);
 
 impl Daemon {
     /// The most it ever held, in MB.
@@ -247,7 +287,15 @@ impl Daemon {
         Ok(kilobytes / 1000.0)
     }
 
-    fn stop(&mut self) -> Result<(), LabError> {
+    /// What it holds at present, in bytes, by the kernel's count.
+    pub(crate) fn resident(&self) -> Result<f64, LabError> {
+        let path = format!("/proc/{}/smaps_rollup", self.0.id());
+        let text = fs::read_to_string(path).map_err(system("read memory"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap_or_default();
+        Ok(line.trim().trim_end_matches(" kB").parse().unwrap_or(f64::NAN) * 1024.0)
+    }
+
+    pub(crate) fn stop(&mut self) -> Result<(), LabError> {
         lab::run("kill", &["-TERM", &self.0.id().to_string()])?;
         self.0.wait().map(|_| ()).map_err(system("wait for vrouter"))
     }

@@ -17,7 +17,9 @@
 //! | `cpu.rs` | what a thread has cost, and that it is not kept waiting |
 //! | `recorder.rs` | what the recorder of recent drops costs |
 //! | `sets.rs` | addresses that join and leave sets, and policies full of them |
+//! | `flows.rs` | the flow table with ten million flows |
 //! | `cluster.rs` | the daemon with a large cluster in its datastore: start, memory, changes |
+//! | `resident.rs` | what the daemon of a busy node holds in memory, part by part |
 //! | `tables.rs`, `linear.rs` | what the router is told; policy by walking the rules, for comparison |
 //! | `idle.rs` | what queues cost that have nothing to do, awake and asleep |
 //! | `scaling.rs` | what a second worker is worth |
@@ -34,6 +36,7 @@ pub mod baseline;
 pub mod bench;
 pub mod cluster;
 pub mod cpu;
+pub mod flows;
 pub mod forwarder;
 pub mod frames;
 pub mod idle;
@@ -49,6 +52,7 @@ pub mod random;
 pub mod recorder;
 pub mod replay;
 pub mod report;
+pub mod resident;
 pub mod route_sets;
 pub mod router;
 pub mod scaling;
@@ -75,6 +79,8 @@ pub enum Topic {
     Tcp,
     Latency,
     Cluster,
+    Flows,
+    Resident,
     Instructions,
     Idle,
     Scaling,
@@ -85,13 +91,15 @@ pub enum Topic {
 }
 
 impl Topic {
-    pub const ALL: [Topic; 9] = [
+    pub const ALL: [Topic; 11] = [
         Topic::Memory,
         Topic::Lpm,
         Topic::Veth,
         Topic::Tcp,
         Topic::Latency,
         Topic::Cluster,
+        Topic::Flows,
+        Topic::Resident,
         Topic::Instructions,
         Topic::Idle,
         Topic::Scaling,
@@ -108,6 +116,8 @@ impl Topic {
             Topic::Tcp => "tcp",
             Topic::Latency => "latency",
             Topic::Cluster => "cluster",
+            Topic::Flows => "flows",
+            Topic::Resident => "resident",
             Topic::Instructions => "instructions",
             Topic::Idle => "idle",
             Topic::Scaling => "scaling",
@@ -210,6 +220,8 @@ pub fn run(options: &Options) -> Result<(), Error> {
             Topic::Tcp => tcp::measure(&options.scale, &mut report)?,
             Topic::Latency => latency::measure(&options.scale, &mut report)?,
             Topic::Cluster => cluster::measure(&options.scale, &mut report)?,
+            Topic::Flows => flows::measure(&options.scale, &mut report)?,
+            Topic::Resident => resident::measure(&options.scale, &mut report)?,
             Topic::Instructions => instructions::measure(&mut report, &options.baselines, options.save_baseline)?,
             Topic::Idle => idle::measure(&options.scale, &mut report)?,
             Topic::Scaling => scaling::measure(&options.scale, &mut report)?,

@@ -21,6 +21,8 @@ const USAGE: &str = "usage: perf [TOPIC]... [options]
   idle           a worker with many queues and no packets, awake and asleep; needs root
   scaling        two workers in memory, on two cores, beside one
   cluster        the daemon with 100,000 endpoints and 2,000 policies: start, memory, changes
+  flows          the flow table with ten million flows; needs no privilege, and 3 GB
+  resident       the daemon with 100 endpoints, 10,000 routes, 1,000 policies and 512,000 flows: memory by part
   peers          the kernel in Calico's layouts, Open vSwitch and DPDK in the same lab, in turn; not part of all
   peers-memory   DPDK's tables beside ours, over the same sets; not part of all
 

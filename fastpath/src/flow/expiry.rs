@@ -11,6 +11,8 @@ const SLICE: u32 = 256;
 impl FlowWriter {
     /// Looks at the next slice. Returns how many flows ended.
     pub fn sweep(&mut self, now: Seconds) -> usize {
+        // Also where nothing new is entered: what has ended need not wait for that, nor the list of it grow.
+        self.reclaim();
         let mut ended = 0;
         for _ in 0..SLICE.min(self.used()) {
             self.advance();

@@ -255,7 +255,7 @@ impl FlowWriter {
         self.retired.push_back((self.grace.stamp(), index));
     }
 
-    fn reclaim(&mut self) {
+    pub(super) fn reclaim(&mut self) {
         if self.retired.is_empty() {
             return;
         }
