@@ -425,7 +425,8 @@ impl Attachments {
 
     fn detach(&mut self, name: &str, links: &BTreeMap<LinkIndex, Link>, errors: &mut Vec<AttachError>) {
         self.view.remove(name);
-        if let Some(attached) = self.by_name.remove(name) {
+        if let Some(mut attached) = self.by_name.remove(name) {
+            attached.unregister(name);
             // An uplink was the kernel's before it was ours. A workload's interface was nobody's else.
             let link = attached.attachment.link;
             if attached.attachment.kind == InterfaceKind::Uplink && links.contains_key(&link) {

@@ -303,6 +303,12 @@ fn spawn(
             })
             .map_err(|source| StartError::Thread { worker: position, source })?;
         threads.push(thread);
+        let closer = remote.closer();
+        let thread = std::thread::Builder::new()
+            .name(format!("closer-{position}"))
+            .spawn(move || closer.run())
+            .map_err(|source| StartError::Thread { worker: position, source })?;
+        threads.push(thread);
         remotes.push(remote);
     }
     Ok((threads, remotes))

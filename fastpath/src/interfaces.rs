@@ -107,11 +107,11 @@ impl<Q: Queue> Interfaces<Q> {
         self.index();
     }
 
-    /// Closes the queues of an interface, if there are any.
-    pub fn detach(&mut self, interface: InterfaceIndex, umem: &mut Umem) {
+    /// Gives the queues of an interface to `close`, if there are any.
+    pub fn detach(&mut self, interface: InterfaceIndex, mut close: impl FnMut(Q)) {
         while let Some(position) = self.queues.iter().position(|attached| attached.interface == interface) {
             self.activity.swap_remove(position);
-            self.queues.swap_remove(position).queue.close(umem);
+            close(self.queues.swap_remove(position).queue);
         }
         self.index();
     }
@@ -134,7 +134,7 @@ impl<Q: Queue> Interfaces<Q> {
 
     pub fn detach_all(&mut self, umem: &mut Umem) {
         while let Some(interface) = self.queues.last().map(|attached| attached.interface) {
-            self.detach(interface, umem);
+            self.detach(interface, |queue| queue.close(umem));
         }
     }
 
@@ -393,6 +393,8 @@ mod tests {
     struct Hungry(MemoryQueue, std::rc::Rc<std::cell::Cell<usize>>);
 
     impl Queue for Hungry {
+        type Retired = ();
+
         fn has_arrived(&mut self) -> bool {
             self.0.has_arrived()
         }
@@ -420,8 +422,8 @@ mod tests {
         fn statistics(&self) -> crate::io::QueueStatistics {
             self.0.statistics()
         }
-        fn close(self, umem: &mut Umem) {
-            self.0.close(umem);
+        fn retire(self, umem: &mut Umem) {
+            self.0.retire(umem);
         }
     }
 
@@ -452,7 +454,7 @@ mod tests {
         let mut bench = Bench::cooled(4);
         bench.push(3, 2);
         bench.interfaces.look(Now(1));
-        bench.interfaces.detach(InterfaceIndex(1), &mut bench.umem);
+        bench.interfaces.detach(InterfaceIndex(1), |queue| queue.close(&mut bench.umem));
         assert_eq!((bench.interfaces.len(), bench.interfaces.hot()), (3, 1));
         assert_eq!(bench.gather(256), [0, 0, 0, 2]);
         bench.interfaces.detach_all(&mut bench.umem);

@@ -24,6 +24,7 @@
 //! off or dropped with a reason; an unknown interface, endpoint or program means drop.
 
 pub mod burst;
+pub mod closer;
 pub mod flow;
 pub mod handoff;
 pub mod header;

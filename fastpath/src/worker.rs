@@ -14,13 +14,14 @@ use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 
 use crate::burst::{BURST, Burst};
+use crate::closer::{self, Closer, Closers, Closing};
 use crate::flow::tcp_state::State;
 use crate::flow::{FlowView, FlowWriter};
 use crate::handoff::{self, Incoming, Lane, Outgoing};
 use crate::interfaces::Interfaces;
 use crate::io::Queue;
 use crate::io::sleep::{Sleeper, Waker};
-use crate::io::umem::Umem;
+use crate::io::umem::{Released, Umem};
 use crate::packet::Packet;
 use crate::patience::Patience;
 use crate::pipeline::{Now, Pipeline};
@@ -67,22 +68,33 @@ impl Clock {
 /// What control asks of a worker.
 pub enum Command<Q> {
     Attach(InterfaceIndex, Box<Q>),
+    /// Let the interface's queues go; who closes them is said in `closer.rs`.
     Detach(InterfaceIndex),
     /// Forget every flow that uses the interface.
     Purge(InterfaceIndex),
     /// Enter flows of an earlier process, as many as there is room for.
     Restore(Vec<FlowView>),
     Stop,
+    /// Take the frames of a closed queue back. Said by a closer, and not counted among the commands of control.
+    Recover(Released),
 }
 
 /// The ends that control and the other workers hold.
-pub struct Remote<Q> {
+pub struct Remote<Q: Queue> {
     pub counters: Arc<Counters>,
     pub commands: Arc<ArrayQueue<Command<Q>>>,
     pub records: Records,
     pub punt: Lane,
     pub inject: Lane,
     pub doorbell: Doorbell,
+    closers: Closers<Q>,
+}
+
+impl<Q: Queue> Remote<Q> {
+    /// Who closes the queues that the worker lets go, for a thread of its own.
+    pub fn closer(&self) -> Closer<Q> {
+        self.closers.closer(&self.commands, &self.doorbell)
+    }
 }
 
 /// Wakes a worker, if it sleeps.
@@ -125,6 +137,7 @@ pub struct Worker<Q: Queue> {
     asleep: Arc<CachePadded<AtomicBool>>,
     poll: Poll,
     clock: Clock,
+    closing: Closing<Q>,
     is_stopped: bool,
     /// Packets wait in a queue until its other side has taken earlier ones.
     is_held_up: bool,
@@ -156,6 +169,7 @@ pub fn build<Q: Queue>(parts: Vec<Parts>) -> std::io::Result<Vec<(Worker<Q>, Rem
         let sleeper = Sleeper::new()?;
         let asleep = Arc::new(CachePadded::new(AtomicBool::new(false)));
         let doorbell = Doorbell { asleep: asleep.clone(), waker: sleeper.waker() };
+        let (closing, closers) = closer::pair();
         let remote = Remote {
             counters: Counters::new(),
             commands: Arc::new(ArrayQueue::new(COMMANDS)),
@@ -163,6 +177,7 @@ pub fn build<Q: Queue>(parts: Vec<Parts>) -> std::io::Result<Vec<(Worker<Q>, Rem
             punt: Lane::new(PUNT_DEPTH),
             inject: Lane::new(PUNT_DEPTH),
             doorbell,
+            closers,
         };
         remote.counters.frames_total.set(part.umem.frame_count() as u64);
         let worker = Worker {
@@ -185,6 +200,7 @@ pub fn build<Q: Queue>(parts: Vec<Parts>) -> std::io::Result<Vec<(Worker<Q>, Rem
             asleep,
             poll: part.poll,
             clock: part.clock,
+            closing,
             is_stopped: false,
             is_held_up: false,
         };
@@ -278,6 +294,7 @@ impl<Q: Queue> Worker<Q> {
             }
         }
         self.interfaces.detach_all(&mut self.umem);
+        self.closing.finish(&self.commands, &mut self.umem);
         let audit = self.umem.audit();
         debug_assert_eq!(audit.free, audit.sum(), "a frame was lost: {audit:?}");
     }
@@ -309,7 +326,12 @@ impl<Q: Queue> Worker<Q> {
             let Some(command) = self.commands.pop() else { return };
             match command {
                 Command::Attach(interface, queue) => self.attach(interface, *queue),
-                Command::Detach(interface) => self.interfaces.detach(interface, &mut self.umem),
+                Command::Detach(interface) => self.let_go(interface),
+                Command::Recover(released) => {
+                    self.umem.recover(released);
+                    self.closing.recovered();
+                    continue;
+                }
                 Command::Purge(interface) => {
                     self.pipeline.flows.purge(interface);
                 }
@@ -323,6 +345,17 @@ impl<Q: Queue> Worker<Q> {
             }
             self.counters.commands.add(1);
         }
+    }
+
+    fn let_go(&mut self, interface: InterfaceIndex) {
+        let Self { interfaces, umem, sleeper, closing, .. } = self;
+        interfaces.detach(interface, |queue| {
+            if let Some(fd) = queue.fd() {
+                // What still arrives there must not wake us. One that was never added is none to remove.
+                let _ = sleeper.remove(fd);
+            }
+            closing.close(queue, umem);
+        });
     }
 
     /// Waits until a packet, a hand-off or a command arrives, or for a nap.

@@ -7,8 +7,8 @@ mod io_lab;
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
-use fastpath::io::Queue;
 use fastpath::io::xsk::{Backend, QueueOptions, XskError, XskMemory, XskOptions};
+use fastpath::io::{Queue, Retired};
 use fastpath::packet::Offload;
 use io_lab::{
     DEADLINE, EXPERIMENT, FRAMES, RawSocket, between_two, for_each_backend, forwarder, forwarder_with, in_namespace,

@@ -21,6 +21,16 @@ pub struct KernelDrops {
 }
 
 impl Attached {
+    /// Lets the program drop and count what arrives, before the sockets go: what would come to them nobody would read.
+    pub(super) fn unregister(&mut self, name: &str) {
+        for queue in &self.queues {
+            // The socket's end takes it out of the map as well; until then some packets are lost uncounted.
+            if let Err(error) = self.program.unregister(queue.queue) {
+                tracing::debug!(interface = name, %error, "socket stays registered until it is closed");
+            }
+        }
+    }
+
     /// By all programs since it was attached. Maps of a program that is loaded can be read; if one could not, there would
     /// be nothing to tell.
     pub(super) fn counted(&self) -> ProgramCounters {

@@ -58,8 +58,9 @@ impl Attachments {
             return Ok(Moved { from, to: from, gap: Duration::ZERO });
         }
         attached.earlier_sockets = attached.at_sockets();
-        // A socket is closed when the last hold on it is gone.
+        // A socket is closed when the last hold on it is gone. What arrives until then the program drops and counts.
         attached.watches.clear();
+        attached.unregister(name);
         let start = Instant::now();
         self.command(from.index(), Command::Detach(index));
         let result = self.await_obedience(name, from.index()).and_then(|()| self.open_at(name, index, to));

@@ -58,6 +58,8 @@ impl MemoryQueue {
 }
 
 impl Queue for MemoryQueue {
+    type Retired = ();
+
     fn has_arrived(&mut self) -> bool {
         self.waiting.load(Ordering::Acquire) > 0
     }
@@ -114,7 +116,7 @@ impl Queue for MemoryQueue {
         lock(&self.rings).statistics
     }
 
-    fn close(self, _umem: &mut Umem) {}
+    fn retire(self, _umem: &mut Umem) {}
 }
 
 impl FarEnd {
@@ -185,6 +187,8 @@ impl ReplayQueue {
 }
 
 impl Queue for ReplayQueue {
+    type Retired = ();
+
     fn has_arrived(&mut self) -> bool {
         !self.packets.is_empty()
     }
@@ -234,7 +238,7 @@ impl Queue for ReplayQueue {
         QueueStatistics::default()
     }
 
-    fn close(self, _umem: &mut Umem) {}
+    fn retire(self, _umem: &mut Umem) {}
 }
 
 #[cfg(test)]

@@ -32,12 +32,15 @@ pub mod xsk;
 use std::os::fd::RawFd;
 
 use crate::packet::Packet;
-use umem::Umem;
+use umem::{Released, Umem};
 
 /// One queue of one interface, owned by one worker.
 ///
 /// Every packet that a queue hands out or takes in lives in the `Umem` passed along, which is always the same one.
 pub trait Queue {
+    /// What is left of it when its worker has let it go.
+    type Retired: Retired;
+
     /// Whether a packet waits to be received: the cheapest possible look, for queues where nearly always none does. Never a
     /// syscall, and nothing changes.
     fn has_arrived(&mut self) -> bool;
@@ -68,8 +71,31 @@ pub trait Queue {
     /// What the kernel or the back-end counted on its side of the rings.
     fn statistics(&self) -> QueueStatistics;
 
-    /// Ends the queue; every frame it held is free again when this returns.
-    fn close(self, umem: &mut Umem);
+    /// The worker's half of ending the queue, which waits for nobody. The frames that it still has come back with what
+    /// closing the rest returns.
+    fn retire(self, umem: &mut Umem) -> Self::Retired;
+
+    /// Both halves: every frame it held is free again when this returns.
+    fn close(self, umem: &mut Umem)
+    where
+        Self: Sized,
+    {
+        let released = self.retire(umem).close();
+        umem.recover(released);
+    }
+}
+
+/// A queue that its worker has let go.
+pub trait Retired: Send {
+    /// Ends it, and takes the time that this takes.
+    fn close(self) -> Released;
+}
+
+/// Nothing is left, and there were no frames.
+impl Retired for () {
+    fn close(self) -> Released {
+        Released(None)
+    }
 }
 
 /// Counters kept beyond our side of the rings.

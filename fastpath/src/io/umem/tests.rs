@@ -238,3 +238,13 @@ fn bytes_that_arrived_elsewhere_are_moved_to_the_common_start() {
     assert_eq!(umem.data(&packet), [3, 4]);
     umem.free(packet);
 }
+
+impl Umem {
+    /// Books so many frames to a queue that is not there, for tests of who gives them back.
+    pub(crate) fn lend_for_test(&mut self, count: usize) -> Released {
+        let holder = self.enroll();
+        let lent = (0..count).map_while(|_| self.lend(holder)).count();
+        assert_eq!(lent, count, "as many frames as asked for");
+        Released(Some(holder))
+    }
+}

@@ -38,7 +38,7 @@ use super::rings::Rings;
 use super::{QueueOptions, XskMemory};
 use crate::io::ring::Descriptor;
 use crate::io::umem::{HEADROOM, Holder, Released, Umem};
-use crate::io::{CopyMode, Queue, QueueStatistics};
+use crate::io::{CopyMode, Queue, QueueStatistics, Retired};
 use crate::packet::{FrameIndex, Offload, Packet};
 
 /// Frames that a queue starts with.
@@ -111,10 +111,10 @@ pub struct RetiredQueue {
     rings: Rings,
 }
 
-impl RetiredQueue {
+impl Retired for RetiredQueue {
     /// Closes the socket. The kernel returns from that when nothing receives into its frames any more, which takes it
     /// 8 to 16 ms.
-    pub fn close(self) -> Released {
+    fn close(self) -> Released {
         drop(self.rings);
         Released(self.holder)
     }
@@ -217,20 +217,6 @@ impl XskQueue {
     pub fn watch(&self) -> io::Result<QueueWatch> {
         // SAFETY: the descriptor is the socket's, which `self` keeps open during the call.
         unsafe { BorrowedFd::borrow_raw(self.fd) }.try_clone_to_owned().map(QueueWatch)
-    }
-
-    /// The worker's half of closing, which does not pause it. `RetiredQueue::close` is the other half, for another
-    /// thread; the frames come back to the worker with what that returns.
-    pub fn retire(mut self, umem: &mut Umem) -> RetiredQueue {
-        for _ in 0..CLOSE_ATTEMPTS {
-            if self.in_flight == 0 && self.rings.staged() == 0 {
-                break;
-            }
-            self.flush(umem);
-            self.reap(umem);
-        }
-        self.assembler.abandon(umem);
-        RetiredQueue { holder: self.holder, rings: self.rings }
     }
 
     /// This queue's name. Frames of another memory would be booked to the wrong owner, so that is checked here, where
@@ -398,6 +384,8 @@ fn metadata(offload: Offload) -> [u8; METADATA] {
 const _: () = assert!(METADATA <= HEADROOM);
 
 impl Queue for XskQueue {
+    type Retired = RetiredQueue;
+
     #[inline]
     fn has_arrived(&mut self) -> bool {
         // Nothing arrives at a queue that is polled before `receive` has asked for it.
@@ -512,9 +500,16 @@ impl Queue for XskQueue {
         QueueStatistics { invalid_descriptors, ..kernel }
     }
 
-    fn close(self, umem: &mut Umem) {
-        let released = self.retire(umem).close();
-        umem.recover(released);
+    fn retire(mut self, umem: &mut Umem) -> RetiredQueue {
+        for _ in 0..CLOSE_ATTEMPTS {
+            if self.in_flight == 0 && self.rings.staged() == 0 {
+                break;
+            }
+            self.flush(umem);
+            self.reap(umem);
+        }
+        self.assembler.abandon(umem);
+        RetiredQueue { holder: self.holder, rings: self.rings }
     }
 }
 
