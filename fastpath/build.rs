@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 const FOLDER: &str = "src/io";
-const SOURCES: [&str; 4] = ["steer.bpf", "guard.bpf", "blast.bpf", "gauge.bpf"];
+const SOURCES: [&str; 5] = ["steer.bpf", "guard.bpf", "blast.bpf", "gauge.bpf", "sink.bpf"];
 const HEADERS: [&str; 2] = ["src/io/steer.bpf.h", "src/io/stamp.bpf.h"];
 
 fn main() -> ExitCode {

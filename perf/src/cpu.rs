@@ -45,6 +45,11 @@ impl Task {
         self.schedule(&["-f", "-p", "10"])
     }
 
+    /// Lets the thread run before urgent ones: it empties a ring and sleeps.
+    pub fn make_collector(self) -> bool {
+        self.schedule(&["-f", "-p", "15"])
+    }
+
     /// Lets the thread run before urgent ones too: it looks at the clock and sleeps.
     pub fn make_timekeeper(self) -> bool {
         self.schedule(&["-f", "-p", "20"])

@@ -11,7 +11,8 @@
 //! | `forwarder.rs`, `router.rs` | what forwards between them: the kernel, the router, and whoever is compared |
 //! | `traffic.rs`, `trial.rs` | what is sent; one trial: so many packets a second for so long, and what came of them |
 //! | `frames.rs`, `random.rs` | packets in memory; numbers that repeat from run to run |
-//! | `replay.rs` | packets of a capture |
+//! | `replay.rs`, `sender.rs` | packets of a capture; a sender out of an AF_XDP socket |
+//! | `sink.rs`, `ledger.rs` | where packets end; what became of each, flow by flow |
 //! | `search.rs`, `bench/` | the search for the highest load; `vrouter bench` |
 //! | `page/` | one HTML page of what a bench has measured |
 //! | `cpu.rs` | what a thread has cost, and that it is not kept waiting |
@@ -43,6 +44,7 @@ pub mod idle;
 pub mod instructions;
 pub mod lab;
 pub mod latency;
+pub mod ledger;
 pub mod linear;
 pub mod lpm;
 pub mod memory;
@@ -57,7 +59,9 @@ pub mod route_sets;
 pub mod router;
 pub mod scaling;
 pub mod search;
+pub mod sender;
 pub mod sets;
+pub mod sink;
 pub mod stages;
 pub mod tables;
 pub mod tcp;

@@ -1,4 +1,4 @@
-//! Packets of a capture, made fit for a lab and sent from A by an AF_XDP socket, round and round.
+//! Packets of a capture, made fit for a lab; [`crate::sender`] sends them from A, round and round.
 //!
 //! A capture's addresses mean nothing here. Sources become addresses of A, destinations addresses of B, each different one a
 //! different one, in the order they come; MAC addresses become the lab's; checksums are brought along. All packets travel
@@ -13,15 +13,10 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
 
 use fastpath::header::checksum;
 use fastpath::header::{ethernet, protocol};
-use fastpath::io::Queue;
-use fastpath::io::xsk::{QueueOptions, XskMemory, XskOptions};
 
-use crate::lab::LabError;
 use crate::tables::{A_IPV4, A_IPV6, A_MAC, B_IPV4, B_IPV6, ROUTER_MAC};
 
 const MOST_BYTES: u64 = 64 << 20;
@@ -34,7 +29,6 @@ const FILE_HEADER_LEN: usize = 24;
 const RECORD_HEADER_LEN: usize = 16;
 const ETHERNET: u32 = 1;
 const RAW_IP: u32 = 101;
-const BATCH: usize = 32;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
@@ -192,52 +186,6 @@ fn correct(frame: &mut [u8], at: usize, old: &[u8], new: &[u8]) -> Option<()> {
     }
     *field = sum.to_be_bytes();
     Some(())
-}
-
-/// A capture being sent.
-pub struct Replay {
-    capture: Capture,
-    sent: AtomicU64,
-}
-
-impl Replay {
-    pub fn new(capture: Capture) -> Replay {
-        Replay { capture, sent: AtomicU64::new(0) }
-    }
-
-    pub fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
-    }
-
-    pub fn reset(&self) {
-        self.sent.store(0, Ordering::Relaxed);
-    }
-
-    /// Sends until stopped, at a rate or as fast as it goes. To be called in A's namespace.
-    pub fn run(&self, rate: Option<f64>, is_stopped: &AtomicBool) -> Result<(), LabError> {
-        let (mut umem, memory) = XskMemory::new(XskOptions::new("end0", 0))?;
-        let mut queue = memory.open("end0", 0, QueueOptions::default())?;
-        let mut frames = self.capture.frames.iter().cycle();
-        let (start, mut sent) = (Instant::now(), 0u64);
-        while !is_stopped.load(Ordering::Relaxed) {
-            let due = rate.map_or(u64::MAX, |rate| (start.elapsed().as_secs_f64() * rate) as u64);
-            let batch = due.saturating_sub(sent).min(BATCH as u64);
-            for _ in 0..batch {
-                let Some(frame) = frames.next() else { break };
-                let Some(packet) = umem.copy_in([frame.as_slice()]) else { break };
-                if let Err(packet) = queue.send(&mut umem, packet) {
-                    umem.free(packet);
-                    break;
-                }
-                sent += 1;
-            }
-            queue.flush(&mut umem);
-            queue.reclaim(&mut umem);
-            self.sent.store(sent, Ordering::Relaxed);
-        }
-        queue.close(&mut umem);
-        Ok(())
-    }
 }
 
 #[cfg(test)]

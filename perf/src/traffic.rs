@@ -24,7 +24,7 @@ pub const MOST_FLOWS: u32 = 60_000_000;
 
 const IMIX: [usize; 12] = [64, 570, 64, 64, 570, 64, 64, 570, 64, 1518, 64, 570];
 const UDP_LEN: usize = 8;
-const FIRST_PORT: u16 = 1024;
+pub const FIRST_PORT: u16 = 1024;
 /// Discard, RFC 863.
 const DESTINATION_PORT: u16 = 9;
 const HOP_LIMIT: u8 = 64;

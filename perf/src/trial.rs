@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!     core 0                                    core 1
-//!     tester's thread: live frames ── end0 ══ near-a ── forwarder ── near-b ══ end0: gauge
+//!     tester's thread: generator ── end0 ══ near-a ── forwarder ── near-b ══ end0: gauge, or a socket
 //! ```
 //!
 //! The tester has one core, the forwarder's threads the other; a forwarder without threads of its own, the kernel, works on
@@ -19,12 +19,15 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use fastpath::io::blast::{self, Blast, Plan, Progress};
-use fastpath::io::gauge::{Depth, Gauge, Totals};
+use fastpath::io::gauge::Depth;
 
 use crate::cpu::{Task, softirq_tasks};
 use crate::forwarder::Running;
 use crate::lab::{Lab, LabError, Place, index, system};
-use crate::replay::{Capture, Replay};
+use crate::ledger::{self, FlowLoss};
+use crate::replay::Capture;
+use crate::sender::{Contents, Pace, Sender};
+use crate::sink::{FarEnd, Seen};
 use crate::traffic::{Family, Size, Traffic};
 
 pub const TESTER_CORE: usize = 0;
@@ -36,9 +39,38 @@ const BURST: u32 = 64;
 /// Frames handed to the interface at once: many for throughput; few where their wait for each other would be measured.
 const BATCH: u32 = 64;
 const SMALL_BATCH: u32 = 8;
+/// By a socket, which is slower: others have to wait meanwhile.
+const SOCKET_BATCH: u32 = 32;
 /// Between two looks at the clock, and between two turns of what else is done.
 const TURN: Duration = Duration::from_millis(2);
 const START_LIMIT: Duration = Duration::from_secs(5);
+
+/// Who makes packets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Generator {
+    /// The kernel, as XDP frames.
+    #[default]
+    Kernel,
+    /// A thread, out of an AF_XDP socket.
+    Xsk,
+}
+
+/// Where packets end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Sink {
+    /// In the kernel.
+    #[default]
+    Gauge,
+    /// In an AF_XDP socket, where each is read and checked.
+    Xsk,
+}
+
+/// Both ends of a tester.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Ends {
+    pub generator: Generator,
+    pub sink: Sink,
+}
 
 /// What is asked.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +94,11 @@ pub struct Outcome {
     pub reordered: u64,
     /// See [`fastpath::io::gauge::MARK`].
     pub marked: u64,
+    /// As in [`Seen`], as is the next.
+    pub damaged: u64,
+    pub unread: u64,
+    /// What flows have lost, where the sink reads every packet; what it lost itself is among it.
+    pub flow_loss: Option<FlowLoss>,
     /// Nanoseconds and how many packets took them; only from a tester that looks at stamps.
     pub latencies: Vec<(u64, u64)>,
     /// Nanoseconds of CPU time within `seconds`: the forwarder's threads, the tester's, what was put off to ksoftirqd.
@@ -85,17 +122,17 @@ impl Outcome {
 
 /// Where packets come from.
 enum Source {
-    /// The kernel makes them.
-    Made(Arc<Blast>),
-    /// From a capture, out of an AF_XDP socket.
-    Replayed(Arc<Replay>),
+    /// The kernel.
+    Blast(Arc<Blast>),
+    /// An AF_XDP socket.
+    Socket(Arc<Sender>),
 }
 
 /// Generator and gauge of one lab, for one kind of traffic.
 pub struct Tester<'lab> {
     lab: &'lab Lab,
     source: Source,
-    gauge: Gauge,
+    far: FarEnd,
     depth: Depth,
     traffic: Traffic,
     /// Of the next packet: no number comes twice in the life of a tester.
@@ -107,22 +144,45 @@ pub struct Tester<'lab> {
 
 impl<'lab> Tester<'lab> {
     pub fn new(lab: &'lab Lab, traffic: Traffic, depth: Depth) -> Result<Tester<'lab>, LabError> {
-        let source = Source::Made(Arc::new(Blast::load(&traffic.frames())?));
-        Tester::with(lab, source, traffic, depth)
+        Tester::between(lab, traffic, depth, Ends::default())
+    }
+
+    pub fn between(lab: &'lab Lab, traffic: Traffic, depth: Depth, ends: Ends) -> Result<Tester<'lab>, LabError> {
+        let source = match ends.generator {
+            Generator::Kernel => Source::Blast(Arc::new(Blast::load(&traffic.frames())?)),
+            Generator::Xsk => Source::Socket(Arc::new(Sender::new(Contents::Made(traffic)))),
+        };
+        let far = match ends.sink {
+            Sink::Gauge => FarEnd::gauge(lab, depth)?,
+            Sink::Xsk if traffic.flows > ledger::MOST_FLOWS => {
+                let what = format!("keep books on {} flows: expected at most {}", traffic.flows, ledger::MOST_FLOWS);
+                return Err(LabError::Peer(what));
+            }
+            Sink::Xsk => FarEnd::socket(lab, traffic.flows)?,
+        };
+        Tester::with(lab, source, traffic, depth, far)
     }
 
     /// One that sends the packets of a capture. They have no stamps, so they are counted and nothing more, and whatever
     /// else arrives counts with them.
     pub fn replaying(lab: &'lab Lab, capture: Capture) -> Result<Tester<'lab>, LabError> {
         let traffic = Traffic { size: Size::Fixed(0), family: Family::Ipv4, flows: 1 };
-        Tester::with(lab, Source::Replayed(Arc::new(Replay::new(capture))), traffic, Depth::Count)
+        let source = Source::Socket(Arc::new(Sender::new(Contents::Replayed(capture))));
+        Tester::with(lab, source, traffic, Depth::Count, FarEnd::gauge(lab, Depth::Count)?)
     }
 
-    fn with(lab: &'lab Lab, source: Source, traffic: Traffic, depth: Depth) -> Result<Tester<'lab>, LabError> {
+    fn with(
+        lab: &'lab Lab,
+        source: Source,
+        traffic: Traffic,
+        depth: Depth,
+        far: FarEnd,
+    ) -> Result<Tester<'lab>, LabError> {
         lab.receive_by_napi()?;
-        let gauge = Gauge::load(depth)?;
-        lab.within(Place::B, || Ok::<_, LabError>(gauge.attach(index("end0")?)?))??;
-        Ok(Tester { lab, source, gauge, depth, traffic, sequence: 0, is_urgent: true })
+        if let Some(task) = far.task() {
+            task.pin(TESTER_CORE);
+        }
+        Ok(Tester { lab, source, far, depth, traffic, sequence: 0, is_urgent: true })
     }
 
     pub fn traffic(&self) -> Traffic {
@@ -156,34 +216,38 @@ impl<'lab> Tester<'lab> {
             task.pin(FORWARDER_CORE);
             self.prioritise(*task);
         }
+        if let Some(task) = self.far.task() {
+            match self.is_urgent {
+                true => task.make_collector(),
+                false => task.make_normal(),
+            };
+        }
         let softirq = softirq_tasks();
         let _timekeeper = self.is_urgent.then(Timekeeper::begin);
         let cost = |tasks: &[Task]| tasks.iter().map(|task| task.nanoseconds()).sum::<u64>();
-        let before_latencies = self.latencies()?;
-        let before = self.gauge.totals()?;
+        self.far.begin(self.sequence);
+        let before_latencies = if self.far.task().is_some() { Vec::new() } else { self.far.latencies()? };
+        let before = self.far.seen()?;
         let sending = self.start(offer.rate)?;
-        let costs = |sending: &Sending| [cost(&tasks), sending.task.nanoseconds(), cost(&softirq)];
-        let (start, first, first_costs) = (Instant::now(), self.gauge.totals()?, costs(&sending));
+        let own: Vec<Task> = self.far.task().into_iter().chain([sending.task]).collect();
+        let costs = || [cost(&tasks), cost(&own), cost(&softirq)];
+        let (start, first, first_costs) = (Instant::now(), self.far.seen()?, costs());
         let mut result = Ok(());
         while result.is_ok() && start.elapsed() < offer.duration {
             result = meanwhile(self);
             thread::sleep(TURN.min(offer.duration.saturating_sub(start.elapsed())));
         }
-        let (elapsed, last, last_costs) = (start.elapsed(), self.gauge.totals()?, costs(&sending));
+        let (elapsed, last, last_costs) = (start.elapsed(), self.far.seen()?, costs());
         sending.stop()?;
         result?;
         thread::sleep(DRAIN);
-        let mut progress = self.progress()?;
+        self.far.settle();
+        let progress = self.progress()?;
         self.sequence = progress.sequence;
-        if let (Source::Replayed(_), Some(rate)) = (&self.source, offer.rate) {
-            progress.missed = ((rate * elapsed.as_secs_f64()) as u64).saturating_sub(progress.sent);
-        }
-        let after = self.gauge.totals()?;
-        let all: fn(&Totals) -> u64 = match self.source {
-            Source::Made(_) => |totals| totals.packets,
-            Source::Replayed(_) => |totals| totals.packets + totals.foreign,
-        };
-        let of = |field: fn(&Totals) -> u64| field(&after).saturating_sub(field(&before));
+        let after = self.far.seen()?;
+        let is_replaying = matches!(&self.source, Source::Socket(sender) if sender.is_replaying());
+        let all = |seen: &Seen| if is_replaying { seen.packets + seen.foreign } else { seen.packets };
+        let of = |field: fn(&Seen) -> u64| field(&after).saturating_sub(field(&before));
         let mut cpu = last_costs;
         for (cost, first) in cpu.iter_mut().zip(first_costs) {
             *cost = cost.saturating_sub(first);
@@ -192,12 +256,15 @@ impl<'lab> Tester<'lab> {
             seconds: elapsed.as_secs_f64(),
             due: progress.sent + progress.missed,
             sent: progress.sent,
-            received: of(all),
+            received: all(&after).saturating_sub(all(&before)),
             arrived: all(&last).saturating_sub(all(&first)),
-            twice: of(|totals| totals.twice),
-            reordered: of(|totals| totals.reordered),
-            marked: of(|totals| totals.marked),
-            latencies: difference(&self.latencies()?, &before_latencies),
+            twice: of(|seen| seen.twice),
+            reordered: of(|seen| seen.reordered),
+            marked: of(|seen| seen.marked),
+            damaged: of(|seen| seen.damaged),
+            unread: of(|seen| seen.unread),
+            flow_loss: self.far.flow_loss(progress.sent),
+            latencies: difference(&self.far.latencies()?, &before_latencies),
             cpu,
         })
     }
@@ -210,21 +277,17 @@ impl<'lab> Tester<'lab> {
     }
 
     /// What has been sent and has arrived so far, while a trial runs.
-    pub fn now(&self) -> Result<(Progress, Totals), LabError> {
-        Ok((self.progress()?, self.gauge.totals()?))
+    pub fn now(&self) -> Result<(Progress, Seen), LabError> {
+        Ok((self.progress()?, self.far.seen()?))
     }
 
     fn progress(&self) -> Result<Progress, LabError> {
         match &self.source {
-            Source::Made(blast) => Ok(blast.progress()?),
-            Source::Replayed(replay) => Ok(Progress { sent: replay.sent(), ..Progress::default() }),
-        }
-    }
-
-    fn latencies(&self) -> Result<Vec<(u64, u64)>, LabError> {
-        match self.depth {
-            Depth::Whole => Ok(self.gauge.latencies()?),
-            Depth::Count => Ok(Vec::new()),
+            Source::Blast(blast) => Ok(blast.progress()?),
+            Source::Socket(sender) => {
+                let (sent, missed) = sender.progress();
+                Ok(Progress { sent, missed, sequence: self.sequence + sent })
+            }
         }
     }
 
@@ -243,16 +306,17 @@ impl<'lab> Tester<'lab> {
         let (send, receive) = mpsc::channel();
         let (is_stopped, name, is_urgent) = (stop.clone(), self.lab.name(Place::A), self.is_urgent);
         let work: Box<dyn FnOnce() -> Result<(), LabError> + Send> = match &mut self.source {
-            Source::Made(blast) => {
+            Source::Blast(blast) => {
                 let Some(own) = Arc::get_mut(blast) else { return Err(LabError::Panicked) };
                 own.set(&plan)?;
                 let blast = blast.clone();
                 Box::new(move || blast.run(&is_stopped).map_err(LabError::from))
             }
-            Source::Replayed(replay) => {
-                replay.reset();
-                let replay = replay.clone();
-                Box::new(move || replay.run(rate, &is_stopped))
+            Source::Socket(sender) => {
+                sender.reset();
+                let (sender, batch) = (sender.clone(), plan.batch.min(SOCKET_BATCH));
+                let pace = Pace { rate, sequence: plan.sequence, batch };
+                Box::new(move || sender.run(pace, &is_stopped))
             }
         };
         let thread = thread::Builder::new()
@@ -272,7 +336,7 @@ impl<'lab> Tester<'lab> {
         let Ok(task) = receive.recv() else {
             return Err(thread.join().map_err(|_| LabError::Panicked)?.err().unwrap_or(LabError::Panicked));
         };
-        let sending = Sending { thread, task, stop, is_interruptible: matches!(self.source, Source::Made(_)) };
+        let sending = Sending { thread, task, stop, is_interruptible: matches!(self.source, Source::Blast(_)) };
         let start = Instant::now();
         while self.progress()?.sent == 0 {
             if start.elapsed() > START_LIMIT || sending.thread.is_finished() {
@@ -288,8 +352,7 @@ impl<'lab> Tester<'lab> {
 
 impl Drop for Tester<'_> {
     fn drop(&mut self) {
-        // The namespace goes soon after, and the program with it.
-        let _ = self.lab.within(Place::B, || index("end0").map(Gauge::detach));
+        self.far.detach(self.lab);
     }
 }
 

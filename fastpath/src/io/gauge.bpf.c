@@ -65,22 +65,7 @@ static __always_inline void add(enum total which, __u64 count)
 
 static __always_inline void *find_stamp(struct __sk_buff *ctx)
 {
-	void *end = (void *)(long)ctx->data_end;
-	void *data = (void *)(long)ctx->data;
-	struct ethhdr *ethernet = data;
-	void *stamp;
-
-	if ((void *)(ethernet + 1) > end)
-		return 0;
-	if (ethernet->h_proto == bpf_htons(ETH_P_IP))
-		stamp = data + IPV4_STAMP_AT;
-	else if (ethernet->h_proto == bpf_htons(ETH_P_IPV6))
-		stamp = data + IPV6_STAMP_AT;
-	else
-		return 0;
-	if (stamp + STAMP_LEN > end || get32(stamp) != MAGIC)
-		return 0;
-	return stamp;
+	return stamp_between((void *)(long)ctx->data, (void *)(long)ctx->data_end);
 }
 
 static __always_inline __u32 log2_of(__u64 value)

@@ -104,7 +104,7 @@ impl Gauge {
     }
 }
 
-fn sum(map: &PerCpuArray<MapData, u64>, index: u32) -> Result<u64, ProgramError> {
+pub(super) fn sum(map: &PerCpuArray<MapData, u64>, index: u32) -> Result<u64, ProgramError> {
     let values = map.get(&index, 0).map_err(|source| ProgramError::Counters { source })?;
     Ok(values.iter().sum())
 }

@@ -9,7 +9,7 @@
 //! | `program.rs`, `steer.bpf.c` | our XDP program and its loader |
 //! | `attached.rs` | which XDP programs an interface has |
 //! | `guard.rs`, `guard.bpf.c` | the programs of an uplink with a host endpoint |
-//! | `blast.rs`, `gauge.rs` | for measurements: packets made and counted inside the kernel |
+//! | `blast.rs`, `gauge.rs`, `sink.rs` | for measurements: packets made and counted inside the kernel; stamped on their way to a socket |
 //! | `sleep.rs` | epoll and eventfd: where a worker with nothing to do waits |
 //!
 //! The contract is [`Queue`]: receive, send, flush, reclaim, a descriptor to sleep on. It says nothing that only one
@@ -25,6 +25,7 @@ pub mod memory;
 pub mod program;
 pub(crate) mod region;
 mod ring;
+pub mod sink;
 pub mod sleep;
 pub mod umem;
 pub mod xsk;

@@ -319,7 +319,7 @@ fn flags(mode: XdpMode) -> u32 {
 }
 
 /// Attaches the program behind `fd`, or detaches whatever is there when `fd` is -1.
-fn netlink_attach(ifindex: u32, fd: RawFd, mode: XdpMode) -> io::Result<()> {
+pub(super) fn netlink_attach(ifindex: u32, fd: RawFd, mode: XdpMode) -> io::Result<()> {
     // A refusal is an answer here (the next mode is tried), so libbpf shall not print it.
     // SAFETY: without a function, libbpf prints nothing; it makes the change atomically.
     unsafe { libbpf_sys::libbpf_set_print(None) };
@@ -360,7 +360,7 @@ pub(super) fn c_index(ifindex: u32) -> libc::c_int {
     libc::c_int::try_from(ifindex).unwrap_or(0)
 }
 
-fn advice(error: &io::Error) -> &'static str {
+pub(super) fn advice(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EPERM) => "needs CAP_NET_ADMIN",
         Some(libc::ENODEV) => "no such interface in this network namespace",

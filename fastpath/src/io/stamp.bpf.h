@@ -1,4 +1,4 @@
-// What a packet of a measurement carries behind its UDP header, and where; blast.bpf.c writes it, gauge.bpf.c reads it.
+// What a packet of a measurement carries behind its UDP header, and where; blast.bpf.c writes it, gauge.bpf.c and sink.bpf.c read it.
 //
 //   0      4              10                 18
 //   | magic | sequence, 48 | sent at, ns, 64 |      all in network order; 18 bytes fit the shortest frame of IPv4
@@ -33,4 +33,23 @@ static __always_inline void put32(void *at, __u32 value)
 
 	half[0] = bpf_htons(value >> 16);
 	half[1] = bpf_htons(value);
+}
+
+// Where the stamp of a packet is; 0 when it has none.
+static __always_inline void *stamp_between(void *data, void *end)
+{
+	struct ethhdr *ethernet = data;
+	void *stamp;
+
+	if ((void *)(ethernet + 1) > end)
+		return 0;
+	if (ethernet->h_proto == bpf_htons(ETH_P_IP))
+		stamp = data + IPV4_STAMP_AT;
+	else if (ethernet->h_proto == bpf_htons(ETH_P_IPV6))
+		stamp = data + IPV6_STAMP_AT;
+	else
+		return 0;
+	if (stamp + STAMP_LEN > end || get32(stamp) != MAGIC)
+		return 0;
+	return stamp;
 }

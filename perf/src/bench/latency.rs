@@ -10,14 +10,14 @@ use fastpath::io::gauge::Depth;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use super::record::{about, cell, rounded};
+use super::record::{about, cell, rounded, tell_sink};
 use super::throughput::highest;
-use super::{BenchError, Plan, Recorder, SEARCH, TRIAL, forwarders};
+use super::{BenchError, Plan, Recorder, SEARCH, TRIAL, forwarders, tester};
 use crate::forwarder;
 use crate::lab::{Lab, LabError};
 use crate::latency::ping_pong;
 use crate::search::Goal;
-use crate::trial::{Offer, Tester};
+use crate::trial::{Offer, Outcome};
 
 const PERCENTILES: [f64; 15] =
     [0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99, 99.995, 99.999, 100.0];
@@ -37,7 +37,7 @@ pub fn measure(plan: &Plan, recorder: &mut Recorder) -> Result<(), BenchError> {
             ["Mpps", "p50 us", "p99", "p99.9", "max", "lost"].map(|name| format!("{name:>11}")).concat()
         ))?;
         for (name, forwarder) in forwarders(&point) {
-            let mut tester = Tester::new(&lab, point.traffic, Depth::Whole)?;
+            let mut tester = tester(plan, &lab, &point, Depth::Whole)?;
             let rows = forwarder::with(forwarder.as_ref(), &lab, |running| {
                 tester.introduce(running)?;
                 let mut rows = Vec::new();
@@ -53,17 +53,15 @@ pub fn measure(plan: &Plan, recorder: &mut Recorder) -> Result<(), BenchError> {
                 };
                 for (load, rate) in loads {
                     let mut histogram = empty();
-                    let (mut due, mut lost, mut reordered) = (0, 0, 0);
+                    let mut outcomes = Vec::new();
                     for _ in 0..plan.rounds {
                         let outcome = tester.run(running, Offer { rate: Some(rate), duration: trial })?;
-                        due += outcome.due;
-                        lost += outcome.lost();
-                        reordered += outcome.reordered;
                         for (nanoseconds, count) in &outcome.latencies {
                             histogram.saturating_record_n(*nanoseconds, *count);
                         }
+                        outcomes.push(Outcome { latencies: Vec::new(), ..outcome });
                     }
-                    rows.push((load, Some((rate, due, lost, reordered)), histogram));
+                    rows.push((load, Some((rate, outcomes)), histogram));
                 }
                 Ok(rows)
             })?;
@@ -76,7 +74,9 @@ pub fn measure(plan: &Plan, recorder: &mut Recorder) -> Result<(), BenchError> {
             let idle = ("idle ping-pong, round trip".to_owned(), None, histogram);
             for (load, offered, histogram) in rows.into_iter().chain([idle]) {
                 let us = |percent: f64| histogram.value_at_percentile(percent) as f64 / 1e3;
-                let (rate, due, lost, reordered) = offered.unwrap_or((f64::NAN, 0, 0, 0));
+                let (rate, outcomes) = offered.unwrap_or((f64::NAN, Vec::new()));
+                let sum = |field: fn(&Outcome) -> u64| outcomes.iter().map(field).sum::<u64>();
+                let (due, lost) = (sum(|outcome| outcome.due), sum(Outcome::lost));
                 let label = format!("{name}, {load}");
                 let numbers = [50.0, 99.0, 99.9, 100.0].map(|percent| format!("{:>11.1}", us(percent))).concat();
                 recorder.say(&format!("  {label:34}{}{numbers}{lost:>11}", cell(rate / 1e6, 3)))?;
@@ -85,11 +85,14 @@ pub fn measure(plan: &Plan, recorder: &mut Recorder) -> Result<(), BenchError> {
                 line["mpps"] = rounded(rate / 1e6);
                 line["due"] = due.into();
                 line["lost"] = lost.into();
-                line["reordered"] = reordered.into();
+                line["reordered"] = sum(|outcome| outcome.reordered).into();
                 line["samples"] = histogram.len().into();
                 line["mean_us"] = rounded(histogram.mean() / 1e3);
                 let pair = |percent: &f64| json!([percent, rounded(us(*percent))]);
                 line["percentiles_us"] = PERCENTILES.iter().map(pair).collect::<Value>();
+                if let Some(text) = tell_sink(&outcomes, &mut line) {
+                    recorder.say(&text)?;
+                }
                 recorder.write(line)?;
             }
         }

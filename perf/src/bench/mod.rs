@@ -29,7 +29,7 @@ use crate::lab::Lab;
 use crate::replay::Capture;
 use crate::router::RouterOptions;
 use crate::traffic::{Family, Size, Traffic};
-use crate::trial::Tester;
+use crate::trial::{Ends, Tester};
 
 /// Of one trial. Short enough that the kernel does not take the cores away from urgent threads for the sake of others.
 pub const TRIAL: Duration = Duration::from_millis(400);
@@ -92,6 +92,7 @@ pub struct Plan {
     pub rate: Option<f64>,
     /// Packets of this instead of made ones, for `mrr`, `ndr`, `pdr` and `compare`.
     pub capture: Option<PathBuf>,
+    pub ends: Ends,
     pub out: PathBuf,
     /// JSON lines on standard output too, in place of lines for people.
     pub json: bool,
@@ -164,7 +165,7 @@ impl Plan {
 fn tester<'lab>(plan: &Plan, lab: &'lab Lab, point: &Point, depth: Depth) -> Result<Tester<'lab>, BenchError> {
     match &plan.capture {
         Some(path) => Ok(Tester::replaying(lab, Capture::read(path)?)?),
-        None => Ok(Tester::new(lab, point.traffic, depth)?),
+        None => Ok(Tester::between(lab, point.traffic, depth, plan.ends)?),
     }
 }
 
@@ -203,6 +204,7 @@ mod tests {
             duration: None,
             rate: None,
             capture: None,
+            ends: Ends::default(),
             out: PathBuf::new(),
             json: false,
             commit: None,

@@ -12,6 +12,7 @@ use super::{Plan, Point};
 use crate::lab::LabError;
 use crate::replay::ReplayError;
 use crate::report::{Machine, output_of};
+use crate::trial::{Generator, Outcome, Sink};
 
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
@@ -49,7 +50,7 @@ impl Recorder {
         fs::create_dir_all(&plan.out).map_err(failed)?;
         let file = File::create(&path).map_err(failed)?;
         let mut recorder = Recorder { path, file, json: plan.json, kind: plan.kind.name() };
-        let facts = facts(plan.commit.clone());
+        let facts = facts(plan);
         recorder.say(&format!("{}: {}", plan.kind.name(), plan.kind.about()))?;
         recorder.say(&format!(
             "{} × {}, Linux {}, load {}; veth, native XDP, frames copied; tester on core {}, forwarder on core {}",
@@ -105,6 +106,27 @@ pub fn about(record: &str, forwarder: &str, point: &Point) -> Value {
     })
 }
 
+/// What a sink that reads every packet has found, of all these trials: a line for people, where there is such a sink.
+pub fn tell_sink(outcomes: &[Outcome], line: &mut Value) -> Option<String> {
+    let losses: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.flow_loss).collect();
+    if losses.is_empty() {
+        return None;
+    }
+    let sum = |field: fn(&Outcome) -> u64| outcomes.iter().map(field).sum::<u64>();
+    let (unread, damaged) = (sum(|outcome| outcome.unread), sum(|outcome| outcome.damaged));
+    let (twice, reordered) = (sum(|outcome| outcome.twice), sum(|outcome| outcome.reordered));
+    let most = |field: fn(&crate::ledger::FlowLoss) -> u64| losses.iter().map(field).max().unwrap_or(0);
+    let (flows, with_loss, worst) = (most(|loss| loss.flows), most(|loss| loss.with_loss), most(|loss| loss.worst));
+    line["sink"] = json!({
+        "unread": unread, "damaged": damaged, "twice": twice, "reordered": reordered,
+        "flows": flows, "flows_with_loss": with_loss, "worst_flow_lost": worst,
+    });
+    Some(format!(
+        "    sink: {damaged} damaged, {twice} twice, {reordered} out of order, {unread} lost by its own socket; in a trial at most {with_loss} of \
+         {flows} flows lost packets, one of them {worst}"
+    ))
+}
+
 /// Three digits behind the point are more than any of this is worth.
 pub fn rounded(value: f64) -> Value {
     if value.is_finite() { json!((value * 1e4).round() / 1e4) } else { Value::Null }
@@ -120,14 +142,14 @@ fn text(value: &Value) -> &str {
 }
 
 /// Where and when this was measured.
-fn facts(commit: Option<String>) -> Value {
+fn facts(plan: &Plan) -> Value {
     let machine = Machine::this();
     let read = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
     let load = read("/proc/loadavg").and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
     json!({
         "record": "host",
         "version": env!("CARGO_PKG_VERSION"),
-        "commit": commit.or_else(|| output_of("git", &["rev-parse", "--short", "HEAD"])),
+        "commit": plan.commit.clone().or_else(|| output_of("git", &["rev-parse", "--short", "HEAD"])),
         "date": output_of("date", &["-u", "+%FT%TZ"]),
         "kernel": machine.kernel,
         "cpu": machine.cpu,
@@ -141,7 +163,15 @@ fn facts(commit: Option<String>) -> Value {
         "driver": "veth",
         "xdp_mode": "native",
         "copy_mode": "copy",
-        "generator": "live frames of BPF_PROG_TEST_RUN",
+        "generator": match plan.ends.generator {
+            _ if plan.capture.is_some() => "AF_XDP socket, packets of a capture",
+            Generator::Kernel => "live frames of BPF_PROG_TEST_RUN",
+            Generator::Xsk => "AF_XDP socket",
+        },
+        "sink": match plan.ends.sink {
+            Sink::Gauge => "classifier in the kernel",
+            Sink::Xsk => "AF_XDP socket",
+        },
         "tester_core": crate::trial::TESTER_CORE,
         "forwarder_core": crate::trial::FORWARDER_CORE,
     })

@@ -14,7 +14,7 @@ use fastpath::table::{EndpointIndex, ProgramIndex, RuleIndex, Tables};
 
 use super::record::{about, rounded};
 use super::throughput::highest;
-use super::{BenchError, Plan, Point, Recorder, SEARCH, TRIAL};
+use super::{BenchError, Plan, Point, Recorder, SEARCH, TRIAL, tester};
 use crate::cpu::resident_mib;
 use crate::forwarder;
 use crate::lab::{Lab, LabError};
@@ -33,7 +33,7 @@ pub fn soak(plan: &Plan, recorder: &mut Recorder) -> Result<(), BenchError> {
     let duration = plan.duration.unwrap_or(SOAK);
     let point = plan.points()[0];
     recorder.say(&format!("\nrouter, {}", point.name()))?;
-    let mut tester = Tester::new(&lab, point.traffic, Depth::Whole)?;
+    let mut tester = tester(plan, &lab, &point, Depth::Whole)?;
     let mut slices = Vec::new();
     let outcome = forwarder::with_router(point.router(), &lab, |router| {
         tester.introduce(router)?;
@@ -84,7 +84,7 @@ pub fn reconfigure(plan: &Plan, recorder: &mut Recorder) -> Result<(), BenchErro
     let trial = plan.duration.unwrap_or(TRIAL);
     for point in plan.points() {
         recorder.say(&format!("\nrouter, {}", point.name()))?;
-        let mut tester = Tester::new(&lab, point.traffic, Depth::Whole)?;
+        let mut tester = tester(plan, &lab, &point, Depth::Whole)?;
         let (rate, rounds) = forwarder::with_router(point.router(), &lab, |router| {
             tester.introduce(router)?;
             let rate = steady_rate(plan, &mut tester, router)?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use fastpath::io::gauge::Depth;
 use serde_json::json;
 
-use super::record::{about, cell, rounded};
+use super::record::{about, cell, rounded, tell_sink};
 use super::{BenchError, Kind, LOADS, Plan, Point, Recorder, SEARCH, TRIAL, forwarders, tester};
 use crate::forwarder::{self, Forwarder, Running};
 use crate::lab::{Lab, LabError};
@@ -113,6 +113,9 @@ fn tell(
     line["own_ns"] = rounded(own);
     line["tester_ns"] = rounded(tester);
     line["trials_mpps"] = column.outcomes.iter().map(|outcome| rounded(outcome.rate() / 1e6)).collect();
+    if let Some(text) = tell_sink(&column.outcomes, &mut line) {
+        recorder.say(&text)?;
+    }
     recorder.write(line)
 }
 

@@ -11,6 +11,7 @@ use perf::bench::{self, BenchError, Kind, Plan};
 use perf::forwarder::Forwarder;
 use perf::peers;
 use perf::traffic::{Family, MOST_FLOWS, Size};
+use perf::trial::{Ends, Generator, Sink};
 
 use super::Format;
 
@@ -94,6 +95,14 @@ struct MeasureArguments {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["sizes", "family", "flows"])]
     pcap: Option<PathBuf>,
 
+    /// Who makes packets: the kernel, or a thread out of an AF_XDP socket, which is slower
+    #[arg(long, value_enum, value_name = "WHO", default_value_t, conflicts_with = "pcap")]
+    generator: GeneratorName,
+
+    /// Where packets end: counted in the kernel (gauge), or read from an AF_XDP socket, each checked and booked by its flow
+    #[arg(long, value_enum, value_name = "WHERE", default_value_t, conflicts_with = "pcap")]
+    sink: SinkName,
+
     /// Where the JSON lines go, one file for each kind of measurement
     #[arg(long, value_name = "DIR", default_value = "bench-results")]
     out: PathBuf,
@@ -116,6 +125,20 @@ struct CompareArguments {
 
     #[command(flatten)]
     measure: MeasureArguments,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum GeneratorName {
+    #[default]
+    Kernel,
+    Xsk,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum SinkName {
+    #[default]
+    Gauge,
+    Xsk,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -227,6 +250,16 @@ fn plan(kind: Kind, format: Format, arguments: MeasureArguments) -> Plan {
         duration: arguments.duration,
         rate: arguments.rate,
         capture: arguments.pcap,
+        ends: Ends {
+            generator: match arguments.generator {
+                GeneratorName::Kernel => Generator::Kernel,
+                GeneratorName::Xsk => Generator::Xsk,
+            },
+            sink: match arguments.sink {
+                SinkName::Gauge => Sink::Gauge,
+                SinkName::Xsk => Sink::Xsk,
+            },
+        },
         out: arguments.out,
         json: arguments.json || format == Format::Json,
         commit: arguments.commit,
