@@ -27,6 +27,7 @@ bench: build
 	$(BENCH) pdr --out $(RESULTS)
 	$(BENCH) latency --out $(RESULTS)
 	$(BENCH) reconf --out $(RESULTS)
+	$(BENCH) decide --out $(RESULTS)
 	$(BENCH) report --in $(RESULTS) --out $(RESULTS)/report.html
 
 bench-full: build
@@ -37,6 +38,7 @@ bench-full: build
 	$(BENCH) latency --out $(RESULTS) --rounds 20
 	$(BENCH) reconf --out $(RESULTS) --rounds 10 --routes 0,10000
 	$(BENCH) compare --out $(RESULTS) --rounds 7
+	$(BENCH) decide --out $(RESULTS) --rounds 5 --rules 1000,10,100
 	$(BENCH) soak --out $(RESULTS) --duration 10m
 	$(BENCH) report --in $(RESULTS) --out $(RESULTS)/report.html
 	cargo build --release -p perf

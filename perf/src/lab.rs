@@ -112,6 +112,11 @@ impl Lab {
         let (router, end, mtu) = (self.name(Place::Router), self.name(place), self.mtu);
         let (mac, gateway_mac) = (mac_text(mac), mac_text(tables::ROUTER_MAC));
         let (ipv4, ipv6) = addresses;
+        // All that the endpoint may send from: whoever checks the way back must find it.
+        let network = format!(
+            "{}/16",
+            std::net::Ipv4Addr::from_bits(if place == Place::A { tables::A_IPV4 } else { tables::B_IPV4 })
+        );
         for command in [
             format!("-n {router} link add {near} mtu {mtu} type veth peer name end0 mtu {mtu} netns {end}"),
             format!("-n {router} link set {near} address {gateway_mac}"),
@@ -125,6 +130,7 @@ impl Lab {
             format!("-n {end} route add default via 169.254.1.1 dev end0 onlink"),
             format!("-n {end} -6 route add default via {ROUTER_LINK_LOCAL} dev end0 onlink"),
             format!("-n {router} route add {ipv4}/32 dev {near}"),
+            format!("-n {router} route add {network} dev {near}"),
             format!("-n {router} -6 route add {ipv6}/128 dev {near}"),
             format!("-n {router} neigh add {ipv4} lladdr {mac} dev {near} nud permanent"),
             format!("-n {router} neigh add {ipv6} lladdr {mac} dev {near} nud permanent"),

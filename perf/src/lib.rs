@@ -92,6 +92,8 @@ pub enum Topic {
     PeersMemory,
     /// Other forwarders in the lab; neither.
     Peers,
+    /// One TCP connection through them; neither.
+    PeersTcp,
 }
 
 impl Topic {
@@ -110,7 +112,7 @@ impl Topic {
     ];
 
     /// What is measured only when it is asked for by name.
-    pub const MORE: [Topic; 2] = [Topic::PeersMemory, Topic::Peers];
+    pub const MORE: [Topic; 3] = [Topic::PeersMemory, Topic::Peers, Topic::PeersTcp];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -127,6 +129,7 @@ impl Topic {
             Topic::Scaling => "scaling",
             Topic::PeersMemory => "peers-memory",
             Topic::Peers => "peers",
+            Topic::PeersTcp => "peers-tcp",
         }
     }
 }
@@ -231,6 +234,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
             Topic::Scaling => scaling::measure(&options.scale, &mut report)?,
             Topic::PeersMemory => peers::memory::measure(&options.scale, &options.out, &mut report)?,
             Topic::Peers => peers::compare::measure(&options.scale, &options.out, &mut report)?,
+            Topic::PeersTcp => peers::stream::measure(&options.scale, &options.out, &mut report)?,
         }
     }
     report.finish(options)?;

@@ -29,18 +29,23 @@ pub struct RouterOptions {
     /// Routes of other nodes, beside those of the two endpoints.
     pub routes: usize,
     pub poll: Poll,
+    /// The rules are a host endpoint's list without state, and A is the uplink; see [`tables::untracked`].
+    pub is_untracked: bool,
 }
 
 impl Default for RouterOptions {
     fn default() -> Self {
-        RouterOptions { rules: 1, flows: 1 << 16, routes: 0, poll: Poll::Sleep }
+        RouterOptions { rules: 1, flows: 1 << 16, routes: 0, poll: Poll::Sleep, is_untracked: false }
     }
 }
 
 impl RouterOptions {
     /// The tables that the worker begins with.
     pub fn tables(&self, mtu: u16) -> Tables {
-        tables::with_routes(tables::two_endpoints(self.rules, mtu), self.routes)
+        match self.is_untracked {
+            true => tables::untracked(self.rules, mtu),
+            false => tables::with_routes(tables::two_endpoints(self.rules, mtu), self.routes),
+        }
     }
 
     pub fn start_router<'lab>(&self, lab: &'lab Lab) -> Result<Router<'lab>, LabError> {

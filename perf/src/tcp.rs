@@ -21,13 +21,13 @@ const LISTENING: &str = "0A";
 
 /// What is sent where.
 #[derive(Clone, Copy)]
-struct Stream {
+pub(crate) struct Stream {
     address: &'static str,
-    name: &'static str,
+    pub name: &'static str,
     is_reverse: bool,
 }
 
-const STREAMS: [Stream; 4] = [
+pub(crate) const STREAMS: [Stream; 4] = [
     Stream { address: B_ADDRESSES.0, name: "IPv4, A to B", is_reverse: false },
     Stream { address: B_ADDRESSES.0, name: "IPv4, B to A", is_reverse: true },
     Stream { address: B_ADDRESSES.1, name: "IPv6, A to B", is_reverse: false },
@@ -36,9 +36,9 @@ const STREAMS: [Stream; 4] = [
 
 /// What one run of iperf3 showed.
 #[derive(Clone, Copy, Default)]
-struct Run {
-    gbits: f64,
-    retransmits: f64,
+pub(crate) struct Run {
+    pub gbits: f64,
+    pub retransmits: f64,
     /// Packets for which no frame was waiting, or no room in the receive ring.
     lost: f64,
     /// Milliseconds of the worker's CPU per gigabit.
@@ -170,7 +170,7 @@ pub(crate) fn gbits(lab: &Lab, window: Duration) -> Result<f64, LabError> {
     Ok(iperf(lab, &STREAMS[0], window)?.gbits)
 }
 
-fn iperf(lab: &Lab, stream: &Stream, window: Duration) -> Result<Run, LabError> {
+pub(crate) fn iperf(lab: &Lab, stream: &Stream, window: Duration) -> Result<Run, LabError> {
     let seconds = whole_seconds(window).to_string();
     let mut command = command(lab, Place::A);
     command.args(["-c", stream.address, "-t", &seconds, "-J", "--connect-timeout", "2000"]);
@@ -190,7 +190,7 @@ fn iperf(lab: &Lab, stream: &Stream, window: Duration) -> Result<Run, LabError> 
 }
 
 /// iperf3 takes nothing else.
-fn whole_seconds(window: Duration) -> u64 {
+pub(crate) fn whole_seconds(window: Duration) -> u64 {
     window.as_secs().max(1)
 }
 

@@ -114,6 +114,15 @@ impl Outcome {
         if self.due == 0 { 1.0 } else { self.lost() as f64 / self.due as f64 }
     }
 
+    /// Packets that arrived, and how many a second. Where a packet takes milliseconds those of a trial arrive after it: then
+    /// all of them in all of the time.
+    pub fn rate_within(&self, whole: Duration) -> (u64, f64) {
+        match self.arrived {
+            0 => (self.received, self.received as f64 / whole.as_secs_f64().max(1e-9)),
+            arrived => (arrived, self.rate()),
+        }
+    }
+
     /// Packets a second that arrived.
     pub fn rate(&self) -> f64 {
         self.arrived as f64 / self.seconds.max(1e-9)

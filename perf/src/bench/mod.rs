@@ -5,12 +5,14 @@
 //! | `mod.rs` | what can be asked, and the points that are measured |
 //! | `throughput.rs` | `mrr`, `ndr`, `pdr`, `compare`: packets per second |
 //! | `latency.rs` | `latency`: percentiles at fixed loads, and of an idle ping-pong |
+//! | `decide.rs` | `decide`: every packet decided anew, beside the kernel in Calico's layouts |
 //! | `steady.rs` | `soak`, `reconf`: a steady load, for long or while tables are swapped |
 //! | `record.rs` | lines for people, JSON lines, and the facts of the host |
 //!
 //! A measurement has points: a first one, and others that differ from it in one thing, so that each thing can be plotted.
 //! At every point forwarders take turns, round by round, in one lab.
 
+mod decide;
 mod latency;
 mod record;
 mod steady;
@@ -47,6 +49,7 @@ pub enum Kind {
     Soak,
     Reconf,
     Compare,
+    Decide,
 }
 
 impl Kind {
@@ -59,6 +62,7 @@ impl Kind {
             Kind::Soak => "soak",
             Kind::Reconf => "reconf",
             Kind::Compare => "compare",
+            Kind::Decide => "decide",
         }
     }
 
@@ -72,6 +76,7 @@ impl Kind {
             Kind::Soak => "a steady load for long: loss, latency and memory over time",
             Kind::Reconf => "a steady load while tables are swapped: packets lost, and packets that met half a change",
             Kind::Compare => "maximum receive rate of several forwarders, in turn",
+            Kind::Decide => "packets each of which is decided anew, beside the kernel in Calico's layouts",
         }
     }
 }
@@ -123,7 +128,8 @@ impl Point {
 
     pub fn name(&self) -> String {
         let grouped = crate::memory::thousands;
-        format!("{}, {} rules, {} routes", self.traffic.name(), grouped(self.rules), grouped(self.routes))
+        let rules = if self.rules == 1 { "rule" } else { "rules" };
+        format!("{}, {} {rules}, {} routes", self.traffic.name(), grouped(self.rules), grouped(self.routes))
     }
 }
 
@@ -175,6 +181,7 @@ pub fn run(plan: &Plan, others: &[Box<dyn Forwarder>]) -> Result<PathBuf, BenchE
     match plan.kind {
         Kind::Mrr | Kind::Compare => throughput::receive_rates(plan, others, &mut recorder)?,
         Kind::Ndr | Kind::Pdr => throughput::searches(plan, &mut recorder)?,
+        Kind::Decide => decide::measure(plan, &mut recorder)?,
         Kind::Latency => latency::measure(plan, &mut recorder)?,
         Kind::Soak => steady::soak(plan, &mut recorder)?,
         Kind::Reconf => steady::reconfigure(plan, &mut recorder)?,

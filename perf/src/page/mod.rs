@@ -89,6 +89,7 @@ fn page(records: &Records, instructions: &[Value]) -> String {
         sections::throughput(records),
         sections::searches(records),
         sections::compared(records),
+        sections::decided(records),
         sections::latency(records),
         sections::changes(records),
         sections::soak(records),
@@ -135,6 +136,13 @@ mod tests {
         assert_eq!((records.of("host").len(), records.skipped), (1, 2));
         let text = page(&records, &[]);
         assert!(text.contains("&lt;b&gt;") && !text.contains("<b>") && text.contains("2 lines were no records"));
+    }
+
+    #[test]
+    fn the_sum_of_stages_is_no_stage() {
+        let line = |stage: &str, count: u32| serde_json::json!({"scenario": "hit", "stage": stage, "instructions_per_packet": count});
+        let text = page(&Records::default(), &[line("parse", 200), line("rewrite", 140), line("all stages", 340)]);
+        assert!(text.contains(">340</text>") && !text.contains("680") && !text.contains("all stages"), "{text}");
     }
 
     #[test]

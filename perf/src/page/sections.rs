@@ -5,6 +5,9 @@ use serde_json::Value;
 use super::Records;
 use super::svg::{self, Scale, Series, escape, short};
 
+/// What `perf instructions` calls the sum of a packet's stages.
+const ALL_STAGES: &str = "all stages";
+
 /// Colours of forwarders: the kernel grey, ours blue, others in the order they come.
 fn colour(forwarder: &str, others: &[String]) -> usize {
     match forwarder {
@@ -58,8 +61,12 @@ fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     if rows.is_empty() {
         return String::new();
     }
+    // Columns of words, by their first row, stand to the left; of numbers to the right.
+    let is_text = |column: usize| rows[0].get(column).is_some_and(|cell| cell.starts_with(char::is_alphabetic));
     let cells = |tag: &str, cells: &mut dyn Iterator<Item = &str>| {
-        cells.map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect::<String>()
+        let class = |column| if is_text(column) { " class=\"text\"" } else { "" };
+        let one = |(column, cell)| format!("<{tag}{}>{}</{tag}>", class(column), escape(cell));
+        cells.enumerate().map(one).collect::<String>()
     };
     let head = cells("th", &mut headings.iter().copied());
     let body: String =
@@ -276,6 +283,31 @@ pub fn compared(records: &Records) -> String {
     section("Beside others", about, &body, "vrouter bench compare")
 }
 
+pub fn decided(records: &Records) -> String {
+    let rows: Vec<Vec<String>> = records
+        .of("decided")
+        .iter()
+        .map(|line| {
+            let place = format!("{}, {} rules", word(line, "packets"), line["rules"]);
+            match line["failure"].as_str() {
+                Some(failure) => vec![place, word(line, "forwarder").to_owned(), format!("not measured: {failure}")],
+                None => vec![
+                    place,
+                    word(line, "forwarder").to_owned(),
+                    shown(number(line, "kpps"), 2),
+                    shown(number(line, "x_best_kernel"), 1),
+                    shown(number(line, "cpu_ns"), 0),
+                ],
+            }
+        })
+        .collect();
+    let about = "No packet finds a decision that was made before: each is of a flow that has not been seen, or policy keeps no state. \
+                 The kernel has the same rules in Calico's iptables and nftables layouts; the ratio is to the better of the two, \
+                 round by round.";
+    let headings = ["every packet", "forwarder", "kpps", "× best kernel", "CPU ns"];
+    section("Every packet decided", about, &table(&headings, &rows), "vrouter bench decide")
+}
+
 pub fn latency(records: &Records) -> String {
     let lines: Vec<&Value> = records.of("latency").iter().filter(|line| word(line, "varies") == "nothing").collect();
     let mut all = Vec::new();
@@ -371,7 +403,8 @@ pub fn soak(records: &Records) -> String {
 }
 
 pub fn instructions(lines: &[Value]) -> String {
-    let stages = distinct(lines, "stage");
+    // Their sum is a line of its own.
+    let stages: Vec<String> = distinct(lines, "stage").into_iter().filter(|stage| stage != ALL_STAGES).collect();
     let rows: Vec<(String, Vec<f64>)> = distinct(lines, "scenario")
         .into_iter()
         .map(|scenario| {
@@ -388,7 +421,7 @@ pub fn instructions(lines: &[Value]) -> String {
     section(
         "Stages",
         about,
-        &card("Instructions a packet", "Counted by callgrind over the pipeline in memory", &plot),
+        &cards(&[card("Instructions a packet", "Counted by callgrind over the pipeline in memory", &plot)]),
         "the guard of instructions writes perf/baselines/instructions.jsonl",
     )
 }

@@ -156,11 +156,7 @@ fn packets(lab: &Lab, running: &dyn Running) -> Result<(f64, f64), LabError> {
     for _ in 0..TRIALS {
         let start = Instant::now();
         let outcome = tester.run(running, Offer { rate: None, duration: TRIAL })?;
-        // Where a packet takes milliseconds those of a trial arrive after it: then all of them in all of the time.
-        let (packets, rate) = match outcome.arrived {
-            0 => (outcome.received, outcome.received as f64 / start.elapsed().as_secs_f64()),
-            arrived => (arrived, outcome.rate()),
-        };
+        let (packets, rate) = outcome.rate_within(start.elapsed());
         trials.push((rate / 1e6, outcome.cpu.iter().sum::<u64>() as f64 / packets.max(1) as f64));
     }
     if trials.iter().all(|(mpps, _)| *mpps == 0.0) {

@@ -30,7 +30,11 @@ impl Forwarder for Firewall {
             Language::Iptables => "iptables",
             Language::Nftables => "nftables",
         };
-        let each = if self.tracking == Tracking::Untracked { ", untracked" } else { "" };
+        let each = match self.tracking {
+            Tracking::Established => "",
+            Tracking::New => ", new flows",
+            Tracking::Untracked => ", untracked",
+        };
         format!("Calico {language}, {} policies{each}", thousands(self.policies))
     }
 

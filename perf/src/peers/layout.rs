@@ -39,6 +39,8 @@ const ALL: &str = "0xf0000";
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tracking {
     Established,
+    /// Tracked, and no flow is ever answered.
+    New,
     Untracked,
 }
 

@@ -8,6 +8,7 @@
 //! | `layout.rs`, `firewall.rs` | policies as Calico lays them out for the kernel; the kernel with them |
 //! | `ovs.rs`, `dpdk.rs` | Open vSwitch and DPDK's l3fwd on their AF_XDP ports |
 //! | `daemon.rs` | programs of others in the router's namespace |
+//! | `stream.rs` | one TCP connection through ours, the kernel and those on AF_XDP |
 //! | `compare.rs` | all of them and ours in turn: packets, TCP, round trips; one table |
 //!
 //! Nothing of theirs is part of this program or of its repository: they are Debian's packages, which `make peers`
@@ -22,6 +23,7 @@ pub mod layout;
 pub mod memory;
 pub mod ovs;
 pub mod sets;
+pub mod stream;
 
 use std::net::UdpSocket;
 use std::path::Path;

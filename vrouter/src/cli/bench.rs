@@ -51,6 +51,9 @@ enum BenchCommand {
     Reconf(MeasureArguments),
     /// Several forwarders in turn, in one run
     Compare(CompareArguments),
+    /// Packets each of which is decided anew, new flows and untracked ones, beside the kernel in Calico's layouts
+    #[command(after_help = "Example:\n  vrouter bench decide --rules 10,100,1000")]
+    Decide(MeasureArguments),
     /// Make one HTML page of what was measured
     #[command(after_help = "Example:\n  vrouter bench report --in bench-results --out report.html")]
     Report(ReportArguments),
@@ -170,6 +173,7 @@ pub fn run(format: Format, arguments: BenchArguments) -> ExitCode {
         BenchCommand::Latency(arguments) => measure(Kind::Latency, format, arguments),
         BenchCommand::Soak(arguments) => measure(Kind::Soak, format, arguments),
         BenchCommand::Reconf(arguments) => measure(Kind::Reconf, format, arguments),
+        BenchCommand::Decide(arguments) => measure(Kind::Decide, format, arguments),
         BenchCommand::Compare(arguments) => compare(format, arguments),
         BenchCommand::Report(arguments) => report(&arguments),
     };
@@ -244,7 +248,7 @@ fn plan(kind: Kind, format: Format, arguments: MeasureArguments) -> Plan {
         sizes,
         families,
         flows,
-        rules: or(arguments.rules, &[100, 1, 1000, 10_000]),
+        rules: or(arguments.rules, if kind == Kind::Decide { &[1000] } else { &[100, 1, 1000, 10_000] }),
         routes: or(arguments.routes, &[0, 100_000]),
         rounds: arguments.rounds.map_or(3, usize::from),
         duration: arguments.duration,
