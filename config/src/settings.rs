@@ -17,7 +17,7 @@ use crate::suggest;
 
 pub use values::{
     BusyPoll, Datastore, EndpointOffload, EndpointToHostAction, Io, LogFormat, LogLevel, PolicyChange, Poll, Rebalance,
-    SourceSpoofing, XdpMode,
+    SourceSpoofing, XdpMode, ZeroCopy,
 };
 
 /// A variable every environment of a Calico node has. Ours beside it wins.
@@ -52,6 +52,7 @@ pub struct Settings {
     pub endpoint_offload: EndpointOffload,
     pub io: Io,
     pub busy_poll: BusyPoll,
+    pub zero_copy: ZeroCopy,
     pub failsafe_inbound_host_ports: Vec<FailsafePort>,
     pub failsafe_outbound_host_ports: Vec<FailsafePort>,
     pub workload_source_spoofing: SourceSpoofing,
@@ -99,6 +100,7 @@ impl Settings {
             endpoint_offload: EndpointOffload::Off,
             io: Io::Raw,
             busy_poll: BusyPoll::Auto,
+            zero_copy: ZeroCopy::Off,
             failsafe_inbound_host_ports: FailsafePort::inbound_defaults(),
             failsafe_outbound_host_ports: FailsafePort::outbound_defaults(),
             workload_source_spoofing: SourceSpoofing::Disabled,
@@ -160,7 +162,7 @@ const PREFIX_MAX: usize = 10;
 const CORE_MAX: usize = 1023;
 
 /// Everything that can be set, in the order it is shown.
-pub const SETTINGS: [Setting; 25] = [
+pub const SETTINGS: [Setting; 26] = [
     Setting {
         name: NODE_NAME,
         about: "this node's name in the datastore; default: the host's name",
@@ -175,7 +177,7 @@ pub const SETTINGS: [Setting; 25] = [
         about: "interfaces to the rest of the world",
         take: Take::Many(|settings, names| {
             let expected = "interface names of 1-15 characters, each once";
-            ensure(names.iter().all(|name| is_interface(name)) && is_distinct(names), expected)?;
+            ensure(names.iter().all(|name| resource::is_interface(name)) && is_distinct(names), expected)?;
             settings.uplinks = names.to_vec();
             Ok(())
         }),
@@ -285,7 +287,7 @@ pub const SETTINGS: [Setting; 25] = [
         name: "defaultWorkloadInterfacePrefix",
         about: "how names of workload interfaces begin; default: cali",
         take: Take::One(|settings, text| {
-            let is_right = is_interface(text) && text.len() <= PREFIX_MAX;
+            let is_right = resource::is_interface(text) && text.len() <= PREFIX_MAX;
             ensure(is_right, "1-10 letters, digits, '_', '.' or '-'")?;
             settings.default_workload_interface_prefix = text.to_string();
             Ok(())
@@ -317,6 +319,13 @@ pub const SETTINGS: [Setting; 25] = [
         about: "poll the drivers of uplinks that are network cards: auto or off",
         take: Take::One(|settings, text| {
             choose(&mut settings.busy_poll, text, &[("auto", BusyPoll::Auto), ("off", BusyPoll::Off)])
+        }),
+    },
+    Setting {
+        name: "zeroCopy",
+        about: "let drivers of network cards use frames in place: auto (where they can) or off",
+        take: Take::One(|settings, text| {
+            choose(&mut settings.zero_copy, text, &[("auto", ZeroCopy::Auto), ("off", ZeroCopy::Off)])
         }),
     },
     Setting {
@@ -580,10 +589,6 @@ fn range(place: &mut usize, text: &str, least: usize, most: usize) -> Result<(),
 fn number(text: &str, least: usize, most: usize) -> Option<usize> {
     let value = text.parse().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()))?;
     (least..=most).contains(&value).then_some(value)
-}
-
-fn is_interface(name: &str) -> bool {
-    resource::is_interface(name)
 }
 
 fn is_distinct<T: Ord>(items: &[T]) -> bool {

@@ -37,9 +37,11 @@ use crate::host::{Link, LinkIndex, ethtool};
 use crate::placement::Placement;
 
 mod losses;
+mod recipe;
 mod rehome;
 
 pub use losses::KernelDrops;
+pub use recipe::Recipe;
 pub use rehome::Moved;
 
 /// Largest layer 2 header in front of a packet of MTU size.
@@ -85,14 +87,6 @@ pub struct QueueState {
     pub busy_poll: bool,
 }
 
-/// What is done to interfaces beside attaching them.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Recipe {
-    pub prepare_endpoints: bool,
-    /// Poll the drivers of uplinks that are network cards.
-    pub busy_poll: bool,
-}
-
 struct Attached {
     attachment: Attachment,
     program: Program,
@@ -101,6 +95,9 @@ struct Attached {
     earlier: ProgramCounters,
     mode: XdpMode,
     queues: Vec<QueueState>,
+    options: QueueOptions,
+    /// Packets may be longer than a frame.
+    multi_buffer: bool,
     /// The sockets of the queues, to read what the kernel counts there.
     watches: Vec<QueueWatch>,
     prepared: Vec<Outcome>,
@@ -251,11 +248,9 @@ impl Attachments {
         let is_prepared = !self.recipe.prepare_endpoints || kind != InterfaceKind::Workload || !link.is_veth();
         let prepared = if is_prepared { Vec::new() } else { prepare::host_side(link, namespaces) };
         tell(name, &prepared);
-        // A link of no kind is hardware.
-        let busy_poll = self.recipe.busy_poll && kind == InterfaceKind::Uplink && link.kind.is_none();
+        let options = self.recipe.options(kind, link, self.frame_room);
         let (mut opened, mut watches) = (Vec::new(), Vec::new());
         for (queue, worker) in self.placement(kind, link) {
-            let options = QueueOptions { busy_poll, ..QueueOptions::default() };
             let (socket, watch) = open(&self.peers[worker].memory, &mut program, name, queue, options)?;
             opened.push((worker, socket));
             watches.push(watch);
@@ -280,6 +275,7 @@ impl Attachments {
         let polling = is_polled.then(|| BusyPolling::start(name)).and_then(|started| {
             started.inspect_err(|error| tracing::warn!(interface = name, %error, "interrupts not put off")).ok()
         });
+        let multi_buffer = opened.iter().all(|(_, socket)| socket.is_multi_buffer());
         let owner = queues.first().map_or(WorkerIndex(0), |queue| queue.worker);
         for (worker, socket) in opened {
             self.peers[worker].queues += 1;
@@ -297,6 +293,8 @@ impl Attachments {
                 earlier: ProgramCounters::default(),
                 mode,
                 queues,
+                options,
+                multi_buffer,
                 watches,
                 prepared,
                 is_prepared,
@@ -487,17 +485,15 @@ impl Attachments {
 
     /// Interfaces whose packets do not fit the frames.
     pub fn oversized<'a>(&'a self, links: &'a BTreeMap<LinkIndex, Link>) -> impl Iterator<Item = String> + 'a {
-        let is_bounded = self.peers.first().is_some_and(|peer| !peer.memory.multi_buffer());
-        let attached = self.view.values().filter(move |_| is_bounded);
-        attached.filter_map(|attachment| links.get(&attachment.link)).filter(|link| link.mtu + LAYER2 > self.frame_room).map(
-            |link| {
-                format!(
-                    "{}: MTU {} does not fit frames of {} bytes, longer packets are dropped; restart the router to take \
+        let bounded = self.by_name.values().filter(|attached| !attached.multi_buffer);
+        let links = bounded.filter_map(|attached| links.get(&attached.attachment.link));
+        links.filter(|link| link.mtu + LAYER2 > self.frame_room).map(|link| {
+            format!(
+                "{}: MTU {} does not fit frames of {} bytes, longer packets are dropped; restart the router to take \
                      larger frames",
-                    link.name, link.mtu, self.frame_room
-                )
-            },
-        )
+                link.name, link.mtu, self.frame_room
+            )
+        })
     }
 
     /// Hands flows of an earlier process to the workers, as many to each.
@@ -516,6 +512,8 @@ impl Attachments {
 
     /// Ends the workers. Sockets close with them; programs stay and drop.
     pub fn stop(&mut self) {
+        // A socket is closed when the last hold on it is gone.
+        self.by_name.values_mut().for_each(|attached| attached.watches.clear());
         for worker in 0..self.peers.len() {
             self.command(worker, Command::Stop);
         }

@@ -132,6 +132,7 @@ pub async fn run(
     attachments.recipe = Recipe {
         prepare_endpoints: settings.endpoint_offload == settings::EndpointOffload::Off,
         busy_poll: settings.busy_poll == settings::BusyPoll::Auto,
+        zero_copy: settings.zero_copy == settings::ZeroCopy::Auto,
     };
 
     let (requests, mut incoming) = mpsc::channel(REQUESTS);

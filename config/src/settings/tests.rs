@@ -28,7 +28,7 @@ fn every_setting_from_a_file() {
             datastore: embedded:/data\napiSocket: /tmp/s\nlogFormat: json\nlogLevel: debug\nframesPerWorker: 2048\n\
             flowTableSize: 4096\nflowQuota: 512\npolicyChange: reevaluate\ndefaultEndpointToHostAction: Accept\n\
             defaultWorkloadInterfacePrefix: tap\nxdpMode: native\nendpointOffload: leave\n\
-            io: xsk-rs\nbusyPoll: off\n\
+            io: xsk-rs\nbusyPoll: off\nzeroCopy: auto\n\
             failsafeInboundHostPorts: [22, 'udp:10.0.0.0/8:68']\nfailsafeOutboundHostPorts: none\n\
             workloadSourceSpoofing: Any\nallowVxlanPacketsFromWorkloads: true\nallowIpipPacketsFromWorkloads: true\n\
             vxlanPort: 8472\n";
@@ -52,6 +52,7 @@ fn every_setting_from_a_file() {
         endpoint_offload: EndpointOffload::Leave,
         io: Io::XskRs,
         busy_poll: BusyPoll::Off,
+        zero_copy: ZeroCopy::Auto,
         failsafe_inbound_host_ports: ["22", "udp:10.0.0.0/8:68"].map(|port| FailsafePort::parse(port).unwrap()).into(),
         failsafe_outbound_host_ports: Vec::new(),
         workload_source_spoofing: SourceSpoofing::Any,
@@ -88,7 +89,7 @@ fn refusals() {
         "v.yaml:2:1: logLvl: found an unknown setting, expected one of nodeName, uplinks, workers, poll, rebalance, \
              datastore, apiSocket, logFormat, logLevel, framesPerWorker, flowTableSize, flowQuota, policyChange, \
              defaultEndpointToHostAction, defaultWorkloadInterfacePrefix, xdpMode, endpointOffload, \
-             io, busyPoll, failsafeInboundHostPorts, failsafeOutboundHostPorts, workloadSourceSpoofing, \
+             io, busyPoll, zeroCopy, failsafeInboundHostPorts, failsafeOutboundHostPorts, workloadSourceSpoofing, \
              allowVxlanPacketsFromWorkloads, allowIpipPacketsFromWorkloads, vxlanPort \
              (did you mean logLevel?)",
     );

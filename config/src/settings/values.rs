@@ -95,6 +95,14 @@ pub enum BusyPoll {
     Off,
 }
 
+/// Whether drivers use frames in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ZeroCopy {
+    /// Those of network cards that can.
+    Auto,
+    Off,
+}
+
 impl fmt::Display for Datastore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -14,7 +14,6 @@
 
 use std::time::{Duration, Instant};
 
-use fastpath::io::xsk::QueueOptions;
 use fastpath::table::interface::InterfaceKind;
 use fastpath::table::{InterfaceIndex, WorkerIndex};
 use fastpath::worker::Command;
@@ -102,7 +101,7 @@ impl Attachments {
         let mut opened = Vec::new();
         for queue in &attached.queues {
             let (socket, watch) =
-                super::open(&peer.memory, &mut attached.program, name, queue.queue, QueueOptions::default())?;
+                super::open(&peer.memory, &mut attached.program, name, queue.queue, attached.options)?;
             attached.watches.push(watch);
             opened.push(socket);
         }

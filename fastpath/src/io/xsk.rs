@@ -117,11 +117,14 @@ pub struct QueueOptions {
     /// Poll the driver from the worker's receive calls, instead of waiting for its interrupts. Where the kernel refuses, the
     /// queue waits for interrupts. Not for a veth: there the sender does the driver's work.
     pub busy_poll: bool,
+    /// No packet of this interface is longer than a frame, whatever others carry. Many drivers use frames in place only
+    /// then.
+    pub is_short: bool,
 }
 
 impl Default for QueueOptions {
     fn default() -> QueueOptions {
-        QueueOptions { fill_limit: 2048, alone: false, busy_poll: false }
+        QueueOptions { fill_limit: 2048, alone: false, busy_poll: false, is_short: false }
     }
 }
 
@@ -232,40 +235,50 @@ impl XskMemory {
     pub fn open(&self, interface: &str, queue: u32, options: QueueOptions) -> Result<XskQueue, XskError> {
         let shared = &self.shared;
         let is_anchor = shared.options.anchor.0 == interface && shared.options.anchor.1 == queue;
-        let rings = if is_anchor {
+        let (rings, multi_buffer) = if is_anchor {
             let mut anchor = shared.anchor.lock().unwrap_or_else(PoisonError::into_inner);
-            anchor.take().ok_or_else(|| XskError::Taken { interface: interface.to_owned(), queue })?
+            let rings = anchor.take().ok_or_else(|| XskError::Taken { interface: interface.to_owned(), queue })?;
+            (rings, shared.multi_buffer)
         } else {
             shared.open(interface, queue, options)?
         };
         let fd = rings.fd();
         set_send_limits(fd);
-        let options = QueueOptions { busy_poll: options.busy_poll && set_busy_poll(fd), ..options };
-        Ok(XskQueue::new(self, rings, interface.to_owned(), queue, copy_mode(fd), options))
+        let busy_poll = set_busy_poll(fd, options.busy_poll, copy_mode(fd));
+        let options = QueueOptions { busy_poll, ..options };
+        Ok(XskQueue::new(self, rings, interface.to_owned(), queue, multi_buffer, options))
     }
 }
 
 impl Shared {
-    fn open(&self, interface: &str, queue: u32, options: QueueOptions) -> Result<Rings, XskError> {
+    /// The rings of a queue, and whether its packets may take several frames.
+    fn open(&self, interface: &str, queue: u32, options: QueueOptions) -> Result<(Rings, bool), XskError> {
         if options.alone
             && let Frames::Own(memory) = &self.frames
         {
-            let length = if self.multi_buffer { libc::XDP_USE_SG } else { 0 };
+            let lengths: &[u16] = match (self.multi_buffer, options.is_short) {
+                (true, true) => &[libc::XDP_USE_SG, 0],
+                (true, false) => &[libc::XDP_USE_SG],
+                (false, _) => &[0],
+            };
             for mode in [libc::XDP_ZEROCOPY, libc::XDP_COPY] {
-                let flags = mode | length | libc::XDP_USE_NEED_WAKEUP;
-                match bind(interface, queue, || memory.bind_registering(interface, queue, flags).map(Some)) {
-                    Err(error) if is_unsupported(&error) => {}
-                    result => return result.map(Rings::Own),
+                for length in lengths {
+                    let flags = mode | length | libc::XDP_USE_NEED_WAKEUP;
+                    match bind(interface, queue, || memory.bind_registering(interface, queue, flags).map(Some)) {
+                        Err(error) if is_unsupported(&error) => {}
+                        result => return result.map(|rings| (Rings::Own(rings), *length != 0)),
+                    }
                 }
             }
         }
-        match &self.frames {
+        let rings = match &self.frames {
             // Flags are the anchor's: the kernel refuses any on a socket that shares its memory.
             Frames::XskRs(memory) => bind(interface, queue, || memory.bind(interface, queue, 0)).map(foreign),
             Frames::Own(memory) => {
                 bind(interface, queue, || memory.bind_sharing(interface, queue).map(Some)).map(Rings::Own)
             }
-        }
+        };
+        rings.map(|rings| (rings, self.multi_buffer))
     }
 }
 
@@ -359,13 +372,21 @@ fn set_send_limits(fd: RawFd) {
 }
 
 /// True when calls on the socket will poll the driver. Kernels before 5.11 do not know how.
-fn set_busy_poll(fd: RawFd) -> bool {
-    let options = [
-        (SO_PREFER_BUSY_POLL, 1),
-        (libc::SO_BUSY_POLL, BUSY_POLL_MICROSECONDS),
-        (SO_BUSY_POLL_BUDGET, BUSY_POLL_BUDGET),
-    ];
-    options.iter().all(|(option, value)| set_option(fd, libc::SOL_SOCKET, *option, *value))
+///
+/// A socket whose frames are used in place polls in any case, once with each call it makes to wake the driver: some drivers
+/// (virtio_net) do not look at the fill ring when they are woken, and one that has run out of frames would never receive
+/// again. It is not told to prefer polling, because then the kernel expects that what polls the receive side also sends,
+/// and where that is not so nothing is sent.
+fn set_busy_poll(fd: RawFd, is_asked: bool, copy_mode: CopyMode) -> bool {
+    let (in_place, level) = (copy_mode == CopyMode::ZeroCopy, libc::SOL_SOCKET);
+    if !is_asked && !in_place {
+        return false;
+    }
+    let is_preferred = in_place || set_option(fd, level, SO_PREFER_BUSY_POLL, 1);
+    is_preferred
+        && set_option(fd, level, libc::SO_BUSY_POLL, BUSY_POLL_MICROSECONDS)
+        && set_option(fd, level, SO_BUSY_POLL_BUDGET, BUSY_POLL_BUDGET)
+        && is_asked
 }
 
 /// False: the kernel refused.

@@ -15,7 +15,7 @@ use config::net::{Cidr, MacAddress, Port, PortName, Protocol};
 use config::selector::Selector;
 use config::settings::{
     BusyPoll, EndpointOffload, EndpointToHostAction, File, Io, LogFormat, LogLevel, PolicyChange, Poll, Rebalance,
-    SETTINGS, Settings, SourceSpoofing, XdpMode,
+    SETTINGS, Settings, SourceSpoofing, XdpMode, ZeroCopy,
 };
 use control::host::genetlink::{self, attributes};
 use serde::Serialize;
@@ -276,6 +276,7 @@ fn as_flags(settings: &Settings) -> Vec<(String, String)> {
         "io" => word(if settings.io == Io::Raw { "raw" } else { "xsk-rs" }),
         "rebalance" => word(if settings.rebalance == Rebalance::Auto { "auto" } else { "off" }),
         "busyPoll" => word(if settings.busy_poll == BusyPoll::Auto { "auto" } else { "off" }),
+        "zeroCopy" => word(if settings.zero_copy == ZeroCopy::Auto { "auto" } else { "off" }),
         "failsafeInboundHostPorts" => failsafes(&settings.failsafe_inbound_host_ports),
         "failsafeOutboundHostPorts" => failsafes(&settings.failsafe_outbound_host_ports),
         "workloadSourceSpoofing" => {

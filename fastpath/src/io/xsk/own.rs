@@ -16,6 +16,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use super::XskOptions;
 use crate::io::region::Region;
@@ -24,6 +25,10 @@ use crate::packet::FrameIndex;
 
 /// Bytes in front of a packet that speak of it to the kernel (struct xsk_tx_metadata, with its largest request).
 pub(super) const METADATA: usize = 24;
+
+/// How long a driver may take to let a queue go, and how often it is looked. A network card is started anew for it.
+const RELEASE: Duration = Duration::from_secs(2);
+const GLANCE: Duration = Duration::from_millis(1);
 
 /// Where the frames are, and what further sockets share them with.
 pub(super) struct OwnMemory {
@@ -167,13 +172,48 @@ fn socket() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn bind(fd: RawFd, interface: &str, queue: u32, flags: u16, shared: Option<RawFd>) -> io::Result<()> {
-    let name = CString::new(interface).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;
+/// Waits until the driver of an interface has let a queue go whose socket was closed: the kernel tells it some time later,
+/// and until then it may write to the frames it was given. A queue that it still has cannot be bound again. False: not
+/// within `RELEASE`, or there is no way to tell.
+pub(super) fn await_release(interface_index: u32, queue: u32) -> bool {
+    let deadline = Instant::now() + RELEASE;
+    loop {
+        match probe(interface_index, queue) {
+            Ok(()) => return true,
+            Err(error) => match error.raw_os_error() {
+                // Its driver went with it.
+                Some(libc::ENODEV | libc::ENXIO) => return true,
+                Some(libc::EBUSY) if Instant::now() < deadline => std::thread::sleep(GLANCE),
+                _ => return false,
+            },
+        }
+    }
+}
+
+/// Binds a socket with a frame of its own to a queue, copying, which concerns no driver; and closes it.
+fn probe(interface_index: u32, queue: u32) -> io::Result<()> {
+    let options = XskOptions { frame_count: 1, ring_size: 1, ..XskOptions::new("", queue) };
+    let memory = OwnMemory::new(&XskOptions { frame_size: 4096, ..options })?;
+    let socket = socket()?;
+    memory.register(socket.as_raw_fd())?;
+    let rings = memory.rings(socket)?;
+    bind_index(rings.socket.as_raw_fd(), interface_index, queue, libc::XDP_COPY, None)
+}
+
+/// `None`: there is no such interface in the calling thread's network namespace.
+pub(super) fn interface_index(interface: &str) -> Option<u32> {
+    let name = CString::new(interface).ok()?;
     // SAFETY: the name ends with a zero byte and outlives the call.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    if index == 0 {
-        return Err(io::Error::last_os_error());
-    }
+    (index != 0).then_some(index)
+}
+
+fn bind(fd: RawFd, interface: &str, queue: u32, flags: u16, shared: Option<RawFd>) -> io::Result<()> {
+    let index = interface_index(interface).ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
+    bind_index(fd, index, queue, flags, shared)
+}
+
+fn bind_index(fd: RawFd, index: u32, queue: u32, flags: u16, shared: Option<RawFd>) -> io::Result<()> {
     let address = libc::sockaddr_xdp {
         sxdp_family: libc::AF_XDP as u16,
         sxdp_flags: flags,

@@ -33,9 +33,9 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use super::assemble::{Assembler, Piece};
-use super::own::METADATA;
+use super::own::{self, METADATA};
 use super::rings::Rings;
-use super::{QueueOptions, XskMemory};
+use super::{QueueOptions, XskMemory, copy_mode};
 use crate::io::ring::Descriptor;
 use crate::io::umem::{HEADROOM, Holder, Released, Umem};
 use crate::io::{CopyMode, Queue, QueueStatistics, Retired};
@@ -102,6 +102,7 @@ pub struct XskQueue {
     /// Descriptors on the completion ring that named a frame which was not ours to get back.
     invalid: u64,
     interface: String,
+    interface_index: u32,
     queue_id: u32,
 }
 
@@ -109,14 +110,20 @@ pub struct XskQueue {
 pub struct RetiredQueue {
     holder: Option<Holder>,
     rings: Rings,
+    copy_mode: CopyMode,
+    interface_index: u32,
+    queue_id: u32,
 }
 
 impl Retired for RetiredQueue {
-    /// Closes the socket. The kernel returns from that when nothing receives into its frames any more, which takes it
-    /// 8 to 16 ms.
+    /// Closes the socket. Where frames are copied the kernel returns from that when nothing receives into them any more, which
+    /// takes it 8 to 16 ms. A driver that uses them in place is told later: its frames come back when it has let the queue
+    /// go, and never if it has not within `RELEASE`, because it could still write to them.
     fn close(self) -> Released {
         drop(self.rings);
-        Released(self.holder)
+        let is_released =
+            self.copy_mode != CopyMode::ZeroCopy || own::await_release(self.interface_index, self.queue_id);
+        Released(self.holder.filter(|_| is_released))
     }
 }
 
@@ -160,9 +167,12 @@ impl XskQueue {
         rings: Rings,
         interface: String,
         queue_id: u32,
-        copy_mode: CopyMode,
+        multi_buffer: bool,
         options: QueueOptions,
     ) -> XskQueue {
+        let copy_mode = copy_mode(rings.fd());
+        // None: it has just gone, and whoever used its frames with it.
+        let interface_index = own::interface_index(&interface).unwrap_or(0);
         let shared = &memory.shared;
         let fill_limit = options.fill_limit.min(shared.options.ring_size as usize);
         XskQueue {
@@ -174,7 +184,7 @@ impl XskQueue {
             // A driver that uses frames in place may not know how.
             finishes_checksums: memory.finishes_checksums() && copy_mode == CopyMode::Copy,
             copy_mode,
-            multi_buffer: shared.multi_buffer,
+            multi_buffer,
             busy_poll: options.busy_poll,
             holder: None,
             fd: rings.fd(),
@@ -186,6 +196,7 @@ impl XskQueue {
             assembler: Assembler::default(),
             invalid: 0,
             interface,
+            interface_index,
             queue_id,
             rings,
         }
@@ -201,6 +212,11 @@ impl XskQueue {
 
     pub fn copy_mode(&self) -> CopyMode {
         self.copy_mode
+    }
+
+    /// Packets may be longer than a frame.
+    pub fn is_multi_buffer(&self) -> bool {
+        self.multi_buffer
     }
 
     /// Receiving polls the driver.
@@ -452,8 +468,10 @@ impl Queue for XskQueue {
         }
         if self.copy_mode == CopyMode::ZeroCopy {
             self.publish();
-            // The driver sends on its own once awake; if it is not ready, the next flush asks again.
-            self.unsent = self.rings.transmit_needs_wakeup() && self.kick().is_err();
+            // The driver sends on its own once awake. If it is not ready, or has taken as much as it has room for and will
+            // not come back for the rest by itself, the next flush asks again.
+            let is_refused = self.rings.transmit_needs_wakeup() && self.kick().is_err();
+            self.unsent = is_refused || self.rings.untaken() > 0;
             return;
         }
         loop {
@@ -509,7 +527,13 @@ impl Queue for XskQueue {
             self.reap(umem);
         }
         self.assembler.abandon(umem);
-        RetiredQueue { holder: self.holder, rings: self.rings }
+        RetiredQueue {
+            holder: self.holder,
+            rings: self.rings,
+            copy_mode: self.copy_mode,
+            interface_index: self.interface_index,
+            queue_id: self.queue_id,
+        }
     }
 }
 
