@@ -184,9 +184,14 @@ impl RawSocket {
     }
 
     pub fn send(&self, bytes: &[u8]) {
+        assert!(self.offer(bytes), "send: {}", io::Error::last_os_error());
+    }
+
+    /// Sends if the kernel takes it at once: a card can be full, or down.
+    pub fn offer(&self, bytes: &[u8]) -> bool {
         // SAFETY: the bytes outlive the call.
         let sent = unsafe { libc::send(self.socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
-        assert_eq!(sent, bytes.len() as isize, "send: {}", io::Error::last_os_error());
+        sent == bytes.len() as isize
     }
 
     pub fn receive(&self) -> Option<Vec<u8>> {
