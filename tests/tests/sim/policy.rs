@@ -58,7 +58,8 @@ pub fn evaluate(
         PolicyType::Ingress => endpoint.ingress,
         PolicyType::Egress => endpoint.egress,
     };
-    let classes = tables.policy.classify(&question(fields));
+    let question = question(fields);
+    let classes = tables.policy.classify(&question);
     let decision = tables.policy.evaluate(program, &classes);
     assert_eq!(decision, tables.policy.evaluate_plainly(program, &classes), "with vector instructions and without");
     let name = |index: RuleIndex| node.names.name(index).map(str::to_owned);
