@@ -3,6 +3,7 @@
 use std::env;
 use std::fs;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::process::Command;
 
 use tests::daemon::SOON;
@@ -33,13 +34,35 @@ pub fn ip(address: &str) -> IpAddr {
     address.parse().unwrap()
 }
 
+/// The topology. A namespace in which somebody still listens does not end, so its cards are taken back first.
+pub struct Lab(Topology);
+
+impl Deref for Lab {
+    type Target = Topology;
+
+    fn deref(&self) -> &Topology {
+        &self.0
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let places =
+            [(self.node(), "up0"), (self.at("far"), "eth0"), (self.node(), "caliweb"), (self.at("web"), "eth0")];
+        for (number, (machine, name)) in places.iter().enumerate() {
+            // One that was never given is still at home.
+            machine.attempt(&format!("ip link set dev {name} netns 1 name card{number}"));
+        }
+    }
+}
+
 /// Builds the topology; `None` where there are no such cards.
-pub fn up(name: &str) -> Option<Topology> {
+pub fn up(name: &str) -> Option<Lab> {
     if env::var_os(MACHINE).is_none() {
         eprintln!("not run: needs network cards that use frames in place; .ci/zerocopy has them");
         return None;
     }
-    let topology = Topology::up(name, DESCRIPTION)?;
+    let topology = Lab(Topology::up(name, DESCRIPTION)?);
     let (node, web, far) = (topology.node(), topology.at("web"), topology.at("far"));
     node.run("ip link delete up0");
     node.run("ip link delete caliweb");
@@ -72,7 +95,7 @@ pub fn route_web(web: &Machine) {
     web.run("ip -6 route replace default via fe80::ecee:eeff:feee:eeee dev eth0");
 }
 
-/// Moves a card into a machine's namespace. It comes back to the first one when that namespace ends, some time later.
+/// Moves a card into a machine's namespace.
 fn give(number: usize, to: &Machine, name: &str) {
     let known = wait::until(&format!("card virtio{number}"), SOON, || known(number));
     let arguments = ["link", "set", "dev", &known, "netns", to.namespace(), "name", name];
