@@ -24,8 +24,10 @@ use crate::worker::{Command, Doorbell};
 
 /// Queues that wait to be closed: a node's endpoints may all leave at once.
 pub const WAITING: usize = 256;
-/// How long frames of a closed queue may wait for room among a worker's commands, and a worker that ends for its frames.
+/// How long frames of a closed queue may wait for room among a worker's commands.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a worker that ends waits for its frames: longer than a driver has to let them go.
+const LAST_PATIENCE: Duration = Duration::from_secs(3);
 const GLANCE: Duration = Duration::from_millis(1);
 
 /// Closes queues that a worker has let go. To be run on a thread of its own.
@@ -98,7 +100,7 @@ impl<Q: Queue> Closing<Q> {
             self.outstanding -= 1;
         }
         let start = Instant::now();
-        while self.outstanding > 0 && start.elapsed() < PATIENCE {
+        while self.outstanding > 0 && start.elapsed() < LAST_PATIENCE {
             match commands.pop() {
                 Some(Command::Recover(released)) => {
                     umem.recover(released);
