@@ -133,22 +133,24 @@ mod tests {
     use crate::worker::{self, Clock, Parts, Poll, Remote, Worker};
 
     type ClosedBy = Arc<Mutex<Vec<ThreadId>>>;
+    /// Queues take as long to be closed as somebody holds it.
+    type Gate = Sender<()>;
 
-    /// A queue that has frames, and is closed as slowly as a socket. It tells who closed it.
+    /// A queue that has frames, and is closed slowly, as sockets are. It tells who closed it.
     struct Slow {
         queue: MemoryQueue,
-        frames: Released,
-        closed_by: ClosedBy,
+        rest: SlowRest,
     }
 
     struct SlowRest {
         frames: Released,
+        gate: Receiver<()>,
         closed_by: ClosedBy,
     }
 
     impl Retired for SlowRest {
         fn close(self) -> Released {
-            thread::sleep(Duration::from_millis(20));
+            assert!(self.gate.recv().is_err(), "nothing passes, the gate is opened");
             self.closed_by.lock().unwrap().push(thread::current().id());
             self.frames
         }
@@ -179,23 +181,24 @@ mod tests {
             QueueStatistics::default()
         }
         fn retire(self, _umem: &mut Umem) -> SlowRest {
-            SlowRest { frames: self.frames, closed_by: self.closed_by }
+            self.rest
         }
     }
 
     const FRAMES: usize = 64;
     const LENT: usize = 7;
 
-    /// A worker with so many slow queues, each of which has frames, and who closed which.
-    fn worker_with(queues: u16) -> (Worker<Slow>, Remote<Slow>, ClosedBy, Publisher<Tables>) {
+    /// A worker with so many slow queues, each of which has frames, who closed which, and what holds them up.
+    fn worker_with(queues: u16) -> (Worker<Slow>, Remote<Slow>, ClosedBy, Gate, Publisher<Tables>) {
         let publisher = Publisher::new(Tables::default());
         let mut umem = Umem::heap(2048, FRAMES);
         let closed_by = Arc::new(Mutex::new(Vec::new()));
+        let (held, gate) = channel::bounded(0);
         let slow: Vec<Slow> = (0..queues)
-            .map(|_| Slow {
-                queue: MemoryQueue::pair(4).0,
-                frames: umem.lend_for_test(LENT),
-                closed_by: closed_by.clone(),
+            .map(|_| {
+                let frames = umem.lend_for_test(LENT);
+                let rest = SlowRest { frames, gate: gate.clone(), closed_by: closed_by.clone() };
+                Slow { queue: MemoryQueue::pair(4).0, rest }
             })
             .collect();
         let parts = Parts {
@@ -209,14 +212,14 @@ mod tests {
         for (index, queue) in (0..).zip(slow) {
             worker.attach(InterfaceIndex(index), queue);
         }
-        (worker, remote, closed_by, publisher)
+        (worker, remote, closed_by, held, publisher)
     }
 
     fn wait_until(what: &str, is_so: impl Fn() -> bool) {
         let start = Instant::now();
         while !is_so() {
             assert!(start.elapsed() < Duration::from_secs(10), "{what}");
-            thread::sleep(GLANCE);
+            thread::yield_now();
         }
     }
 
@@ -227,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_queue_is_closed_on_the_closers_thread_and_its_frames_come_home() {
-        let (worker, remote, closed_by, _publisher) = worker_with(4);
+        let (worker, remote, closed_by, gate, _publisher) = worker_with(4);
         let closer = remote.closer();
         let closer = thread::spawn(move || closer.run());
         let closers_thread = closer.thread().id();
@@ -237,9 +240,10 @@ mod tests {
         for interface in [2, 0] {
             give(&remote, Command::Detach(InterfaceIndex(interface)));
         }
-        // A worker that closed them itself would not have obeyed before 40 ms were over.
+        // A worker that closed them itself would stand before the gate.
         wait_until("both commands", || remote.counters.commands.get() == 2);
-        assert!(closed_by.lock().unwrap().len() < 2, "the worker did not wait for both");
+        assert_eq!(*closed_by.lock().unwrap(), []);
+        drop(gate);
         wait_until("the frames of both", || free() == FRAMES - 2 * LENT);
         assert_eq!(*closed_by.lock().unwrap(), [closers_thread; 2]);
         assert_eq!(remote.counters.commands.get(), 2, "what the closer says is no command of control's");
@@ -252,7 +256,8 @@ mod tests {
 
     #[test]
     fn a_worker_that_ends_closes_what_no_closer_has_taken() {
-        let (worker, remote, closed_by, _publisher) = worker_with(3);
+        let (worker, remote, closed_by, gate, _publisher) = worker_with(3);
+        drop(gate);
         give(&remote, Command::Detach(InterfaceIndex(1)));
         give(&remote, Command::Stop);
         let worker = thread::spawn(move || worker.run());
@@ -263,14 +268,17 @@ mod tests {
 
     #[test]
     fn a_worker_that_ends_waits_for_frames_that_a_closer_has_in_hand() {
-        let (worker, remote, closed_by, _publisher) = worker_with(3);
+        let (worker, remote, closed_by, gate, _publisher) = worker_with(3);
         let closer = remote.closer();
         let closer = thread::spawn(move || closer.run());
         for interface in 0..3 {
             give(&remote, Command::Detach(InterfaceIndex(interface)));
         }
         give(&remote, Command::Stop);
-        thread::spawn(move || worker.run()).join().unwrap();
+        let worker = thread::spawn(move || worker.run());
+        wait_until("the worker to know that it ends", || remote.commands.is_empty());
+        drop(gate);
+        worker.join().unwrap();
         closer.join().unwrap();
         assert_eq!(closed_by.lock().unwrap().len(), 3);
     }
