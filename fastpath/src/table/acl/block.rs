@@ -436,7 +436,7 @@ impl L4Field<u32> {
         let around: BTreeSet<u16> = around.chain([0]).filter(|number| *number < FAMILY).collect();
         let starts: Vec<u16> = around.iter().copied().chain(around.iter().map(|number| FAMILY + number)).collect();
         let protocols = starts.iter().map(|at| position_of(*at >= FAMILY, *at as u8, None)).collect();
-        let protocols = Steps::new(starts, protocols);
+        let protocols = Steps::new(starts, protocols, layout);
         let types: BTreeSet<IcmpMatch> = masks.keys().flat_map(|l4| [l4.icmp, l4.not_icmp]).flatten().collect();
         let icmp = [(false, crate::header::protocol::ICMPV6), (true, crate::header::protocol::ICMP)].map(
             |(is_ipv4, number)| {
@@ -445,7 +445,7 @@ impl L4Field<u32> {
                     let positions =
                         starts.iter().map(|at| position_of(is_ipv4, number, Some((((at >> 8) as u8), *at as u8))));
                     let positions = positions.collect();
-                    Steps::new(starts, positions)
+                    Steps::new(starts, positions, layout)
                 })
             },
         );

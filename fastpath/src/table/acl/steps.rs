@@ -3,8 +3,8 @@
 //!     values  0 ─────── 80 ── 81 ───── 443 ─ 444 ─────▶
 //!     rows    row 0     row 1 row 0    row 2 row 0
 //!
-//! Few starts are all compared at once; more are found by pages of all values where a value has 16 bits, and elsewhere
-//! by buckets of equal width that say between which starts to look.
+//! Few starts are all compared at once. More are found by buckets of equal width that say between which starts to look; in a
+//! large policy, values of 16 bits by pages of all values.
 //!
 //! Invariants: starts are sorted and distinct, the first is the lowest value; neighbours differ.
 
@@ -94,7 +94,7 @@ const FEW: usize = 8;
 pub(super) enum Steps<T, R> {
     Few(Box<Few<T, R>>),
     Pages(Box<Pages<R>>),
-    Buckets(Buckets<T, R>),
+    Buckets(Box<Buckets<T, R>>),
 }
 
 /// Starts and their rows; the last of each stands to the end.
@@ -134,7 +134,7 @@ impl<T, R> Steps<T, R> {
         match self {
             Self::Few(few) => size_of_val(&**few),
             Self::Pages(pages) => size_of_val(&**pages) + size_of_val(&*pages.pages),
-            Self::Buckets(Buckets { steps, buckets, .. }) => size_of_val(&**steps) + size_of_val(&**buckets),
+            Self::Buckets(own) => size_of_val(&**own) + size_of_val(&*own.steps) + size_of_val(&*own.buckets),
         }
     }
 }
@@ -174,11 +174,11 @@ impl<T: Value> Steps<T, u32> {
                 None => break,
             }
         }
-        Self::new(starts, positions)
+        Self::new(starts, positions, layout)
     }
 
     /// Steps whose rows are found already. The first start is the lowest value.
-    pub(super) fn new(starts: Vec<T>, rows: Vec<u32>) -> Self {
+    pub(super) fn new(starts: Vec<T>, rows: Vec<u32>, layout: Layout) -> Self {
         let (Some(last), Some(last_row)) = (starts.last().copied(), rows.last().copied()) else {
             return Self::Few(Box::new(Few { starts: [T::LOWEST; FEW], rows: [0; FEW] }));
         };
@@ -188,8 +188,9 @@ impl<T: Value> Steps<T, u32> {
             return Self::Few(Box::new(Few { starts, rows }));
         }
         match last.short() {
-            Some(_) => Self::Pages(Box::new(Pages::new(&starts, &rows))),
-            None => Self::Buckets(Buckets::new(starts, rows)),
+            // Pages are some kilobytes: too many for the caches if every small policy had some.
+            Some(_) if !layout.is_narrow() => Self::Pages(Box::new(Pages::new(&starts, &rows))),
+            _ => Self::Buckets(Box::new(Buckets::new(starts, rows))),
         }
     }
 
@@ -201,9 +202,10 @@ impl<T: Value> Steps<T, u32> {
                 let rows = pages.pages.iter().map(|page| page.map(&row)).collect();
                 Steps::Pages(Box::new(Pages { numbers: pages.numbers, pages: rows }))
             }
-            Self::Buckets(Buckets { steps, base, shift, buckets }) => {
-                let steps = steps.iter().map(|step| Step { start: step.start, row: row(step.row) }).collect();
-                Steps::Buckets(Buckets { steps, base: *base, shift: *shift, buckets: buckets.clone() })
+            Self::Buckets(old) => {
+                let steps = old.steps.iter().map(|step| Step { start: step.start, row: row(step.row) }).collect();
+                let (base, shift, buckets) = (old.base, old.shift, old.buckets.clone());
+                Steps::Buckets(Box::new(Buckets { steps, base, shift, buckets }))
             }
         }
     }
@@ -345,7 +347,7 @@ mod tests {
         ) {
             let mut starts: Vec<u128> = [0].into_iter().chain(starts).collect();
             starts.dedup();
-            let steps = Steps::new(starts.clone(), (0..starts.len() as u32).collect());
+            let steps = Steps::new(starts.clone(), (0..starts.len() as u32).collect(), Layout::of(1000));
             let near = starts.iter().flat_map(|start| [start.saturating_sub(1), *start, start.saturating_add(1)]);
             for value in near.chain(values).chain([u128::MAX]) {
                 let expected = starts.iter().rposition(|start| *start <= value);
