@@ -21,6 +21,8 @@ test:
 
 BENCH := $(ROOT) target/release/vrouter bench
 RESULTS := bench-results
+PERF := $(ROOT) target/release/perf
+REPORT := $(BENCH) report --in $(RESULTS) --out $(RESULTS)/report.html
 
 bench: build
 	$(BENCH) mrr --out $(RESULTS)
@@ -28,7 +30,9 @@ bench: build
 	$(BENCH) latency --out $(RESULTS)
 	$(BENCH) reconf --out $(RESULTS)
 	$(BENCH) decide --out $(RESULTS)
-	$(BENCH) report --in $(RESULTS) --out $(RESULTS)/report.html
+	cargo build --release -p perf
+	$(PERF) memory lpm idle scaling --out $(RESULTS)
+	$(REPORT)
 
 bench-full: build
 	$(BENCH) mrr --out $(RESULTS) --rounds 7 --sizes 64,128,256,512,1024,1280,1518,imix --family 4,6 \
@@ -40,11 +44,12 @@ bench-full: build
 	$(BENCH) compare --out $(RESULTS) --rounds 7
 	$(BENCH) decide --out $(RESULTS) --rounds 5 --rules 1000,10,100
 	$(BENCH) soak --out $(RESULTS) --duration 10m
-	$(BENCH) report --in $(RESULTS) --out $(RESULTS)/report.html
 	cargo build --release -p perf
-	$(ROOT) target/release/perf all
+	$(PERF) all --out $(RESULTS)
+	$(REPORT)
 
 peers: install
 	@.ci/install-peers
-	cargo build --release -p perf
-	$(ROOT) target/release/perf peers-memory peers --rounds 3
+	cargo build --release -p perf -p vrouter
+	$(PERF) peers-memory peers --rounds 3 --out $(RESULTS)
+	$(REPORT)

@@ -1,6 +1,6 @@
 //! One HTML page of what a bench has measured: self-contained, without scripts, for light and dark.
 //!
-//! Reads every `*.jsonl` of the given folders; lines that are no records of a bench are skipped and counted. A section
+//! Reads every `*.jsonl` of the given folders: records of `vrouter bench`, and measurements of `perf`; other lines are skipped and counted. A section
 //! that has no figures says how to get them. Bounds: `MOST_BYTES` a file; names and texts are escaped.
 
 mod sections;
@@ -18,6 +18,9 @@ use svg::escape;
 const STYLE: &str = include_str!("style.css");
 /// Of one file of lines.
 const MOST_BYTES: u64 = 64 << 20;
+
+/// The kind of what `perf` writes, which says none.
+const MEASURED: &str = "measured";
 
 /// Records by their kind.
 #[derive(Default)]
@@ -49,6 +52,10 @@ impl Records {
                 Ok(value) if value["record"].is_string() => {
                     let kind = value["record"].as_str().unwrap_or_default().to_owned();
                     self.by_kind.entry(kind).or_default().push(value);
+                }
+                // What `perf` has measured.
+                Ok(value) if value["group"].is_string() && value["numbers"].is_object() => {
+                    self.by_kind.entry(MEASURED.to_owned()).or_default().push(value);
                 }
                 _ => self.skipped += 1,
             }
@@ -94,6 +101,7 @@ fn page(records: &Records, instructions: &[Value]) -> String {
         sections::changes(records),
         sections::soak(records),
         sections::instructions(instructions),
+        sections::measured(records.of(MEASURED)),
         sections::facts(records),
     ];
     let word = |field: &str| escape(host[field].as_str().unwrap_or("unknown"));
@@ -136,6 +144,18 @@ mod tests {
         assert_eq!((records.of("host").len(), records.skipped), (1, 2));
         let text = page(&records, &[]);
         assert!(text.contains("&lt;b&gt;") && !text.contains("<b>") && text.contains("2 lines were no records"));
+    }
+
+    #[test]
+    fn of_a_measurement_made_twice_the_last_is_shown() {
+        let mut records = Records::default();
+        for p50 in [31.5, 7.25] {
+            let numbers = serde_json::json!({"p50": p50, "p10": 1234.0});
+            records.add(&serde_json::json!({"group": "memory", "name": "flow hit", "numbers": numbers}).to_string());
+        }
+        let text = page(&records, &[]);
+        assert_eq!(records.skipped, 0);
+        assert!(text.contains("flow hit") && text.contains("7.25") && text.contains("1234") && !text.contains("31.5"));
     }
 
     #[test]

@@ -8,6 +8,9 @@ use super::svg::{self, Scale, Series, escape, short};
 /// What `perf instructions` calls the sum of a packet's stages.
 const ALL_STAGES: &str = "all stages";
 
+/// The group of measurements that has a plot of its own.
+const INSTRUCTIONS: &str = "instructions";
+
 /// Colours of forwarders: the kernel grey, ours blue, others in the order they come.
 fn colour(forwarder: &str, others: &[String]) -> usize {
     match forwarder {
@@ -424,6 +427,41 @@ pub fn instructions(lines: &[Value]) -> String {
         &cards(&[card("Instructions a packet", "Counted by callgrind over the pipeline in memory", &plot)]),
         "the guard of instructions writes perf/baselines/instructions.jsonl",
     )
+}
+
+/// What `perf` has measured: of every figure the last.
+pub fn measured(lines: &[Value]) -> String {
+    let groups = distinct(lines, "group").into_iter().filter(|group| group != INSTRUCTIONS);
+    let tables = groups.map(|group| {
+        let own: Vec<&Value> = lines.iter().filter(|line| word(line, "group") == group).collect();
+        let mut columns: Vec<&str> = Vec::new();
+        for column in own.iter().filter_map(|line| line["numbers"].as_object()).flat_map(|numbers| numbers.keys()) {
+            if !columns.contains(&column.as_str()) {
+                columns.push(column);
+            }
+        }
+        let names = distinct(own.iter().copied(), "name");
+        let rows: Vec<Vec<String>> = names
+            .into_iter()
+            .filter_map(|name| {
+                let line = own.iter().rev().find(|line| word(line, "name") == name)?;
+                let cell = |column: &&str| significant(number(&line["numbers"], column));
+                Some([name.clone()].into_iter().chain(columns.iter().map(cell)).collect())
+            })
+            .collect();
+        let headings: Vec<&str> = [""].into_iter().chain(columns.iter().copied()).collect();
+        format!("<h3>{}</h3>{}", escape(&group), table(&headings, &rows))
+    });
+    let body: String = tables.collect();
+    let about =
+        "Stages, tables, queues, workers and the daemon one by one; of what was measured more than once the last.";
+    section("One by one", about, &body, "perf memory lpm idle scaling resident --out bench-results")
+}
+
+/// Four digits that count, and no fewer before the point.
+fn significant(value: f64) -> String {
+    let whole = value.abs().max(1.0).log10().floor() as usize;
+    shown(value, 3usize.saturating_sub(whole))
 }
 
 pub fn facts(records: &Records) -> String {
