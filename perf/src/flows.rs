@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Addresses are those of a cluster's private network: many ports of few addresses, so keys differ in few bits. A window
-//! is [`WINDOW`] flows.
+//! is `WINDOW` flows.
 
 use std::hint::black_box;
 use std::time::Instant;

@@ -8,7 +8,7 @@
 //! It is slower than the generator inside the kernel ([`fastpath::io::blast`]): every packet becomes a socket buffer. It is what there
 //! is where live frames cannot be had, and where packets should come as an endpoint's do.
 //!
-//! Who falls behind may catch up by [`CATCH_UP`] packets and no more; the rest was never sent, and whoever measures counts
+//! Who falls behind may catch up by `CATCH_UP` packets and no more; the rest was never sent, and whoever measures counts
 //! it as lost. Bound on memory: the frames of one socket, 8 MiB.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -5,11 +5,11 @@
 //!     near-b ══ end0: sink program ──▶ socket ──▶ collector  every packet is read, checked, and booked by its flow
 //! ```
 //!
-//! The collector shares the tester's core and goes before the tester: it comes every [`PAUSE`], empties the ring, and sleeps. The time
+//! The collector shares the tester's core and goes before the tester: it comes every `PAUSE`, empties the ring, and sleeps. The time
 //! of arrival is the kernel's, in front of the packet. What the program has counted and the collector has not read was lost by
 //! the socket: it is told apart, and is no loss of the forwarder's.
 //!
-//! Bounds: [`FRAMES`] frames, 16 MiB, which last for 4 ms of a million packets a second; the ledger's flows.
+//! Bounds: `FRAMES` frames, 16 MiB, which last for 4 ms of a million packets a second; the ledger's flows.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};

@@ -9,7 +9,7 @@
 //! So what a change costs does not grow with how many there were before.
 //!
 //! Invariants: a published overlay never changes. Starts of parts and of runs grow, the first of all is 0, and a part begins
-//! with its start. No part has more than [`PART`] runs.
+//! with its start. No part has more than `PART` runs.
 
 use std::sync::Arc;
 
