@@ -77,6 +77,15 @@ fn in_place(memory: &XskMemory, interface: &str, options: QueueOptions) -> (XskQ
     (queue, program)
 }
 
+/// A forwarder's ends of both pairs of cards, each with the memory registered for itself alone.
+fn each_in_place(memory: &XskMemory, forwarder: &mut Forwarder) -> [Program; 2] {
+    ["near1", "near2"].map(|near| {
+        let (queue, program) = in_place(memory, near, ALONE);
+        forwarder.add(queue);
+        program
+    })
+}
+
 /// Sends packets of every length each way between the far ends of a forwarder's two queues.
 fn every_length_passes(forwarder: &mut Forwarder, far: [&str; 2]) {
     let [one, other] = far.map(|interface| RawSocket::new(interface, EXPERIMENT));
@@ -119,11 +128,7 @@ fn two_cards_share_one_registration() {
 fn two_cards_register_the_memory_each() {
     with_cards(|| {
         let (memory, mut forwarder) = forwarder(Backend::Raw, 2048);
-        let programs = ["near1", "near2"].map(|near| {
-            let (queue, program) = in_place(&memory, near, ALONE);
-            forwarder.add(queue);
-            program
-        });
+        let programs = each_in_place(&memory, &mut forwarder);
         every_length_passes(&mut forwarder, ["far1", "far2"]);
         forwarder.end();
         drop(programs);
@@ -218,11 +223,7 @@ fn nobody_writes_to_the_frames_of_a_closed_queue() {
 fn a_card_that_goes_down_under_load_works_again_and_may_be_closed_while_down() {
     with_cards(|| {
         let (memory, mut forwarder) = forwarder(Backend::Raw, 2048);
-        let programs = ["near1", "near2"].map(|near| {
-            let (queue, program) = in_place(&memory, near, ALONE);
-            forwarder.add(queue);
-            program
-        });
+        let programs = each_in_place(&memory, &mut forwarder);
         for _ in 0..3 {
             let [far1, far2] = ["far1", "far2"].map(|interface| RawSocket::new(interface, EXPERIMENT));
             for near in ["near2", "near1"] {

@@ -226,6 +226,13 @@ impl FlowTable {
         self.entries[entries.start.min(end)..end].iter().filter_map(Entry::view)
     }
 
+    /// The bucket that a handle of a flow would stand in if there were room.
+    fn first_bucket(&self, handle: FlowHandle) -> &Bucket {
+        let key = self.key(handle);
+        let key = if handle.direction() == Direction::Forward { key } else { key.reversed() };
+        self.buckets_of(self.hash(&key)).0
+    }
+
     /// Puts a handle into one of the key's buckets: the first, or the emptier where that is crowded. Evicts when both are full.
     pub(super) fn link(&self, hash: u64, handle: FlowHandle) -> Result<(), InsertError> {
         let (first, second, tag) = self.buckets_of(hash);
@@ -245,9 +252,7 @@ impl FlowTable {
             .min_by_key(|(worth, ..)| *worth);
         match victim {
             Some((_, bucket, way, flow)) if within(first, bucket, || bucket.replace(way, flow, tag, handle)) => {
-                let key = self.key(flow);
-                let key = if flow.direction() == Direction::Forward { key } else { key.reversed() };
-                let (its_first, ..) = self.buckets_of(self.hash(&key));
+                let its_first = self.first_bucket(flow);
                 if !std::ptr::eq(its_first, bucket) {
                     its_first.unspill();
                 }
