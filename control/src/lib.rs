@@ -19,6 +19,7 @@
 //! | `attach`, `placement` | interfaces: sockets, programs; which worker has which |
 //! | `resolve` | packets that wait for a next hop's MAC address |
 //! | `saved_flows` | flows that outlive the process |
+//! | `bgp` | routes learned from others and told to them |
 //! | `host`, `reconcile` | the kernel's side |
 //! | `datastore` | where resources are kept |
 //! | `http`, `show`, `trace`, `tell` | what can be asked, and how it is told |
@@ -26,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attach;
+pub mod bgp;
 pub mod compile;
 pub mod control;
 pub mod datastore;

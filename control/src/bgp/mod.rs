@@ -1,0 +1,21 @@
+//! The BGP speaker: sessions, what was learned, what is best, what is told to whom.
+//!
+//! ```text
+//!   socket ─bytes─▶ wire ─Message─▶ session ─Update─▶ rib ─changes─▶ forwarding (control: routes of workers and kernel)
+//!   socket ◀─bytes─ wire ◀─Message─ session           └──▶ groups ─encoded once per group─▶ sockets
+//! ```
+//!
+//! Everything here takes state and gives results: no socket, no clock, no thread. The caller carries out the actions and comes
+//! back with what happened and the time.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `message.rs` `attribute.rs` | what is said: messages, and what is known about a route |
+//! | `speaker_state.rs` `rules.rs` | what the speaker should be; what is taken and told |
+//!
+//! Sources: RFC 4271, and the RFCs that each file names.
+
+pub mod attribute;
+pub mod message;
+pub mod rules;
+pub mod speaker_state;
