@@ -11,6 +11,7 @@
 //! | file | what it knows |
 //! |---|---|
 //! | `message.rs` `attribute.rs` | what is said: messages, and what is known about a route |
+//! | `wire/` | bytes and messages |
 //! | `speaker_state.rs` `rules.rs` | what the speaker should be; what is taken and told |
 //!
 //! Sources: RFC 4271, and the RFCs that each file names.
@@ -19,3 +20,4 @@ pub mod attribute;
 pub mod message;
 pub mod rules;
 pub mod speaker_state;
+pub mod wire;

@@ -1,0 +1,32 @@
+//! Families as numbers: AFI and SAFI.
+//!
+//! Sources: RFC 4760 §3.
+
+use config::net::IpVersion;
+
+/// Network layer reachability for unicast forwarding.
+pub(super) const UNICAST: u8 = 1;
+
+pub(super) fn afi(family: IpVersion) -> u16 {
+    match family {
+        IpVersion::V4 => 1,
+        IpVersion::V6 => 2,
+    }
+}
+
+/// None: a family that we do not speak.
+pub(super) fn family(afi: u16, safi: u8) -> Option<IpVersion> {
+    match (afi, safi) {
+        (1, UNICAST) => Some(IpVersion::V4),
+        (2, UNICAST) => Some(IpVersion::V6),
+        _ => None,
+    }
+}
+
+/// Place in an array of what is known per family.
+pub(super) fn slot(family: IpVersion) -> usize {
+    match family {
+        IpVersion::V4 => 0,
+        IpVersion::V6 => 1,
+    }
+}
