@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `message.rs` `attribute.rs` | what is said: messages, and what is known about a route |
 //! | `wire/` | bytes and messages |
+//! | `session/` | one peer: connections, timers, collisions, restarts |
 //! | `speaker_state.rs` `rules.rs` | what the speaker should be; what is taken and told |
 //!
 //! Sources: RFC 4271, and the RFCs that each file names.
@@ -19,5 +20,6 @@
 pub mod attribute;
 pub mod message;
 pub mod rules;
+pub mod session;
 pub mod speaker_state;
 pub mod wire;

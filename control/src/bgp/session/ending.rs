@@ -34,13 +34,14 @@ pub(super) enum End {
 
 impl Session {
     pub(super) fn end_all(&mut self, notification: &Notification, now: Instant, out: &mut Vec<Action>) {
-        let ids: Vec<ConnectionId> = self.connections.iter().map(|connection| connection.id).collect();
+        let mut ids = Vec::with_capacity(self.connections.len());
+        for connection in &mut self.connections {
+            // The end of one does not bring up the other.
+            connection.confirmed_until = None;
+            ids.push(connection.id);
+        }
         for id in ids {
             self.end(id, End::Sent(notification.clone()), now, out);
-        }
-        // Also when there was no connection to end.
-        if self.connections.is_empty() {
-            self.follow(&End::Sent(notification.clone()), None, now);
         }
     }
 

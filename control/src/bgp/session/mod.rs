@@ -175,8 +175,10 @@ impl Session {
             }
             Event::BfdUp => self.history.is_bfd_up = Some(true),
             Event::MaxPrefixes { family } => {
-                let limit = self.peer.terms.max_prefixes;
-                self.end_all(&too_many_prefixes(family, limit.map_or(0, |limit| limit.count)), now, out);
+                if self.state() == State::Established {
+                    let limit = self.peer.terms.max_prefixes.map_or(0, |limit| limit.count);
+                    self.end_all(&too_many_prefixes(family, limit), now, out);
+                }
             }
             Event::ResetBy(notification) => self.end_all(&notification, now, out),
             Event::RequestRefresh(family) => self.send_refresh(family, RefreshSubtype::Request, now, out),
@@ -284,12 +286,26 @@ impl Session {
                 None => format!("waits to be enabled by hand: {}", wait.why),
             });
         }
-        match (self.history.last(), self.state(), self.peer.transport.passive) {
-            (Some(incident), ..) => Some(incident.text.clone()),
-            (None, State::Active, true) => Some("waits for the peer to connect".to_string()),
-            (None, State::Active, false) => Some("waits before it connects".to_string()),
-            (None, state, _) => Some(format!("has come as far as {state}")),
+        match (self.state(), self.history.last()) {
+            (State::OpenSent, _) => Some("waits for the peer's OPEN".to_string()),
+            (State::OpenConfirm, _) => Some("waits for the peer's KEEPALIVE".to_string()),
+            (_, Some(incident)) => Some(incident.text.clone()),
+            (State::Connect, None) => Some("connects".to_string()),
+            _ if self.peer.transport.passive => Some("waits for the peer to connect".to_string()),
+            _ => Some("waits before it connects".to_string()),
         }
+    }
+
+    /// What may be wrong when nobody answers: the kernel drops both without a word.
+    fn no_answer(&self) -> String {
+        let mut text = "connect: no answer".to_string();
+        if self.peer.transport.password.is_some() {
+            text.push_str("; the other side may have another TCP-MD5 password, or none");
+        }
+        if self.peer.transport.ttl_security.is_some() {
+            text.push_str("; it may be further away than TTL security allows");
+        }
+        text
     }
 
     fn start(&mut self, now: Instant) {
@@ -366,7 +382,7 @@ impl Session {
         if is_over(connection.hold_until) {
             return match connection.phase {
                 Phase::Connecting => {
-                    self.end(id, End::GivenUp("connect: no answer".to_string()), now, out);
+                    self.end(id, End::GivenUp(self.no_answer()), now, out);
                     self.retry_at = Some(now);
                 }
                 _ => self.end(id, End::Sent(Notification::new(notification::HOLD_TIMER_EXPIRED, 0)), now, out),

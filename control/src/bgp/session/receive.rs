@@ -168,6 +168,10 @@ impl Session {
 
     /// The session is up on this connection; the other one goes.
     pub(super) fn establish(&mut self, id: ConnectionId, now: Instant, out: &mut Vec<Action>) {
+        // First, so that the end of the other one does not come back to this.
+        if let Some(connection) = self.connection(id) {
+            connection.confirmed_until = None;
+        }
         let others: Vec<ConnectionId> =
             self.connections.iter().map(|other| other.id).filter(|other| *other != id).collect();
         for other in others {
@@ -176,7 +180,6 @@ impl Session {
         let transport = self.peer.transport.clone();
         let Some(connection) = self.connection(id) else { return };
         let Some(mut negotiated) = negotiate(connection, &transport) else { return };
-        connection.confirmed_until = None;
         connection.phase = Phase::Established;
         connection.established_at = Some(now);
         self.restart_hold(id, now);
