@@ -21,6 +21,12 @@ impl Labels for HashMap<String, String> {
     }
 }
 
+impl Labels for crate::resource::Labels {
+    fn label(&self, name: &str) -> Option<&str> {
+        self.get(name)
+    }
+}
+
 impl Expression {
     pub(super) fn matches(&self, labels: &impl Labels) -> bool {
         match self {

@@ -14,10 +14,12 @@
 //! | `wire/` | bytes and messages |
 //! | `session/` | one peer: connections, timers, collisions, restarts |
 //! | `speaker_state.rs` `rules.rs` | what the speaker should be; what is taken and told |
+//! | `desired/` | what the resources of the cluster come to, for one node |
 //!
 //! Sources: RFC 4271, and the RFCs that each file names.
 
 pub mod attribute;
+pub mod desired;
 pub mod message;
 pub mod rules;
 pub mod session;

@@ -26,6 +26,10 @@ pub struct SpeakerState {
     pub peers: BTreeMap<PeerKey, PeerState>,
     /// Routes of this node that may be told: blocks, endpoints outside of them, services.
     pub routes: BTreeMap<Cidr, LocalRoute>,
+    /// Peers, and the gateway that each is reached by: a host route to have before the session.
+    pub gateways: BTreeMap<IpAddr, IpAddr>,
+    /// Interfaces whose addresses are no routes to tell; `*` stands for anything.
+    pub ignored_interfaces: Vec<String>,
     /// What could not be done as asked, one sentence each.
     pub problems: Vec<String>,
 }

@@ -1,0 +1,198 @@
+//! Who speaks to whom: the sessions that a node should have, each with the reason for it.
+//!
+//! ```text
+//!   BGPPeers for all nodes, by name          ─┐
+//!   BGPPeers that name or select this node   ─┤ the first that claims an address and port has it
+//!   BGPPeers that others speak to us by      ─┤
+//!   the node-to-node mesh                    ─┘
+//! ```
+//!
+//! A BGPPeer is written for one side. Where the other side is a node too, that node peers back by itself, so that one object
+//! is a whole session; `reversePeering: Manual` leaves that to whoever writes the objects.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use config::net::IpVersion;
+use config::resource::{BgpPeer, ReversePeering};
+
+use super::cluster::{Cluster, ClusterNode};
+use crate::bgp::speaker_state::{BGP_PORT, PeerKey, PeerKind};
+use crate::resources::Resources;
+
+const VERSIONS: [IpVersion; 2] = [IpVersion::V4, IpVersion::V6];
+
+/// A session, and why there is one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Peering<'a> {
+    pub kind: PeerKind,
+    pub remote_as: u32,
+    /// The node at the other side, if it is one of ours.
+    pub remote: Option<&'a ClusterNode<'a>>,
+    /// What asks for it; none: the mesh.
+    pub peer: Option<&'a BgpPeer>,
+    /// It is the other side that asks for it.
+    pub is_reverse: bool,
+}
+
+impl Peering<'_> {
+    pub fn origin(&self) -> String {
+        match self.peer {
+            None => "node-to-node mesh".to_owned(),
+            Some(peer) => format!("BGPPeer {}", peer.metadata.name),
+        }
+    }
+
+    /// Whether the other side peers back by itself, so that both sides are sure to have the session.
+    pub fn is_mutual(&self) -> bool {
+        self.remote.is_some() && self.peer.is_none_or(peers_back)
+    }
+
+    pub fn gateway(&self) -> Option<IpAddr> {
+        self.peer.filter(|_| !self.is_reverse).and_then(|peer| peer.spec.reachable_by)
+    }
+}
+
+pub fn of_node<'a>(
+    resources: &'a Resources,
+    cluster: &'a Cluster<'a>,
+    problems: &mut Vec<String>,
+) -> BTreeMap<PeerKey, Peering<'a>> {
+    let mut found = Found { cluster, peerings: BTreeMap::new(), problems };
+    for wants_global in [true, false] {
+        for peer in resources.bgp_peers() {
+            let kind = if wants_global { PeerKind::Global } else { PeerKind::Node };
+            if is_global(peer) == wants_global && is_local(peer, cluster) {
+                found.explicit(peer, kind);
+            }
+        }
+    }
+    for peer in resources.bgp_peers() {
+        found.reverse(peer);
+    }
+    if cluster.is_mesh_enabled() && cluster.own.cluster_id.is_none() {
+        found.mesh();
+    }
+    found.peerings
+}
+
+struct Found<'a, 'p> {
+    cluster: &'a Cluster<'a>,
+    peerings: BTreeMap<PeerKey, Peering<'a>>,
+    problems: &'p mut Vec<String>,
+}
+
+impl<'a> Found<'a, '_> {
+    fn explicit(&mut self, peer: &'a BgpPeer, kind: PeerKind) {
+        let cluster = self.cluster;
+        if let Some(selector) = &peer.spec.peer_selector {
+            for remote in cluster.selected(selector) {
+                self.node(remote, &VERSIONS, kind, Some(peer), false);
+            }
+        } else if peer.spec.peer_ip.is_some() {
+            self.address(peer, kind);
+        }
+    }
+
+    /// A peer that is named by its address. If it is one of our nodes, that node says what is left out.
+    fn address(&mut self, peer: &'a BgpPeer, kind: PeerKind) {
+        let Some(at) = peer.spec.peer_ip else { return };
+        let remote = node_at(self.cluster, peer);
+        let remote_as = match (peer.spec.as_number.0, remote) {
+            (0, Some(remote)) => remote.as_number,
+            (0, None) => {
+                let name = &peer.metadata.name;
+                return self.problems.push(format!(
+                    "BGPPeer {name} has no session: spec.asNumber is missing, and {} is no node's address",
+                    at.address
+                ));
+            }
+            (number, _) => number,
+        };
+        let port = at.port.or(remote.map(|remote| remote.port)).unwrap_or(BGP_PORT);
+        let peering = Peering { kind, remote_as, remote, peer: Some(peer), is_reverse: false };
+        self.add(PeerKey { address: at.address, port }, peering);
+    }
+
+    /// The other side of what a node is asked to have with us.
+    fn reverse(&mut self, peer: &'a BgpPeer) {
+        let cluster = self.cluster;
+        if !peers_back(peer) {
+            return;
+        }
+        let versions: &[IpVersion] = match (&peer.spec.peer_selector, peer.spec.peer_ip) {
+            (Some(selector), _) if selector.matches(cluster.own.labels) => &VERSIONS,
+            (None, Some(at)) if node_at(cluster, peer).is_some_and(|node| node.name == cluster.own.name) => {
+                if at.address.is_ipv4() { &VERSIONS[..1] } else { &VERSIONS[1..] }
+            }
+            _ => return,
+        };
+        for remote in cluster.nodes.values().filter(|node| is_for(peer, node)) {
+            self.node(remote, versions, PeerKind::Node, Some(peer), true);
+        }
+    }
+
+    fn mesh(&mut self) {
+        let cluster = self.cluster;
+        for remote in cluster.nodes.values().filter(|node| node.cluster_id.is_none()) {
+            self.node(remote, &VERSIONS, PeerKind::NodeMesh, None, false);
+        }
+    }
+
+    /// One session per address that the node has.
+    fn node(
+        &mut self,
+        remote: &'a ClusterNode<'a>,
+        versions: &[IpVersion],
+        kind: PeerKind,
+        peer: Option<&'a BgpPeer>,
+        is_reverse: bool,
+    ) {
+        for address in versions.iter().filter_map(|version| remote.address(*version)) {
+            // A session of IPv6 needs an address of ours to be from. That a node has only one family is nothing to tell.
+            if self.cluster.own.address(IpVersion::of(address)).is_none() {
+                continue;
+            }
+            let peering = Peering { kind, remote_as: remote.as_number, remote: Some(remote), peer, is_reverse };
+            self.add(PeerKey { address, port: remote.port }, peering);
+        }
+    }
+
+    fn add(&mut self, key: PeerKey, peering: Peering<'a>) {
+        // Nobody speaks to itself.
+        if !self.cluster.own.has_address(key.address) {
+            self.peerings.entry(key).or_insert(peering);
+        }
+    }
+}
+
+fn peers_back(peer: &BgpPeer) -> bool {
+    peer.spec.reverse_peering != Some(ReversePeering::Manual)
+}
+
+fn is_global(peer: &BgpPeer) -> bool {
+    peer.spec.node.is_empty() && peer.spec.node_selector.is_none()
+}
+
+fn is_local(peer: &BgpPeer, cluster: &Cluster<'_>) -> bool {
+    is_for(peer, &cluster.own)
+}
+
+fn is_for(peer: &BgpPeer, node: &ClusterNode<'_>) -> bool {
+    match &peer.spec.node_selector {
+        Some(selector) => selector.matches(node.labels),
+        None => peer.spec.node.is_empty() || peer.spec.node == node.name,
+    }
+}
+
+/// The node that a peer's address is of, if its number and port are the peer's too: at the same address may be another
+/// speaker, which is none of ours.
+fn node_at<'a>(cluster: &'a Cluster<'a>, peer: &BgpPeer) -> Option<&'a ClusterNode<'a>> {
+    let at = peer.spec.peer_ip?;
+    let number = peer.spec.as_number.0;
+    cluster.nodes.values().find(|node| {
+        node.has_address(at.address)
+            && (number == 0 || number == node.as_number)
+            && at.port.is_none_or(|port| port == node.port)
+    })
+}
