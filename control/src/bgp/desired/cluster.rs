@@ -17,6 +17,10 @@ use crate::resources::Resources;
 
 /// Calico's, for whoever says nothing.
 const AS_NUMBER_DEFAULT: u32 = 64_512;
+/// The metric of a route that has nothing special.
+const PRIORITY_DEFAULT: u32 = 1024;
+/// The orchestrator whose names of nodes are in its resources.
+const KUBERNETES: &str = "k8s";
 /// First octets from here on are multicast and reserved: no router identifiers.
 const UNICAST_OCTETS: u8 = 224;
 
@@ -28,12 +32,16 @@ pub struct Cluster<'a> {
     pub own: ClusterNode<'a>,
     /// What holds for all nodes.
     pub global: Option<&'a BgpConfiguration>,
+    /// What holds for this one.
+    pub local: Option<&'a BgpConfiguration>,
 }
 
 /// A node that speaks BGP.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClusterNode<'a> {
     pub name: &'a str,
+    /// Its name here, and in Kubernetes if that is another.
+    pub names: Vec<&'a str>,
     pub labels: &'a Labels,
     /// With the length of the subnet that it is in.
     pub ipv4: Option<Cidr>,
@@ -54,8 +62,11 @@ impl<'a> Cluster<'a> {
             let bgp = node.spec.bgp.as_ref()?;
             let name = node.metadata.name.as_str();
             let own = configuration(resources, &format!("node.{name}"));
+            let others = node.spec.orch_refs.iter().filter(|other| other.orchestrator == KUBERNETES);
+            let others = others.map(|other| other.node_name.as_str()).filter(|other| !other.is_empty());
             let node = ClusterNode {
                 name,
+                names: std::iter::once(name).chain(others).collect(),
                 labels: &node.metadata.labels,
                 ipv4: bgp.ipv4_address.filter(Cidr::is_ipv4),
                 ipv6: bgp.ipv6_address.filter(|address| !address.is_ipv4()),
@@ -67,7 +78,14 @@ impl<'a> Cluster<'a> {
         };
         let nodes: BTreeMap<&str, ClusterNode<'_>> = resources.nodes().filter_map(node).collect();
         let own = nodes.get(name)?.clone();
-        Some(Cluster { nodes, own, global })
+        let local = configuration(resources, &format!("node.{name}"));
+        Some(Cluster { nodes, own, global, local })
+    }
+
+    /// A field that a node's own configuration may set in place of the one for all.
+    pub fn setting<T>(&self, field: impl Fn(&'a BgpConfigurationSpec) -> Option<T>) -> Option<T> {
+        let own = self.local.and_then(|local| field(&local.spec));
+        own.or_else(|| self.global.and_then(|global| field(&global.spec)))
     }
 
     /// A field that is the same for all nodes.
@@ -77,6 +95,23 @@ impl<'a> Cluster<'a> {
 
     pub fn is_mesh_enabled(&self) -> bool {
         self.global(|spec| spec.node_to_node_mesh_enabled).unwrap_or(true)
+    }
+
+    /// The metric of routes of this family that have nothing special.
+    pub fn normal_priority(&self, version: IpVersion) -> u32 {
+        let priority = self.global(|spec| match version {
+            IpVersion::V4 => spec.ipv4_normal_route_priority,
+            IpVersion::V6 => spec.ipv6_normal_route_priority,
+        });
+        priority.and_then(|priority| u32::try_from(priority.get()).ok()).unwrap_or(PRIORITY_DEFAULT)
+    }
+
+    /// The address that workloads of every node have as their neighbour's.
+    pub fn workload_peering_address(&self, version: IpVersion) -> Option<IpAddr> {
+        self.global(|spec| match version {
+            IpVersion::V4 => spec.local_workload_peering_ipv4.map(IpAddr::V4),
+            IpVersion::V6 => spec.local_workload_peering_ipv6.map(IpAddr::V6),
+        })
     }
 
     pub fn selected<'b>(&'b self, selector: &'b Selector) -> impl Iterator<Item = &'b ClusterNode<'a>> {

@@ -11,6 +11,8 @@
 //! | `cluster.rs` | which nodes there are, what they are called and who this one is |
 //! | `peerings.rs` | who speaks to whom |
 //! | `session.rs` | how: what makes a session, and its terms |
+//! | `policy.rs` | what is taken and told |
+//! | `routes.rs` `services.rs` | what there is to tell |
 //!
 //! Invariants: any order of resources ends in the same state; of two definitions of one session the explicit one is taken,
 //! of two explicit ones the first by name, those for all nodes before those for some.
@@ -19,6 +21,9 @@
 
 mod cluster;
 mod peerings;
+mod policy;
+mod routes;
+mod services;
 mod session;
 
 use std::sync::Arc;
@@ -28,6 +33,7 @@ use config::resource::Kind;
 use super::speaker_state::{Identity, SpeakerState};
 use crate::resources::Resources;
 use cluster::Cluster;
+use policy::Policy;
 use session::Sessions;
 
 /// Looks up a secret by name and key. None: it is not there, or not yet.
@@ -54,8 +60,10 @@ pub const KINDS: [Kind; 13] = [
 pub fn desired(resources: &Resources, node: &str, secrets: Secrets<'_>) -> SpeakerState {
     let mut state = SpeakerState::default();
     let Some(cluster) = Cluster::of(resources, node) else { return state };
-    let peerings = peerings::of_node(resources, &cluster, &mut state.problems);
-    let mut sessions = Sessions::new(resources, &cluster, secrets);
+    let endpoints = routes::endpoints(resources, node);
+    let routes = routes::of_node(resources, &cluster, &endpoints);
+    let peerings = peerings::of_node(resources, &cluster, &endpoints, &mut state.problems);
+    let mut sessions = Sessions::new(&cluster, secrets, Policy::new(resources, &cluster, &routes));
     for (key, peering) in peerings {
         if let Some(gateway) = peering.gateway() {
             state.gateways.insert(key.address, gateway);
@@ -65,9 +73,11 @@ pub fn desired(resources: &Resources, node: &str, secrets: Secrets<'_>) -> Speak
         }
     }
     state.problems.append(&mut sessions.problems);
-    state.identity = (!state.peers.is_empty()).then(|| identity(&cluster));
     state.problems.sort();
     state.problems.dedup();
+    state.routes = routes.routes;
+    state.ignored_interfaces = cluster.global(|spec| Some(spec.ignored_interfaces.clone())).unwrap_or_default();
+    state.identity = (!state.peers.is_empty()).then(|| identity(&cluster));
     state
 }
 

@@ -14,10 +14,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use config::net::IpVersion;
-use config::resource::{BgpPeer, ReversePeering};
+use config::resource::{BgpPeer, ReversePeering, WorkloadEndpoint};
+use config::selector::Selector;
 
 use super::cluster::{Cluster, ClusterNode};
 use crate::bgp::speaker_state::{BGP_PORT, PeerKey, PeerKind};
+use crate::policy::labels::{self, Labels, ProfileLabels};
+use crate::policy::labels_of_profile;
 use crate::resources::Resources;
 
 const VERSIONS: [IpVersion; 2] = [IpVersion::V4, IpVersion::V6];
@@ -56,9 +59,11 @@ impl Peering<'_> {
 pub fn of_node<'a>(
     resources: &'a Resources,
     cluster: &'a Cluster<'a>,
+    endpoints: &[&WorkloadEndpoint],
     problems: &mut Vec<String>,
 ) -> BTreeMap<PeerKey, Peering<'a>> {
-    let mut found = Found { cluster, peerings: BTreeMap::new(), problems };
+    let workloads = workloads(resources, endpoints);
+    let mut found = Found { cluster, workloads, peerings: BTreeMap::new(), problems };
     for wants_global in [true, false] {
         for peer in resources.bgp_peers() {
             let kind = if wants_global { PeerKind::Global } else { PeerKind::Node };
@@ -76,8 +81,38 @@ pub fn of_node<'a>(
     found.peerings
 }
 
+/// A workload endpoint of this node, as selectors see it.
+struct Workload {
+    labels: Labels,
+    addresses: Vec<IpAddr>,
+}
+
+/// None, if no BGPPeer asks for them.
+fn workloads(resources: &Resources, endpoints: &[&WorkloadEndpoint]) -> Vec<Workload> {
+    if resources.bgp_peers().all(|peer| peer.spec.local_workload_selector.is_none()) {
+        return Vec::new();
+    }
+    let mut profiles = ProfileLabels::new();
+    for name in endpoints.iter().flat_map(|endpoint| &endpoint.spec.profiles) {
+        if !profiles.contains_key(name)
+            && let Some(labels) = labels_of_profile(resources, name)
+        {
+            profiles.insert(name.clone(), labels);
+        }
+    }
+    let first = |endpoint: &WorkloadEndpoint, version| {
+        endpoint.spec.ip_networks.iter().find(|network| network.version() == version).map(|network| network.address())
+    };
+    let workload = |endpoint: &&WorkloadEndpoint| Workload {
+        labels: labels::of_workload(endpoint, &profiles),
+        addresses: VERSIONS.iter().filter_map(|version| first(endpoint, *version)).collect(),
+    };
+    endpoints.iter().map(workload).collect()
+}
+
 struct Found<'a, 'p> {
     cluster: &'a Cluster<'a>,
+    workloads: Vec<Workload>,
     peerings: BTreeMap<PeerKey, Peering<'a>>,
     problems: &'p mut Vec<String>,
 }
@@ -85,12 +120,41 @@ struct Found<'a, 'p> {
 impl<'a> Found<'a, '_> {
     fn explicit(&mut self, peer: &'a BgpPeer, kind: PeerKind) {
         let cluster = self.cluster;
-        if let Some(selector) = &peer.spec.peer_selector {
+        if let Some(selector) = &peer.spec.local_workload_selector {
+            self.workloads(peer, selector);
+        } else if let Some(selector) = &peer.spec.peer_selector {
             for remote in cluster.selected(selector) {
                 self.node(remote, &VERSIONS, kind, Some(peer), false);
             }
         } else if peer.spec.peer_ip.is_some() {
             self.address(peer, kind);
+        }
+    }
+
+    /// Workloads of this node: each is spoken to at its first address of each family, from an address that all have as their
+    /// neighbour's.
+    fn workloads(&mut self, peer: &'a BgpPeer, selector: &Selector) {
+        let remote_as = peer.spec.as_number.0;
+        let selected: Vec<IpAddr> = self
+            .workloads
+            .iter()
+            .filter(|workload| selector.matches(&workload.labels))
+            .flat_map(|workload| &workload.addresses)
+            .copied()
+            .collect();
+        for address in selected {
+            let version = IpVersion::of(address);
+            if self.cluster.workload_peering_address(version).is_none() {
+                self.problems.push(format!(
+                    "BGPPeer {} has no IPv{version} sessions to local workloads: localWorkloadPeeringIPV{version} is missing in \
+                     BGPConfiguration default",
+                    peer.metadata.name
+                ));
+                continue;
+            }
+            let kind = PeerKind::LocalWorkload;
+            let peering = Peering { kind, remote_as, remote: None, peer: Some(peer), is_reverse: false };
+            self.add(PeerKey { address, port: BGP_PORT }, peering);
         }
     }
 
@@ -117,7 +181,8 @@ impl<'a> Found<'a, '_> {
     /// The other side of what a node is asked to have with us.
     fn reverse(&mut self, peer: &'a BgpPeer) {
         let cluster = self.cluster;
-        if !peers_back(peer) {
+        // A workload has a cluster of its own, which peers back, or does not.
+        if !peers_back(peer) || peer.spec.local_workload_selector.is_some() {
             return;
         }
         let versions: &[IpVersion] = match (&peer.spec.peer_selector, peer.spec.peer_ip) {

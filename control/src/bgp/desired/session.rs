@@ -1,7 +1,6 @@
 //! How a node speaks to one peer: what makes the session, and its terms.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use config::net::IpVersion;
@@ -10,11 +9,10 @@ use config::resource::{BgpPassword, BgpPeerSpec, NextHopMode as Wanted, SourceAd
 use super::Secrets;
 use super::cluster::Cluster;
 use super::peerings::Peering;
-use crate::bgp::rules::{ExportRules, ImportRules};
+use super::policy::Policy;
 use crate::bgp::speaker_state::{
     BGP_PORT, NextHopMode, Password, PeerKey, PeerKind, PeerState, Restart, Terms, Transport,
 };
-use crate::resources::Resources;
 
 /// BIRD's default, which Calico's nodes have.
 const HOLD_TIME: Duration = Duration::from_secs(240);
@@ -27,18 +25,23 @@ const RESTART_TIME_MAX: Duration = Duration::from_secs(4095);
 pub struct Sessions<'a> {
     cluster: &'a Cluster<'a>,
     secrets: Secrets<'a>,
+    policy: Policy<'a>,
     pub problems: Vec<String>,
 }
 
 impl<'a> Sessions<'a> {
-    pub fn new(_resources: &'a Resources, cluster: &'a Cluster<'a>, secrets: Secrets<'a>) -> Sessions<'a> {
-        Sessions { cluster, secrets, problems: Vec::new() }
+    pub fn new(cluster: &'a Cluster<'a>, secrets: Secrets<'a>, policy: Policy<'a>) -> Sessions<'a> {
+        Sessions { cluster, secrets, policy, problems: Vec::new() }
     }
 
     /// None: there cannot be one, and a problem says why.
-    pub fn session(&mut self, key: PeerKey, peering: &Peering<'_>) -> Option<PeerState> {
+    pub fn session(&mut self, key: PeerKey, peering: &Peering<'a>) -> Option<PeerState> {
         let version = IpVersion::of(key.address);
-        let Some(own_address) = self.cluster.own.address(version) else {
+        let own_address = match peering.kind {
+            PeerKind::LocalWorkload => self.cluster.workload_peering_address(version),
+            PeerKind::NodeMesh | PeerKind::Global | PeerKind::Node => self.cluster.own.address(version),
+        };
+        let Some(own_address) = own_address else {
             self.problems.push(format!(
                 "{} has no session to {key}: node {} has no IPv{version} address in spec.bgp",
                 peering.origin(),
@@ -72,8 +75,8 @@ impl<'a> Sessions<'a> {
         let password = password.and_then(|password| self.password(key, peering, password));
         Transport {
             local_address: match spec.and_then(|spec| spec.source_address) {
-                Some(SourceAddress::None) => None,
-                Some(SourceAddress::UseNodeIp) | None => Some(own_address),
+                Some(SourceAddress::None) if peering.kind != PeerKind::LocalWorkload => None,
+                Some(_) | None => Some(own_address),
             },
             local_as: local_as.unwrap_or(self.cluster.own.as_number),
             remote_as: peering.remote_as,
@@ -108,20 +111,28 @@ impl<'a> Sessions<'a> {
         })
     }
 
-    fn terms(&mut self, peering: &Peering<'_>, transport: &Transport) -> Terms {
+    fn terms(&mut self, peering: &Peering<'a>, transport: &Transport) -> Terms {
         let own_cluster = self.cluster.own.cluster_id;
         let remote_cluster = peering.remote.and_then(|remote| remote.cluster_id);
         let is_internal = transport.local_as == transport.remote_as;
         // Reflectors of one cluster know the same clients: they are no clients of each other. RFC 4456 §7.
         let reflector_client = is_internal && own_cluster.is_some() && own_cluster != remote_cluster;
+        let filters = peering.peer.map_or(&[][..], |peer| &peer.spec.filters);
+        for missing in filters.iter().filter(|name| self.policy.is_missing(name)) {
+            self.problems.push(format!(
+                "{}: BGPFilter {missing} is not there; nothing that comes to it is taken or told",
+                peering.origin()
+            ));
+        }
+        let (import, export) = self.policy.rules(filters, false);
         Terms {
             reflector_client,
             cluster_id: own_cluster.filter(|_| reflector_client),
             next_hop: peering.peer.map_or(NextHopMode::Auto, |peer| next_hop(&peer.spec, is_internal)),
             allow_own_as: peering.peer.and_then(|peer| peer.spec.num_allowed_local_as_numbers).unwrap_or(0),
             max_prefixes: None,
-            import: Arc::new(ImportRules::default()),
-            export: Arc::new(ExportRules::default()),
+            import,
+            export,
         }
     }
 }
