@@ -90,3 +90,6 @@ fn identity(cluster: &Cluster<'_>) -> Identity {
         cluster_id: cluster.own.cluster_id,
     }
 }
+
+#[cfg(test)]
+mod tests;

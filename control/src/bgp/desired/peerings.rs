@@ -11,10 +11,11 @@
 //! is a whole session; `reversePeering: Manual` leaves that to whoever writes the objects.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 
 use config::net::IpVersion;
-use config::resource::{BgpPeer, ReversePeering, WorkloadEndpoint};
+use config::resource::{AsNumber, BgpPeer, BgpPeerSpec, ReversePeering, WorkloadEndpoint};
 use config::selector::Selector;
 
 use super::cluster::{Cluster, ClusterNode};
@@ -49,6 +50,29 @@ impl Peering<'_> {
     /// Whether the other side peers back by itself, so that both sides are sure to have the session.
     pub fn is_mutual(&self) -> bool {
         self.remote.is_some() && self.peer.is_none_or(peers_back)
+    }
+
+    fn is_explicit(&self) -> bool {
+        self.peer.is_some() && !self.is_reverse
+    }
+
+    /// But for whose session it is.
+    fn says_the_same(&self, other: &Peering<'_>) -> bool {
+        let how = |peering: &Peering<'_>| {
+            let peer = peering.peer?;
+            let spec = BgpPeerSpec {
+                node: String::new(),
+                node_selector: None,
+                peer_ip: None,
+                peer_selector: None,
+                local_workload_selector: None,
+                reverse_peering: None,
+                as_number: AsNumber(peering.remote_as),
+                ..peer.spec.clone()
+            };
+            Some((spec, peer.metadata.annotations.clone()))
+        };
+        how(self) == how(other)
     }
 
     pub fn gateway(&self) -> Option<IpAddr> {
@@ -218,15 +242,31 @@ impl<'a> Found<'a, '_> {
             if self.cluster.own.address(IpVersion::of(address)).is_none() {
                 continue;
             }
-            let peering = Peering { kind, remote_as: remote.as_number, remote: Some(remote), peer, is_reverse };
+            // What a peer calls itself by localASNumber it is called on the other side.
+            let called = peer.filter(|_| is_reverse).and_then(|peer| peer.spec.local_as_number);
+            let remote_as = called.map_or(remote.as_number, |number| number.0);
+            let peering = Peering { kind, remote_as, remote: Some(remote), peer, is_reverse };
             self.add(PeerKey { address, port: remote.port }, peering);
         }
     }
 
     fn add(&mut self, key: PeerKey, peering: Peering<'a>) {
         // Nobody speaks to itself.
-        if !self.cluster.own.has_address(key.address) {
-            self.peerings.entry(key).or_insert(peering);
+        if self.cluster.own.has_address(key.address) {
+            return;
+        }
+        match self.peerings.entry(key) {
+            Entry::Vacant(entry) => drop(entry.insert(peering)),
+            Entry::Occupied(entry) => {
+                let taken = entry.get();
+                if taken.is_explicit() && peering.is_explicit() && !taken.says_the_same(&peering) {
+                    self.problems.push(format!(
+                        "{}: the session to {key} is as {} says, which is another thing; delete one of the two",
+                        peering.origin(),
+                        taken.origin()
+                    ));
+                }
+            }
         }
     }
 }

@@ -62,7 +62,8 @@ impl<'a> Sessions<'a> {
 
     fn transport(&mut self, key: PeerKey, peering: &Peering<'_>, own_address: IpAddr) -> Transport {
         let spec = peering.peer.map(|peer| &peer.spec);
-        let local_as = spec.and_then(|spec| spec.local_as_number).map(|number| number.0);
+        let local_as = spec.filter(|_| !peering.is_reverse).and_then(|spec| spec.local_as_number);
+        let local_as = local_as.map(|number| number.0);
         let restart_time = match spec {
             Some(spec) => spec.max_restart_time.as_ref(),
             None => self.cluster.global(|spec| spec.node_mesh_max_restart_time.as_ref()),
