@@ -14,6 +14,7 @@
 //! | `fuzz.rs` | seeded mutation, the fuzz targets and their corpus |
 //! | `wait.rs` | waiting for a condition, with a deadline |
 //! | `topology.rs` | network namespaces and veth pairs that go away by themselves |
+//! | `bgp/` | BIRD and GoBGP as neighbours, and a speaker that says any bytes |
 //! | `daemon.rs` | the router's binary, running in a namespace |
 //! | `load.rs` | datagrams one way, and a count of those that arrive |
 //! | `reach.rs` | who reaches whom: cases in text, tried with real sockets |
@@ -24,6 +25,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod bgp;
 pub mod casefile;
 pub mod daemon;
 pub mod decode;

@@ -27,6 +27,7 @@
 //! | `host.rs` | host endpoints, and what workloads may not say |
 //! | `guarded.rs` | a host endpoint with two workers, with long packets, and with both |
 //! | `told.rs` | what `trace` and `why` tell about host endpoints is what happens |
+//! | `neighbours.rs` | BIRD and GoBGP talk to each other, seen by the harness that will judge our speaker |
 //! | `input.rs` | wrong manifests, restarts, endpoints that do not behave |
 //!
 //! Each needs root, and is not run without.
@@ -42,6 +43,7 @@ mod kill;
 mod kubernetes;
 mod link;
 mod many;
+mod neighbours;
 mod plain;
 mod policy;
 mod prepared;
