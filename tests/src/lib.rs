@@ -14,6 +14,7 @@
 //! | `fuzz.rs` | seeded mutation, the fuzz targets and their corpus |
 //! | `wait.rs` | waiting for a condition, with a deadline |
 //! | `topology.rs` | network namespaces and veth pairs that go away by themselves |
+//! | `mesh.rs` | BGP speakers in a network that exists only in memory |
 //! | `bgp/` | BIRD and GoBGP as neighbours, and a speaker that says any bytes |
 //! | `daemon.rs` | the router's binary, running in a namespace |
 //! | `load.rs` | datagrams one way, and a count of those that arrive |
@@ -32,6 +33,7 @@ pub mod decode;
 pub mod fuzz;
 pub mod live;
 pub mod load;
+pub mod mesh;
 pub mod model;
 pub mod node;
 pub mod packet;

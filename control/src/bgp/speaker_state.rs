@@ -43,6 +43,8 @@ pub struct Identity {
     pub listen_addresses: Vec<IpAddr>,
     /// This node reflects routes.
     pub cluster_id: Option<Ipv4Addr>,
+    /// The node's own addresses: next hops of what it tells, and never of what it takes.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Who is at the other side.

@@ -575,12 +575,12 @@ fn profile(resources: &Resources, name: &str) -> Option<(Profile, BTreeMap<Strin
     Some((Profile { ingress: spec.ingress, egress: spec.egress }, spec.labels_to_apply))
 }
 
-/// The profile of a namespace or a service account.
 /// The labels that a profile gives to whoever lists it.
 pub fn labels_of_profile(resources: &Resources, name: &str) -> Option<BTreeMap<String, String>> {
     profile(resources, name).map(|(_, labels)| labels)
 }
 
+/// The profile of a namespace or a service account.
 fn converted_profile(resources: &Resources, name: &str) -> Option<config::resource::Profile> {
     let key = match convert::source_of_profile(name)? {
         ProfileSource::Namespace(namespace) => Key::cluster(Kind::Namespace, namespace),

@@ -10,6 +10,7 @@
 //! | `attached.rs` | which XDP programs an interface has |
 //! | `guard.rs`, `guard.bpf.c` | the programs of an uplink with a host endpoint |
 //! | `blast.rs`, `gauge.rs`, `sink.rs` | for measurements: packets made and counted inside the kernel; stamped on their way to a socket |
+//! | `transport.rs` | options of TCP sockets that no safe crate knows |
 //! | `sleep.rs` | epoll and eventfd: where a worker with nothing to do waits |
 //!
 //! The contract is [`Queue`]: receive, send, flush, reclaim, a descriptor to sleep on. It says nothing that only one
@@ -27,6 +28,7 @@ pub(crate) mod region;
 mod ring;
 pub mod sink;
 pub mod sleep;
+pub mod transport;
 pub mod umem;
 pub mod xsk;
 

@@ -6,6 +6,7 @@
 //! | `order.rs` | does any order and grouping of the same updates end in the same state, and does nothing stay behind? |
 //! | `policy.rs` | do the tables say what a naive reading of the resources says, for any packet? |
 //! | `host.rs` | do they ask host endpoints as such a reading does, list by list? |
+//! | `bgp.rs` | do speakers end with the same tables, whatever the order of messages? |
 //! | `datastore.rs` | is anything acknowledged ever lost: races, slow watchers, killed writers, damaged files? |
 //! | `reconcile.rs` | does the kernel end as desired although steps fail and others change it, and does what is not ours stay? |
 //!
@@ -13,6 +14,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod bgp;
 mod datastore;
 mod host;
 mod order;

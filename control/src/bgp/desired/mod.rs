@@ -88,6 +88,7 @@ fn identity(cluster: &Cluster<'_>) -> Identity {
         listen_port: cluster.own.port,
         listen_addresses: cluster.listen_addresses(),
         cluster_id: cluster.own.cluster_id,
+        addresses: [cluster.own.ipv4, cluster.own.ipv6].into_iter().flatten().map(|cidr| cidr.address()).collect(),
     }
 }
 

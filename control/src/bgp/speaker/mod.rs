@@ -1,0 +1,515 @@
+//! The speaker: owns sessions, paths and groups, and says who hears of what.
+//!
+//! ```text
+//!   Event ─▶ session of the peer ─Action─▶ rib, groups ─ settle ─▶ forwarding changes
+//!                     └──▶ sockets                       └─▶ pull: messages for a peer that takes some
+//! ```
+//!
+//! It has no socket and no clock: `handle` takes what happened and gives what is to be done, `settle` lets those follow who look at
+//! changed prefixes, `pull` gives the messages that a peer can be sent now, and `deadline` says when to come back.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `follow.rs` | from one desired state to the next, without disturbing what did not change |
+//! | `receive.rs` | what is taken from a peer, and what is refused |
+//! | `view.rs` | what is shown |
+//!
+//! Invariants: a peer is a member of one group exactly while its session is established; an action that names a connection
+//! names its peer too, since connections are numbered by session.
+
+mod follow;
+mod receive;
+pub mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use config::net::IpVersion;
+
+use super::attribute::community;
+use super::groups::export::{Audience, own_next_hops};
+use super::groups::{Clients, Group};
+use super::message::{Notification, Refresh, RefreshSubtype};
+use super::rib::forwarding::{Forwarding, ForwardingChanges};
+use super::rib::path::{PeerFacts, PeerIndex, Stale};
+use super::rib::table::PrefixIndex;
+use super::rib::{Rib, family_index};
+use super::session::{Action as SessionAction, ConnectionId, Event as SessionEvent, Negotiated, Session};
+use super::speaker_state::{Identity, PeerKey, PeerState, SpeakerState, Transport};
+
+/// How long a speaker that has restarted waits for its peers to tell it everything, before it tells them (RFC 4724 §4.1).
+const DEFERRAL: Duration = Duration::from_secs(60);
+/// Prefixes without paths that are kept because a slow peer has yet to hear that they are gone.
+const GONE_MAX: usize = 1_000_000;
+
+/// What can happen.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// `deadline` is reached.
+    Timer,
+    /// What the speaker should be.
+    Desired(Arc<SpeakerState>),
+    /// Where next hops are now; none: they cannot be reached.
+    NextHops(&'a BTreeMap<IpAddr, Option<u32>>),
+    /// Of the session of a peer. Accepted connections go by `accept`.
+    Session(PeerKey, SessionEvent<'a>),
+    /// Packets to the peer get there, or no longer (RFC 5880).
+    Bfd { address: IpAddr, is_up: bool },
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Action {
+    Connect {
+        peer: PeerKey,
+        connection: ConnectionId,
+        transport: Box<Transport>,
+    },
+    Close {
+        peer: PeerKey,
+        connection: ConnectionId,
+    },
+    Send {
+        peer: PeerKey,
+        connection: ConnectionId,
+        bytes: Vec<u8>,
+    },
+    /// Something that whoever watches wants to hear.
+    Note(Note),
+}
+
+/// What happened to a session, for those who watch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    Up(PeerKey),
+    Down(PeerKey, String),
+    EndOfRib(PeerKey, IpVersion),
+    Faults(PeerKey, Vec<super::message::Fault>),
+}
+
+/// One node's speaker.
+#[derive(Debug)]
+pub struct Speaker {
+    seed: u64,
+    /// We have restarted, and packets went on meanwhile.
+    restarted: bool,
+    desired: Arc<SpeakerState>,
+    peers: BTreeMap<PeerKey, Peer>,
+    rib: Rib,
+    groups: Vec<Option<Group>>,
+    clients: Clients,
+    forwarding: Forwarding,
+    /// Prefixes without paths, to be released when everybody has heard.
+    gone: Vec<PrefixIndex>,
+    deferral: Option<Deferral>,
+    /// Accepted connections so far.
+    accepted: u64,
+    /// When which session has to be looked at; the same as in `Peer::deadline`.
+    timers: BTreeSet<(Instant, PeerKey)>,
+    /// Nobody has anything to be told: found so, and nothing has changed since.
+    is_quiet: bool,
+}
+
+#[derive(Debug)]
+struct Peer {
+    index: PeerIndex,
+    session: Session,
+    state: PeerState,
+    up: Option<Up>,
+    deadline: Option<Instant>,
+    /// Attributes that were wrong, by what was done: discarded, withdrawn.
+    faults: [u64; 2],
+    last_fault: Option<String>,
+    /// Routes that there was no room for.
+    no_room: u64,
+    is_disabled: bool,
+}
+
+#[derive(Debug)]
+struct Up {
+    negotiated: Box<Negotiated>,
+    group: usize,
+}
+
+/// After a restart nothing is told before everything was heard.
+#[derive(Debug)]
+struct Deferral {
+    until: Instant,
+    waits_for: BTreeSet<(PeerKey, IpVersion)>,
+}
+
+impl Speaker {
+    /// `seed` makes timers differ between nodes. `restarted`: forwarding went on while we were gone (RFC 4724 §4.1).
+    pub fn new(seed: u64, restarted: bool) -> Speaker {
+        Speaker {
+            seed,
+            restarted,
+            desired: Arc::default(),
+            peers: BTreeMap::new(),
+            rib: Rib::default(),
+            groups: Vec::new(),
+            clients: Clients::new(),
+            forwarding: Forwarding::default(),
+            gone: Vec::new(),
+            deferral: None,
+            accepted: 0,
+            timers: BTreeSet::new(),
+            is_quiet: false,
+        }
+    }
+
+    pub fn identity(&self) -> Option<&Identity> {
+        self.desired.identity.as_ref()
+    }
+
+    pub fn handle(&mut self, event: Event<'_>, now: Instant, out: &mut Vec<Action>) {
+        match event {
+            Event::Timer => {
+                if self.deferral.as_ref().is_some_and(|deferral| deferral.until <= now) {
+                    self.deferral = None;
+                    self.is_quiet = false;
+                }
+                let due = self.timers.iter().take_while(|(deadline, _)| *deadline <= now);
+                let due: Vec<PeerKey> = due.map(|(_, key)| *key).collect();
+                due.into_iter().for_each(|key| self.session(key, SessionEvent::Timer, now, out));
+            }
+            Event::Desired(desired) => self.follow(desired, now, out),
+            Event::NextHops(metrics) => self.rib.set_metrics(metrics),
+            Event::Session(key, event) => self.session(key, event, now, out),
+            Event::Bfd { address, is_up } => {
+                let with_bfd =
+                    |key: &PeerKey, peer: &Peer| key.address == address && peer.state.transport.bfd.is_some();
+                let keys: Vec<PeerKey> =
+                    self.peers.iter().filter(|(key, peer)| with_bfd(key, peer)).map(|(key, _)| *key).collect();
+                for key in keys {
+                    let event = if is_up { SessionEvent::BfdUp } else { SessionEvent::BfdDown };
+                    self.session(key, event, now, out);
+                }
+            }
+        }
+    }
+
+    /// Somebody has connected. None: it is nobody that we know, and the connection is to be closed.
+    pub fn accept(
+        &mut self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) -> Option<(PeerKey, ConnectionId)> {
+        // The port that somebody connects from says nothing; of several peers with one address the first that waits.
+        let from = PeerKey { address: remote.ip(), port: 0 };
+        let known = self.peers.range(from..).take_while(|(key, _)| key.address == remote.ip());
+        let accepts = |peer: &Peer| peer.state.transport.local_address.is_none_or(|address| address == local.ip());
+        let mut known = known.filter(|(_, peer)| accepts(peer) && !peer.is_disabled);
+        let key = known.clone().find(|(_, peer)| peer.up.is_none()).or_else(|| known.next()).map(|(key, _)| *key)?;
+        self.accepted += 1;
+        let connection = ConnectionId::accepted(self.accepted);
+        self.session(key, SessionEvent::Accepted { connection, local, remote }, now, out);
+        Some((key, connection))
+    }
+
+    /// When `Event::Timer` is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        let first = self.timers.first().map(|(deadline, _)| *deadline);
+        first.into_iter().chain(self.deferral.as_ref().map(|deferral| deferral.until)).min()
+    }
+
+    fn session(&mut self, key: PeerKey, event: SessionEvent<'_>, now: Instant, out: &mut Vec<Action>) {
+        let mut actions = Vec::new();
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.session.handle(event, now, &mut actions);
+        let deadline = peer.session.deadline();
+        if let Some(old) = std::mem::replace(&mut peer.deadline, deadline) {
+            self.timers.remove(&(old, key));
+        }
+        self.timers.extend(deadline.map(|deadline| (deadline, key)));
+        for action in actions {
+            self.carry_out(key, action, now, out);
+        }
+    }
+
+    fn carry_out(&mut self, key: PeerKey, action: SessionAction, now: Instant, out: &mut Vec<Action>) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let index = peer.index;
+        match action {
+            SessionAction::Connect { connection } => {
+                let transport = Box::new(peer.state.transport.clone());
+                out.push(Action::Connect { peer: key, connection, transport });
+            }
+            SessionAction::Close { connection } => out.push(Action::Close { peer: key, connection }),
+            SessionAction::Send { connection, bytes } => out.push(Action::Send { peer: key, connection, bytes }),
+            SessionAction::Up(negotiated) => {
+                self.come_up(key, negotiated);
+                out.push(Action::Note(Note::Up(key)));
+            }
+            SessionAction::Update(update) => self.receive(key, update, now, out),
+            SessionAction::Refresh(refresh) => self.refresh(key, refresh),
+            SessionAction::Down { reason, keep } => {
+                self.go_down(key, &keep);
+                out.push(Action::Note(Note::Down(key, reason)));
+            }
+            SessionAction::MarkStale(family) => {
+                self.rib.mark_stale(index, family, Stale::Graceful);
+            }
+            SessionAction::DropStale(family) => {
+                self.rib.drop_paths(index, Some(family), |path| path.stale != Stale::No);
+            }
+            SessionAction::LongLived(family) => {
+                self.rib.drop_paths(index, Some(family), |path| {
+                    path.stale != Stale::No && path.attributes.has_community(community::NO_LLGR)
+                });
+                self.rib.edit(index, Some(family), |path| {
+                    let is_due = path.stale == Stale::Graceful;
+                    is_due.then(|| Some(super::rib::path::Path { stale: Stale::LongLived, ..path.clone() }))
+                });
+            }
+            SessionAction::EndOfRib(family) => {
+                if let Some(deferral) = &mut self.deferral {
+                    deferral.waits_for.remove(&(key, family));
+                    if deferral.waits_for.is_empty() {
+                        self.deferral = None;
+                        self.is_quiet = false;
+                    }
+                }
+                out.push(Action::Note(Note::EndOfRib(key, family)));
+            }
+        }
+    }
+
+    fn come_up(&mut self, key: PeerKey, negotiated: Box<Negotiated>) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let facts =
+            PeerFacts { address: key.address, router_id: negotiated.theirs.router_id, internal: negotiated.internal };
+        self.rib.set_facts(peer.index, facts);
+        let audience = audience(peer, &negotiated, &self.desired);
+        let index = peer.index;
+        // What is about to change is told before the end of the RIB.
+        self.settle();
+        let group = self.group(audience, &negotiated);
+        self.is_quiet = false;
+        if let Some(Some(group)) = self.groups.get_mut(group) {
+            group.join(index, &mut self.rib, &self.clients, None);
+        }
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.up = Some(Up { negotiated, group });
+        }
+    }
+
+    fn go_down(&mut self, key: PeerKey, keep: &[IpVersion]) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let index = peer.index;
+        if let Some(up) = peer.up.take() {
+            self.leave(index, up.group);
+        }
+        for family in [IpVersion::V4, IpVersion::V6] {
+            if keep.contains(&family) {
+                self.rib.mark_stale(index, family, Stale::Graceful);
+            } else {
+                self.rib.drop_paths(index, Some(family), |_| true);
+            }
+        }
+        if let Some(deferral) = &mut self.deferral {
+            deferral.waits_for.retain(|(waiting, _)| *waiting != key);
+        }
+    }
+
+    /// The group for an audience; a new one if there is none.
+    fn group(&mut self, audience: Audience, negotiated: &Negotiated) -> usize {
+        let is_same = |group: &Option<Group>| group.as_ref().is_some_and(|group| group.audience == audience);
+        if let Some(found) = self.groups.iter().position(is_same) {
+            return found;
+        }
+        let group = Some(Group::new(audience, negotiated.codec.clone()));
+        match self.groups.iter().position(Option::is_none) {
+            Some(free) => {
+                self.groups[free] = group;
+                free
+            }
+            None => {
+                self.groups.push(group);
+                self.groups.len() - 1
+            }
+        }
+    }
+
+    fn leave(&mut self, peer: PeerIndex, group: usize) {
+        let Some(slot) = self.groups.get_mut(group) else { return };
+        if let Some(left) = slot {
+            left.leave(peer);
+        }
+        slot.take_if(|group| group.is_empty());
+    }
+
+    fn refresh(&mut self, key: PeerKey, refresh: Refresh) {
+        let Some((index, up)) = self.peers.get(&key).and_then(|peer| Some((peer.index, peer.up.as_ref()?))) else {
+            return;
+        };
+        if let (Some(family), RefreshSubtype::Request) = (refresh.family, refresh.subtype)
+            && let Some(Some(group)) = self.groups.get_mut(up.group)
+        {
+            group.refresh(index, family, &self.rib, up.negotiated.enhanced_refresh);
+            self.is_quiet = false;
+        }
+    }
+
+    /// Lets those follow who look at changed prefixes.
+    pub fn settle(&mut self) {
+        let changed = self.rib.take_changed();
+        if !changed.is_empty() {
+            self.is_quiet = false;
+            for place in &changed {
+                self.forwarding.follow(&self.rib, *place);
+            }
+            for group in self.groups.iter_mut().flatten() {
+                group.follow(&mut self.rib, &changed, &self.clients);
+            }
+            let rib = &self.rib;
+            self.gone.extend(changed.into_iter().filter(|place| rib.entry(*place).paths.is_empty()));
+        }
+        if !self.gone.is_empty() && !self.groups.iter().flatten().any(Group::is_waiting) {
+            for place in std::mem::take(&mut self.gone) {
+                self.rib.release(place);
+            }
+        }
+    }
+
+    /// Sessions that hold up the release of too many prefixes, and have to go.
+    pub fn too_slow(&self) -> Vec<PeerKey> {
+        if self.gone.len() <= GONE_MAX {
+            return Vec::new();
+        }
+        let is_waiting = |peer: &&Peer| {
+            let group = peer.up.as_ref().and_then(|up| self.groups.get(up.group)?.as_ref());
+            group.is_some_and(|group| group.has_output(peer.index))
+        };
+        self.peers.iter().filter(|(_, peer)| is_waiting(peer)).map(|(key, _)| *key).collect()
+    }
+
+    /// Changes of forwarding since the last time. None while a restarted speaker has not heard everything.
+    pub fn take_forwarding(&mut self) -> Option<ForwardingChanges> {
+        self.deferral.is_none().then(|| self.forwarding.take())
+    }
+
+    /// Next hops whose way has to be known, if they are others than when this was asked last.
+    pub fn take_next_hops(&mut self) -> Option<BTreeSet<IpAddr>> {
+        self.rib.take_next_hops()
+    }
+
+    /// Peers that can be sent something now.
+    pub fn has_output(&self, key: &PeerKey) -> bool {
+        let Some(peer) = self.peers.get(key).filter(|_| self.deferral.is_none()) else { return false };
+        let group = peer.up.as_ref().and_then(|up| self.groups.get(up.group)?.as_ref());
+        group.is_some_and(|group| group.has_output(peer.index))
+    }
+
+    /// All peers that `pull` gives something for.
+    pub fn with_output(&mut self) -> Vec<PeerKey> {
+        if self.is_quiet {
+            return Vec::new();
+        }
+        let found: Vec<PeerKey> = self.peers.keys().filter(|key| self.has_output(key)).copied().collect();
+        self.is_quiet = found.is_empty();
+        found
+    }
+
+    /// Whole messages for an established peer: at least `enough` octets, if there are. Gives the connection to send them on.
+    pub fn pull(&mut self, key: &PeerKey, enough: usize, out: &mut Vec<u8>) -> Option<ConnectionId> {
+        let peer = self.peers.get(key).filter(|_| self.deferral.is_none())?;
+        let up = peer.up.as_ref()?;
+        let group = self.groups.get_mut(up.group)?.as_mut()?;
+        group.pull(peer.index, &self.rib, enough, out);
+        Some(up.negotiated.connection)
+    }
+
+    /// Whether `take_next_hops` or `take_forwarding` give something.
+    pub fn has_news(&self) -> bool {
+        self.rib.has_new_next_hops() || self.deferral.is_none() && self.forwarding.has_changes()
+    }
+
+    /// The connection of an established session.
+    pub fn connection(&self, key: &PeerKey) -> Option<ConnectionId> {
+        self.peers.get(key)?.up.as_ref().map(|up| up.negotiated.connection)
+    }
+
+    pub fn transport(&self, key: &PeerKey) -> Option<&Transport> {
+        self.peers.get(key).map(|peer| &peer.state.transport)
+    }
+
+    pub fn rib(&self) -> &Rib {
+        &self.rib
+    }
+
+    /// By the operator: the session is ended with this, and not tried again until it is enabled.
+    pub fn disable(&mut self, key: PeerKey, notification: Notification, now: Instant, out: &mut Vec<Action>) -> bool {
+        let Some(peer) = self.peers.get_mut(&key) else { return false };
+        peer.is_disabled = true;
+        self.session(key, SessionEvent::Stop { notification }, now, out);
+        true
+    }
+
+    pub fn enable(&mut self, key: PeerKey, now: Instant, out: &mut Vec<Action>) -> bool {
+        let Some(peer) = self.peers.get_mut(&key) else { return false };
+        peer.is_disabled = false;
+        self.session(key, SessionEvent::Start, now, out);
+        true
+    }
+
+    /// By the operator: everything that was received is judged again; peers that can are asked for it again.
+    pub fn reload_in(&mut self, key: PeerKey, now: Instant, out: &mut Vec<Action>) -> bool {
+        let Some(peer) = self.peers.get(&key) else { return false };
+        let families = peer.state.transport.families.clone();
+        self.judge_again(key);
+        for family in families {
+            self.session(key, SessionEvent::RequestRefresh(family), now, out);
+        }
+        true
+    }
+
+    /// By the operator: the peer is told everything again.
+    pub fn reload_out(&mut self, key: PeerKey) -> bool {
+        let Some(peer) = self.peers.get(&key) else { return false };
+        for family in peer.state.transport.families.clone() {
+            self.refresh(key, Refresh { family: Some(family), subtype: RefreshSubtype::Request });
+        }
+        true
+    }
+
+    /// The end: every session is told, gracefully if the peer is to keep our routes.
+    pub fn shut_down(&mut self, notification: Option<Notification>, now: Instant, out: &mut Vec<Action>) {
+        let Some(notification) = notification else { return };
+        for key in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.session(key, SessionEvent::Stop { notification: notification.clone() }, now, out);
+        }
+    }
+}
+
+/// What a peer has in common with those that are told the same.
+fn audience(peer: &Peer, negotiated: &Negotiated, desired: &SpeakerState) -> Audience {
+    let (terms, transport) = (&peer.state.terms, &peer.state.transport);
+    let identity = desired.identity.as_ref();
+    let flags = |has: &dyn Fn(IpVersion) -> bool| [has(IpVersion::V4), has(IpVersion::V6)];
+    let codec = &negotiated.codec;
+    debug_assert_eq!(family_index(IpVersion::V4), 0);
+    Audience {
+        internal: negotiated.internal,
+        client: terms.reflector_client,
+        cluster_id: terms.cluster_id.or_else(|| identity.and_then(|identity| identity.cluster_id)),
+        local_as: transport.local_as,
+        next_hop: terms.next_hop,
+        own_next_hops: own_next_hops(Some(negotiated.local.ip()), identity.map_or(&[], |identity| &identity.addresses)),
+        families: flags(&|family| negotiated.families.contains(&family)),
+        extended_next_hop: codec.extended_next_hop(),
+        sends_path_ids: flags(&|family| codec.sends_path_ids(family)),
+        four_octet_as: negotiated.theirs.capabilities.four_octet_as,
+        longest: codec.longest(),
+        role: transport.role,
+        long_lived: negotiated.long_lived,
+        export: terms.export.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
