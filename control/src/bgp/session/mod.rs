@@ -40,6 +40,8 @@ mod open;
 mod receive;
 mod restart;
 mod status;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 use std::time::Instant;

@@ -1,0 +1,1 @@
+//! Two sessions and the network between them.
