@@ -30,9 +30,12 @@ impl Session {
     fn message(&mut self, id: ConnectionId, message: Message, now: Instant, out: &mut Vec<Action>) {
         self.history.received.count(&message);
         let Some(connection) = self.connection(id) else { return };
-        // The peer goes on: it is Established on this one, and will not give it up for another (RFC 4271 §6.8).
-        if connection.confirmed_until.is_some() && !matches!(message, Message::Notification(_)) {
-            self.establish(id, now, out);
+        match (&message, connection.confirmed_until) {
+            // The peer goes on: it is Established on this one, and will not give it up for another (RFC 4271 §6.8).
+            (Message::Update(_) | Message::Refresh(_), Some(_)) => self.establish(id, now, out),
+            // Once more, while a better one is waited for.
+            (Message::Keepalive, Some(_)) => return self.restart_hold(id, now),
+            _ => {}
         }
         let Some(connection) = self.connection(id) else { return };
         match (connection.phase, message) {
@@ -88,6 +91,10 @@ impl Session {
     }
 
     /// Whether the connection whose OPEN has come stays; if the other one has to go instead, it goes. RFC 4271 §6.8.
+    ///
+    /// A connection is given up at once only while the peer cannot be Established on it, that is before our KEEPALIVE. After
+    /// that it goes when the better one is Established: the peer never gives up what is Established (it may not, by the same
+    /// section), so it could refuse the better one, and both would be gone.
     fn survives_collision(
         &mut self,
         id: ConnectionId,
@@ -108,7 +115,7 @@ impl Session {
             }
             Phase::OpenConfirm | Phase::OpenSent => {
                 let is_better = self.is_better(id, other_id, ours, theirs);
-                if is_better {
+                if is_better && other_phase == Phase::OpenSent {
                     let notification = Notification::new(CEASE, cease::CONNECTION_COLLISION);
                     self.end(other_id, End::Sent(notification), now, out);
                 }
@@ -145,8 +152,8 @@ impl Session {
         }
     }
 
-    /// KEEPALIVE in OpenConfirm. If the other connection would win once its OPEN is here, it is waited for a little: else this
-    /// side could be Established here, the other side give it up for the better one, and both be gone.
+    /// KEEPALIVE in OpenConfirm. If the other connection is better, it is waited for a little: else this side could be
+    /// Established here, the other side give it up for the better one, and both be gone.
     fn confirmed(&mut self, id: ConnectionId, now: Instant, out: &mut Vec<Action>) {
         if self.has_better(id)
             && let Some(connection) = self.connection(id)
@@ -157,13 +164,14 @@ impl Session {
         self.establish(id, now, out);
     }
 
-    /// Another connection is there that has sent its OPEN, and would win.
+    /// Another connection is there that would win.
     pub(super) fn has_better(&self, id: ConnectionId) -> bool {
         let Some(connection) = self.connections.iter().find(|connection| connection.id == id) else { return false };
         let (Some(ours), Some(theirs)) = (&connection.ours, &connection.theirs) else { return false };
+        let is_there = |other: &Connection| matches!(other.phase, Phase::OpenSent | Phase::OpenConfirm);
         self.connections
             .iter()
-            .any(|other| other.id != id && other.phase == Phase::OpenSent && self.is_better(other.id, id, ours, theirs))
+            .any(|other| other.id != id && is_there(other) && self.is_better(other.id, id, ours, theirs))
     }
 
     /// The session is up on this connection; the other one goes.

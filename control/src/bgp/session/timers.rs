@@ -38,15 +38,18 @@ impl Jitter {
         Jitter(seed)
     }
 
-    /// Between 75 % and all of it. RFC 4271 §10.
-    pub(super) fn vary(&mut self, time: Duration) -> Duration {
+    pub(super) fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
+        mixed ^ mixed >> 31
+    }
+
+    /// Between 75 % and all of it. RFC 4271 §10.
+    pub(super) fn vary(&mut self, time: Duration) -> Duration {
         // Thousandths of a quarter.
-        let part = u32::try_from(mixed % 1001).unwrap_or(0);
+        let part = u32::try_from(self.number() % 1001).unwrap_or(0);
         time * 3 / 4 + time / 4 * part / 1000
     }
 }

@@ -27,25 +27,15 @@ fn the_connection_of_the_higher_identifier_stays() {
             let mut actions = rig.receive(first, &opens);
             actions.extend(rig.receive(1 - first, &opens));
             actions.extend(rig.receive(stays, &[Message::Keepalive]));
-            let up = [
-                format!("send {goes} KEEPALIVE"),
-                format!("send {goes} N(6/7)"),
-                format!("close {goes}"),
-                format!("send {stays} KEEPALIVE"),
-                format!("up {stays}"),
-            ];
-            // If the OPEN of the better one is first, the other one goes before its own is here.
-            let short = [
-                format!("send {goes} N(6/7)"),
-                format!("close {goes}"),
-                format!("send {stays} KEEPALIVE"),
-                format!("up {stays}"),
-            ];
-            if first == stays {
-                assert_eq!(actions, short, "{router_id:?} {first}");
-            } else {
-                assert_eq!(actions, up, "{router_id:?} {first}");
-            }
+            let end = [format!("send {goes} N(6/7)"), format!("close {goes}")];
+            let (confirm, up) = (format!("send {stays} KEEPALIVE"), format!("up {stays}"));
+            let expected = match first == stays {
+                // The other one goes before its OPEN is here.
+                true => [&end[..], &[confirm, up]].concat(),
+                // It has our KEEPALIVE already: it goes when the better one is up.
+                false => [&[format!("send {goes} KEEPALIVE"), confirm], &end[..], &[up]].concat(),
+            };
+            assert_eq!(actions, expected, "{router_id:?} {first}");
             assert_eq!(rig.session.state(), State::Established);
             // Nothing went wrong.
             assert_eq!(rig.session.status().last_sent, None);
@@ -71,7 +61,8 @@ fn a_connection_in_openconfirm_gives_way_or_not() {
     rig.connected(0);
     rig.receive(0, &[open([10, 0, 0, 2], OUR_AS)]);
     rig.accepted(1);
-    assert_eq!(rig.receive(1, &[open([10, 0, 0, 2], OUR_AS)]), ["send 0 N(6/7)", "close 0", "send 1 KEEPALIVE"]);
+    assert_eq!(rig.receive(1, &[open([10, 0, 0, 2], OUR_AS)]), ["send 1 KEEPALIVE"]);
+    assert_eq!(rig.receive(1, &[Message::Keepalive]), ["send 0 N(6/7)", "close 0", "up 1"]);
     // It is 10.0.0.0: ours does.
     let mut rig = Rig::new(|_| {});
     rig.event(Event::Start);
@@ -95,7 +86,12 @@ fn a_connection_that_is_ready_waits_for_a_better_one_for_a_while() {
     // It comes.
     let mut rig = ready();
     let actions = rig.receive(1, &[open([10, 0, 0, 2], OUR_AS), Message::Keepalive]);
-    assert_eq!(actions, ["send 0 N(6/7)", "close 0", "send 1 KEEPALIVE", "up 1"]);
+    assert_eq!(actions, ["send 1 KEEPALIVE", "send 0 N(6/7)", "close 0", "up 1"]);
+    // Its OPEN does, and then the peer gives it up.
+    let mut rig = ready();
+    let given_up = Message::Notification(Notification::new(6, 7));
+    let actions = rig.receive(1, &[open([10, 0, 0, 2], OUR_AS), given_up]);
+    assert_eq!(actions, ["send 1 KEEPALIVE", "close 1", "up 0"]);
     // It does not: the one that is there is taken.
     let mut rig = ready();
     rig.check_timer(5.0..=5.0, &["send 1 N(6/7)", "close 1", "up 0"]);
@@ -104,6 +100,7 @@ fn a_connection_that_is_ready_waits_for_a_better_one_for_a_while() {
     assert_eq!(rig.closed(1), ["up 0"]);
     // The peer goes on with the one that is there.
     let mut rig = ready();
+    assert_eq!(rig.receive(0, &[Message::Keepalive]), [""; 0]);
     assert_eq!(rig.receive(0, &[end_of_rib(V4)]), ["send 1 N(6/7)", "close 1", "up 0", "end-of-rib 4"]);
     // The operator stops it: it was never up.
     let mut rig = ready();
@@ -153,8 +150,8 @@ fn two_of_the_same_side_are_a_new_try() {
     rig.accepted(1);
     rig.receive(1, &[Message::Open(plain_open())]);
     rig.accepted(3);
-    assert_eq!(rig.receive(3, &[Message::Open(plain_open())]), ["send 1 N(6/7)", "close 1", "send 3 KEEPALIVE"]);
-    assert_eq!(rig.receive(3, &[Message::Keepalive]), ["up 3"]);
+    assert_eq!(rig.receive(3, &[Message::Open(plain_open())]), ["send 3 KEEPALIVE"]);
+    assert_eq!(rig.receive(3, &[Message::Keepalive]), ["send 1 N(6/7)", "close 1", "up 3"]);
 }
 
 #[test]
