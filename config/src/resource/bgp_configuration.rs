@@ -4,7 +4,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-use super::check::{Check, quoted};
+use super::bgp_annotations::{Annotated, BGP_GROUP, BgpAnnotations};
+use super::check::{Check, entry, quoted};
 use super::community::Community;
 use super::duration::TimeSpan;
 use super::form::{blank_is_absent, is_default};
@@ -153,6 +154,15 @@ pub struct SecretKeySelector {
 
 impl BgpConfiguration {
     pub(super) fn validate(&self, check: &mut Check) {
+        if self.metadata.name == DEFAULT_CONFIGURATION {
+            BgpAnnotations::validate(&self.metadata.annotations, Annotated::Configuration, check);
+        } else {
+            let own = self.metadata.annotations.iter().filter(|(key, _)| key.starts_with(BGP_GROUP));
+            for (key, value) in own {
+                let path = format!("metadata.{}", entry("annotations", key));
+                check.refuse_field(&path, quoted(value), "none, except on the configuration named default");
+            }
+        }
         check.field("spec", |check| {
             if self.metadata.name != DEFAULT_CONFIGURATION {
                 self.spec.validate_for_one_node(check);

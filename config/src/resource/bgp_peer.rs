@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::bgp_annotations::{Annotated, BgpAnnotations};
 use super::bgp_configuration::BgpPassword;
 use super::check::{Check, is_subdomain, quoted};
 use super::duration::TimeSpan;
@@ -50,7 +51,12 @@ pub struct BgpPeerSpec {
     pub password: Option<BgpPassword>,
     #[serde(deserialize_with = "blank_is_absent", skip_serializing_if = "Option::is_none")]
     pub source_address: Option<SourceAddress>,
-    /// 120 s when absent.
+    /// How the loss of the peer is noticed, beside the hold timer.
+    #[serde(deserialize_with = "blank_is_absent", skip_serializing_if = "Option::is_none")]
+    pub failure_detection_mode: Option<FailureDetectionMode>,
+    #[serde(deserialize_with = "blank_is_absent", skip_serializing_if = "Option::is_none")]
+    pub restart_mode: Option<RestartMode>,
+    /// The restart time, 120 s when absent; with LongLivedGracefulRestart how long routes are stale, 3600 s when absent.
     #[serde(deserialize_with = "blank_is_absent", skip_serializing_if = "Option::is_none")]
     pub max_restart_time: Option<TimeSpan>,
     #[serde(deserialize_with = "blank_is_absent", skip_serializing_if = "Option::is_none")]
@@ -84,6 +90,17 @@ words! {
     SourceAddress: exact {
         UseNodeIp = "UseNodeIP",
         None = "None",
+    }
+    FailureDetectionMode: exact {
+        None = "None",
+        BfdIfDirectlyConnected = "BFDIfDirectlyConnected",
+    }
+    /// What becomes of routes while the other side restarts.
+    RestartMode: exact {
+        /// RFC 4724.
+        GracefulRestart = "GracefulRestart",
+        /// RFC 9494, after it.
+        LongLivedGracefulRestart = "LongLivedGracefulRestart",
     }
     /// Whether nodes that are selected as peers peer back by themselves.
     ReversePeering: exact {
@@ -142,7 +159,13 @@ impl<'de> Deserialize<'de> for PeerAddress {
 
 impl BgpPeer {
     pub(super) fn validate(&self, check: &mut Check) {
+        BgpAnnotations::validate(&self.metadata.annotations, Annotated::Peer, check);
+        let (annotations, _) = BgpAnnotations::read(&self.metadata.annotations, Annotated::Peer);
         check.field("spec", |check| {
+            if annotations.bfd.is_some() && self.spec.failure_detection_mode == Some(FailureDetectionMode::None) {
+                let expected = "BFDIfDirectlyConnected, or nothing, beside it";
+                check.refuse_field("failureDetectionMode", "None beside annotation bgp.vrouter.io/bfd", expected);
+            }
             self.spec.validate_who(check);
             self.spec.validate_how(check);
         });

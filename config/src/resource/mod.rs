@@ -11,6 +11,7 @@
 //! from `from_json` has its defaults, and may have been stored by a version with other rules.
 //! Left out: what spans several resources (overlapping pools, a policy in a tier that is not there).
 
+mod bgp_annotations;
 mod bgp_configuration;
 mod bgp_filter;
 mod bgp_peer;
@@ -50,6 +51,7 @@ mod written;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
+pub use bgp_annotations::{Annotated, BGP_GROUP, BfdTimers, BgpAnnotations, BgpRole, WrongAnnotation};
 pub use bgp_configuration::{
     BgpConfiguration, BgpConfigurationSpec, BgpPassword, BindMode, DEFAULT_CONFIGURATION, LogSeverity, NamedCommunity,
     PrefixAdvertisement, ProgramClusterRoutes, RoutePriority, SecretKeySelector, ServiceIpBlock,
@@ -59,7 +61,9 @@ pub use bgp_filter::{
     BgpFilterPeerType, BgpFilterPrefixLength, BgpFilterRule, BgpFilterSource, BgpFilterSpec, PrependAsPath,
     SetPriority,
 };
-pub use bgp_peer::{BgpPeer, BgpPeerSpec, NextHopMode, PeerAddress, ReversePeering, SourceAddress};
+pub use bgp_peer::{
+    BgpPeer, BgpPeerSpec, FailureDetectionMode, NextHopMode, PeerAddress, RestartMode, ReversePeering, SourceAddress,
+};
 pub use calico_node_status::{
     BgpDaemonState, BgpDaemonStatus, BgpPeerType, BgpSessionState, CalicoNodeStatus, CalicoNodeStatusReport,
     CalicoNodeStatusSpec, NodeAgentStatus, NodeBgpStatus, NodePeer, NodeRoute, NodeRouteLearnedFrom, NodeRouteSource,
