@@ -7,7 +7,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use config::net::{Cidr, IpVersion};
 use config::resource::{
-    BgpConfiguration, BgpConfigurationSpec, BindMode, DEFAULT_CONFIGURATION, Key, Kind, Labels, Node, Resource,
+    BgpConfiguration, BgpConfigurationSpec, BindMode, DEFAULT_CONFIGURATION, Key, Kind, Labels, Node, NodeInterface,
+    Resource,
 };
 use config::selector::Selector;
 use sha2::{Digest, Sha256};
@@ -48,6 +49,8 @@ pub struct ClusterNode<'a> {
     pub ipv6: Option<Cidr>,
     pub as_number: u32,
     pub cluster_id: Option<Ipv4Addr>,
+    /// Addresses of its interfaces, with the lengths of their subnets.
+    interfaces: &'a [NodeInterface],
     pub port: u16,
 }
 
@@ -72,6 +75,7 @@ impl<'a> Cluster<'a> {
                 ipv6: bgp.ipv6_address.filter(|address| !address.is_ipv4()),
                 as_number: bgp.as_number.map_or(as_number, |number| number.0),
                 cluster_id: bgp.route_reflector_cluster_id,
+                interfaces: &node.spec.interfaces,
                 port: own.and_then(|own| port(&own.spec)).unwrap_or(global_port),
             };
             Some((name, node))
@@ -149,6 +153,12 @@ impl ClusterNode<'_> {
             IpVersion::V4 => self.ipv4,
             IpVersion::V6 => self.ipv6,
         }
+    }
+
+    /// The address is on a link of the node, as far as its resource says which links it has.
+    pub fn is_near(&self, address: IpAddr) -> bool {
+        let interfaces = self.interfaces.iter().flat_map(|interface| &interface.addresses);
+        [&self.ipv4, &self.ipv6].into_iter().flatten().chain(interfaces).any(|subnet| subnet.contains(address))
     }
 
     pub fn has_address(&self, address: IpAddr) -> bool {

@@ -15,7 +15,7 @@ use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 
 use config::net::IpVersion;
-use config::resource::{AsNumber, BgpPeer, BgpPeerSpec, ReversePeering, WorkloadEndpoint};
+use config::resource::{Annotated, AsNumber, BgpAnnotations, BgpPeer, BgpPeerSpec, ReversePeering, WorkloadEndpoint};
 use config::selector::Selector;
 
 use super::cluster::{Cluster, ClusterNode};
@@ -70,7 +70,7 @@ impl Peering<'_> {
                 as_number: AsNumber(peering.remote_as),
                 ..peer.spec.clone()
             };
-            Some((spec, peer.metadata.annotations.clone()))
+            Some((spec, BgpAnnotations::read(&peer.metadata.annotations, Annotated::Peer).0))
         };
         how(self) == how(other)
     }
