@@ -20,6 +20,7 @@
 //! | `resolve` | packets that wait for a next hop's MAC address |
 //! | `saved_flows` | flows that outlive the process |
 //! | `bgp` | routes learned from others and told to them |
+//! | `bfd` | whether the paths to neighbours are there, told within milliseconds |
 //! | `host`, `reconcile` | the kernel's side |
 //! | `datastore` | where resources are kept |
 //! | `http`, `show`, `trace`, `tell` | what can be asked, and how it is told |
@@ -27,6 +28,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attach;
+pub mod bfd;
 pub mod bgp;
 pub mod compile;
 pub mod control;

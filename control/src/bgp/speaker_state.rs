@@ -144,6 +144,8 @@ pub struct BfdState {
     pub min_tx: Duration,
     pub multiplier: u8,
     pub multihop: bool,
+    /// Multihop: what comes in with a lower TTL is dropped; 0 takes all (RFC 5883 §5). A single hop asks for 255 whatever this says.
+    pub min_ttl: u8,
 }
 
 #[derive(Debug, Clone, PartialEq)]
