@@ -399,4 +399,6 @@ impl Session {
 }
 
 #[cfg(test)]
+mod pair;
+#[cfg(test)]
 mod tests;
