@@ -5,7 +5,7 @@
 //! so that counters outlive a snapshot.
 //!
 //! Routes, of equal prefixes the later wins: the kernel's routes by uplinks, neighbours on uplinks, pools (nowhere), static
-//! routes, the node's own addresses, local endpoints.
+//! routes, the node's own addresses, local endpoints. How each stands against a learned route, `rib` says.
 
 mod policy;
 mod routes;
@@ -27,8 +27,8 @@ use fastpath::table::{
 };
 
 pub use policy::PolicyCompiler;
-pub use routes::RouteCompiler;
-use routes::Way;
+use routes::{Local, Snapshot, Way};
+pub use routes::{Refresh, RouteCompiler};
 
 use crate::felix::FelixSettings;
 use crate::guard;
@@ -36,6 +36,7 @@ use crate::host::route::METRIC;
 use crate::host::{GATEWAY_MAC, InterfaceAddress, Link, LinkIndex, Neighbour, NextHop, Route, Target};
 use crate::node_state::{NodeState, RouteTarget};
 use crate::reconcile::{HostState, LinkState};
+use crate::rib::nexthop::{Hops, Member, Path, Strength};
 
 /// An interface that is attached to the fast path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +65,8 @@ pub struct HostView<'a> {
 pub struct Choices {
     pub policy_change: PolicyChange,
     pub felix: FelixSettings,
+    /// Makes this node's choices among next hops its own.
+    pub seed: u64,
 }
 
 /// What comes out.
@@ -130,13 +133,21 @@ pub fn compile(
     choices: &Choices,
     generation: u32,
 ) -> Compiled {
-    let mut compiler =
-        Compiler { state, host, places, ways: BTreeMap::new(), routes: BTreeMap::new(), managed: BTreeSet::new() };
+    let mut compiler = Compiler {
+        state,
+        host,
+        places,
+        ways: BTreeMap::new(),
+        routes: BTreeMap::new(),
+        paths: BTreeMap::new(),
+        managed: BTreeSet::new(),
+    };
     compiler.kernel_routes();
     compiler.pools();
     compiler.static_routes();
     compiler.own_addresses();
     let (mut interfaces, endpoints) = compiler.interfaces();
+    compiler.next_hops();
     let claims = guard::claims(state, host.links, host.addresses, host.attached);
     let mut host_endpoints = Vec::new();
     for (name, position) in &claims {
@@ -149,8 +160,9 @@ pub fn compile(
     let prefixes = compiler.our_prefixes();
     let desired = compiler.desired(claims.keys());
     let Compiler { places, ways, routes: rows, .. } = compiler;
-    let wanted = rows.iter().map(|(prefix, (adjacency, _))| (prefix.masked(), *adjacency)).collect();
-    let (adjacencies, routes) = places.follow(ways, wanted);
+    let local = rows.iter().map(|(prefix, (local, _))| (prefix.masked(), *local)).collect();
+    let Snapshot { adjacencies, mut groups, routes } = places.follow(ways, local);
+    groups.seed = choices.seed;
     let tables = Tables {
         generation,
         interfaces,
@@ -160,6 +172,7 @@ pub fn compile(
         failsafes: guard::failsafes(&choices.felix),
         workload_tunnels: guard::workload_tunnels(&choices.felix),
         adjacencies,
+        groups,
         routes,
         policy,
         addresses: router_addresses(state),
@@ -175,7 +188,9 @@ struct Compiler<'a> {
     places: &'a mut RouteCompiler,
     ways: BTreeMap<Way, Adjacency>,
     /// A later insertion of the same prefix wins.
-    routes: BTreeMap<Cidr, (AdjacencyIndex, RouteRow)>,
+    routes: BTreeMap<Cidr, (Local, RouteRow)>,
+    /// The same as next hops of learned routes see them, with those by links that are no uplinks.
+    paths: BTreeMap<Cidr, Path>,
     /// Next hops that the kernel shall keep resolved.
     managed: BTreeSet<(LinkIndex, IpAddr)>,
 }
@@ -224,8 +239,15 @@ impl Compiler<'_> {
         (self.add(Way::NextHop(uplink.index, address), adjacency), mac)
     }
 
-    fn route_by(&mut self, prefix: Cidr, name: &str, uplink: &Attachment, next_hop: Option<IpAddr>) {
-        let (adjacency, mac) = match next_hop {
+    fn route_by(
+        &mut self,
+        prefix: Cidr,
+        name: &str,
+        uplink: &Attachment,
+        next_hop: Option<IpAddr>,
+        strength: Strength,
+    ) {
+        let (place, mac) = match next_hop {
             Some(address) => self.next_hop(uplink, address),
             // Everybody in the prefix is a neighbour; whoever is not known yet has to be resolved first.
             None => {
@@ -234,31 +256,44 @@ impl Compiler<'_> {
             }
         };
         let row = RouteRow { prefix, kind: RouteRowKind::NextHop, next_hop, interface: Some(name.to_owned()), mac };
-        self.routes.insert(prefix, (adjacency, row));
+        self.routes.insert(prefix, (Local { place, strength }, row));
+    }
+
+    fn path(&mut self, prefix: Cidr, hops: Hops, strength: Strength) {
+        self.paths.insert(prefix.masked(), Path { hops, strength });
     }
 
     /// What the kernel routes by uplinks, and every neighbour it knows there.
     fn kernel_routes(&mut self) {
-        let mut best: BTreeMap<Cidr, (u32, LinkIndex, Option<IpAddr>)> = BTreeMap::new();
+        let mut best: BTreeMap<Cidr, (u32, &[NextHop])> = BTreeMap::new();
         for route in self.host.routes {
             let Target::Forward(hops) = &route.target else { continue };
-            let Some(hop) = hops.first() else { continue };
-            let entry = best.entry(route.destination()).or_insert((route.metric, hop.link, hop.gateway));
+            let entry = best.entry(route.destination()).or_insert((route.metric, hops));
             if route.metric < entry.0 {
-                *entry = (route.metric, hop.link, hop.gateway);
+                *entry = (route.metric, hops);
             }
         }
-        for (prefix, (_, link, gateway)) in &best {
+        for (prefix, (metric, hops)) in &best {
             let is_link_local =
                 matches!(prefix.address(), IpAddr::V6(a) if a.is_unicast_link_local() || a.is_multicast());
-            let Some((name, uplink)) = self.uplink_of(*link).filter(|_| !is_link_local) else { continue };
+            let Some(NextHop { link, gateway, .. }) = hops.first().filter(|_| !is_link_local) else { continue };
+            let strength = Strength::Metric(*metric);
+            // What leads to endpoints by the private pair is a copy of routes that are known better.
+            let others = hops.iter().filter(|hop| Some(hop.link) != self.host.host_link);
+            let others: Vec<_> = others.map(|hop| (hop.link, hop.gateway)).collect();
+            if !others.is_empty() {
+                self.path(*prefix, Hops::Links(others), strength);
+            }
+            let Some((name, uplink)) = self.uplink_of(*link) else { continue };
             if let Some(gateway) = gateway {
                 self.managed.insert((*link, *gateway));
             }
-            self.route_by(*prefix, &name, &uplink, *gateway);
+            self.route_by(*prefix, &name, &uplink, *gateway, strength);
         }
         let on_link = |link: LinkIndex, address: IpAddr| {
-            best.iter().any(|(prefix, (_, l, gateway))| *l == link && gateway.is_none() && prefix.contains(address))
+            best.iter().any(|(prefix, (_, hops))| {
+                hops.first().is_some_and(|hop| hop.link == link && hop.gateway.is_none()) && prefix.contains(address)
+            })
         };
         let known: Vec<(LinkIndex, IpAddr)> = self
             .host
@@ -270,31 +305,33 @@ impl Compiler<'_> {
             .collect();
         for (link, address) in known {
             if let Some((name, uplink)) = self.uplink_of(link) {
-                self.route_by(Cidr::host(address), &name, &uplink, Some(address));
+                self.route_by(Cidr::host(address), &name, &uplink, Some(address), Strength::Weak);
             }
         }
     }
 
-    fn blackhole(&mut self, prefix: Cidr) {
+    fn blackhole(&mut self, prefix: Cidr, strength: Strength) {
         let nowhere = Adjacency::without_rewrite(AdjacencyKind::Blackhole, InterfaceIndex::NONE);
-        let adjacency = self.add(Way::Nowhere, nowhere);
+        let place = self.add(Way::Nowhere, nowhere);
         let row = RouteRow { prefix, kind: RouteRowKind::Blackhole, next_hop: None, interface: None, mac: None };
-        self.routes.insert(prefix, (adjacency, row));
+        self.path(prefix, Hops::Nowhere, strength);
+        self.routes.insert(prefix, (Local { place, strength }, row));
     }
 
     fn pools(&mut self) {
         for pool in &self.state.pools {
-            self.blackhole(*pool);
+            self.blackhole(*pool, Strength::Weak);
         }
     }
 
     fn static_routes(&mut self) {
         for route in &self.state.static_routes {
             match &route.target {
-                RouteTarget::Blackhole => self.blackhole(route.destination),
+                RouteTarget::Blackhole => self.blackhole(route.destination, Strength::Firm),
                 RouteTarget::Interface(name) => {
                     if let Some(uplink) = self.named_uplink(name) {
-                        self.route_by(route.destination, name, &uplink, None);
+                        self.path(route.destination, Hops::Links(vec![(uplink.link, None)]), Strength::Firm);
+                        self.route_by(route.destination, name, &uplink, None, Strength::Firm);
                     }
                 }
                 RouteTarget::NextHop { address, interface } => {
@@ -304,7 +341,9 @@ impl Compiler<'_> {
                     };
                     if let Some((name, uplink)) = found {
                         self.managed.insert((uplink.link, *address));
-                        self.route_by(route.destination, &name, &uplink, Some(*address));
+                        let hops = Hops::Links(vec![(uplink.link, Some(*address))]);
+                        self.path(route.destination, hops, Strength::Firm);
+                        self.route_by(route.destination, &name, &uplink, Some(*address), Strength::Firm);
                     }
                 }
             }
@@ -325,14 +364,6 @@ impl Compiler<'_> {
 
     /// The host's own addresses lead to the host, whatever interface they are on.
     fn own_addresses(&mut self) {
-        let Some((name, attachment)) =
-            self.host.attached.iter().find(|(_, attachment)| attachment.kind == InterfaceKind::Host)
-        else {
-            return;
-        };
-        let (name, index) = (name.clone(), attachment.index);
-        let kernel_end = self.host.host_link.and_then(|link| self.host.links.get(&link));
-        let (mac, mtu) = kernel_end.map_or((None, 1500), |link| (link.mac, mtu_of(link)));
         let own: BTreeSet<IpAddr> = self
             .host
             .addresses
@@ -341,6 +372,17 @@ impl Compiler<'_> {
             .chain(self.state.node_addresses.iter().copied())
             .filter(|address| !address.is_loopback() && !is_link_local(*address))
             .collect();
+        for address in &own {
+            self.path(Cidr::host(*address), Hops::Nowhere, Strength::Firm);
+        }
+        let Some((name, attachment)) =
+            self.host.attached.iter().find(|(_, attachment)| attachment.kind == InterfaceKind::Host)
+        else {
+            return;
+        };
+        let (name, index) = (name.clone(), attachment.index);
+        let kernel_end = self.host.host_link.and_then(|link| self.host.links.get(&link));
+        let (mac, mtu) = kernel_end.map_or((None, 1500), |link| (link.mac, mtu_of(link)));
         for address in own {
             let adjacency = Adjacency::new(
                 AdjacencyKind::Host,
@@ -351,11 +393,28 @@ impl Compiler<'_> {
                 GATEWAY_MAC.0,
                 [0; 2],
             );
-            let adjacency = self.add(Way::Host, adjacency);
+            let place = self.add(Way::Host, adjacency);
             let prefix = Cidr::host(address);
             let row = RouteRow { prefix, kind: RouteRowKind::Host, next_hop: None, interface: Some(name.clone()), mac };
-            self.routes.insert(prefix, (adjacency, row));
+            self.routes.insert(prefix, (Local { place, strength: Strength::Firm }, row));
         }
+    }
+
+    /// Ways to the next hops of learned routes, which the kernel keeps resolved.
+    fn next_hops(&mut self) {
+        self.places.rib.set_own(std::mem::take(&mut self.paths));
+        self.places.rib.resolve();
+        let members = self.places.rib.members();
+        let uplinks: BTreeMap<LinkIndex, Attachment> = self.uplinks().map(|(_, a)| (a.link, a.clone())).collect();
+        for member in &members {
+            if let Member::Neighbour { link, address } = member
+                && let Some(uplink) = uplinks.get(link)
+            {
+                self.managed.insert((*link, *address));
+                self.next_hop(uplink, *address);
+            }
+        }
+        self.places.set_members(members, uplinks.into_iter().map(|(link, uplink)| (link, uplink.index)).collect());
     }
 
     /// Interfaces as the stages need them, and endpoints with their routes.
@@ -400,12 +459,14 @@ impl Compiler<'_> {
                     interface.mac,
                     [0; 2],
                 );
-                let adjacency = self.add(Way::Endpoint(attachment.index), adjacency);
+                let local =
+                    Local { place: self.add(Way::Endpoint(attachment.index), adjacency), strength: Strength::Firm };
                 for address in &endpoint.addresses {
                     let prefix = address.masked();
+                    self.path(prefix, Hops::Endpoint(attachment.index), Strength::Firm);
                     let interface = Some(name.clone());
                     let row = RouteRow { prefix, kind: RouteRowKind::LocalEndpoint, next_hop: None, interface, mac };
-                    self.routes.insert(prefix, (adjacency, row));
+                    self.routes.insert(prefix, (local, row));
                 }
             }
             let at = attachment.index.index();
@@ -481,6 +542,11 @@ impl Compiler<'_> {
         let own = |address: &&IpAddr| self.host.addresses.iter().any(|own| own.address == **address);
         self.state.node_addresses.iter().filter(|address| address.is_ipv4() == is_ipv4).find(own).copied()
     }
+}
+
+/// A number that is a node's own, and the same after a restart: FNV-1a of its name.
+pub fn seed_of(node: &str) -> u64 {
+    node.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 fn is_link_local(address: IpAddr) -> bool {

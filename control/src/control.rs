@@ -39,6 +39,7 @@ use crate::show::drops::{Drops, Naming};
 use crate::show::preview::Preview;
 use crate::tell::{chain, to_json};
 
+mod learned;
 mod moving;
 mod waiting;
 
@@ -71,6 +72,8 @@ pub(crate) struct Kernel {
 #[derive(Default)]
 struct Dirty {
     tables: bool,
+    /// What was learned, and nothing else.
+    learned: bool,
     reconcile: bool,
     links: bool,
     routes: bool,
@@ -183,7 +186,7 @@ impl<D: Datastore> Control<D> {
             problems: BTreeMap::new(),
             started: Instant::now(),
             // Everything has to be read once.
-            dirty: Dirty { tables: true, reconcile: true, links: true, routes: true },
+            dirty: Dirty { tables: true, learned: true, reconcile: true, links: true, routes: true },
             unanswered: Vec::new(),
             retried: Instant::now(),
             reconciled: Instant::now(),
@@ -289,6 +292,9 @@ impl<D: Datastore> Control<D> {
             self.acl = acl;
             self.note("resources", self.state().problems.clone());
         }
+        if std::mem::take(&mut self.dirty.learned) && self.is_ready() && !self.dirty.tables {
+            self.dirty.tables = !self.publish_learned();
+        }
         if std::mem::take(&mut self.dirty.tables) {
             let errors = self.attach();
             if !self.is_ready() {
@@ -355,6 +361,7 @@ impl<D: Datastore> Control<D> {
                 PolicyChange::Reevaluate => table::PolicyChange::Reevaluate,
             },
             felix: self.state().felix.clone(),
+            seed: compile::seed_of(&self.settings.node_name),
         };
         let host_link = self.kernel.links.values().find(|link| link.name == HOST_LINK).map(|link| link.index);
         let view = HostView {
@@ -389,11 +396,11 @@ impl<D: Datastore> Control<D> {
         problems.extend(self.attachments.set_prefixes(&prefixes).iter().map(|error| chain(error)));
         self.attachments.guard(&mut errors);
         problems.extend(errors.iter().map(|error| chain(error)));
-        problems.extend(self.route_compiler.problems());
         self.attachments.published();
         self.dirty.reconcile |= desired != self.desired;
         self.desired = desired;
         self.note("interfaces", problems);
+        self.note("routes", self.route_compiler.problems());
         self.give_back();
     }
 

@@ -14,6 +14,7 @@
 //! | `control` | owns the parts and routes events; holds no rules |
 //! | `resources`, `policy`, `node_state` | what this node should be |
 //! | `compile` | the same as the fast path needs it |
+//! | `rib` | routes learned from others, and where they lead now |
 //! | `felix`, `guard` | settings of the whole node; which interface has which host endpoint |
 //! | `judge` | verdicts of the same tables where no router runs |
 //! | `attach`, `placement` | interfaces: sockets, programs; which worker has which |
@@ -45,6 +46,7 @@ pub mod policy;
 pub mod reconcile;
 pub mod resolve;
 pub mod resources;
+pub mod rib;
 pub mod runtime;
 pub mod saved_flows;
 pub mod show;

@@ -168,6 +168,8 @@ drop_reasons! {
     NoRoute = "no_route",
     /// The route says to discard.
     Blackhole = "blackhole",
+    /// None of the next hops that the route has is left.
+    NextHopsGone = "next_hops_gone",
     /// The packet would leave by an uplink it may not be forwarded between.
     NotLocal = "not_local",
     /// From an endpoint to its own host, which the default endpoint-to-host action denies.

@@ -81,6 +81,11 @@ impl Model {
             (None, Some(Way::Unresolved(_))) => return Expected::Punted,
             (None, Some(Way::Unreachable(_))) => return Expected::Error(DropReason::NeighbourUnresolved),
             (None, Some(Way::Via(name))) => name,
+            // Which of several a flow gets is not for a model to know: it is told of groups of one.
+            (None, Some(Way::Choice(owners))) => match owners.into_iter().next() {
+                Some(name) => name,
+                None => return Expected::Dropped(DropReason::NextHopsGone),
+            },
         };
         let to = plan.at(&out);
         match (from.kind, to.kind) {
@@ -129,7 +134,7 @@ fn passage(plan: &Plan, packet: &Fields) -> Option<String> {
     }
     plan.at(&packet.from).host.as_ref()?;
     let leads_to_workload = match way(plan, packet.destination) {
-        None => false,
+        None | Some(Way::Choice(_)) => false,
         Some(Way::Blackhole) => true,
         Some(Way::Via(name) | Way::Unresolved(name) | Way::Unreachable(name)) => {
             plan.at(&name).kind == InterfaceKind::Workload

@@ -11,6 +11,7 @@
 //!      10.66/16, fd66::/16 blackhole    10.77/16, fd77::/16 unresolved    10.88/16, fd88::/16 unreachable
 //! ```
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use fastpath::flow::{MAPPED_PREFIX, mapped_address};
@@ -20,13 +21,14 @@ use fastpath::table::acl::{
     TierEnd, TierSpec,
 };
 use fastpath::table::adjacency::{Adjacency, AdjacencyKind};
+use fastpath::table::group::Buckets;
 use fastpath::table::interface::{
     Endpoint, Failsafe, Failsafes, HostEndpoint, Interface, InterfaceKind, WorkloadTunnels,
 };
 use fastpath::table::routes::Routes;
 use fastpath::table::{
-    AdjacencyIndex, EndpointIndex, HostEndpointIndex, InterfaceIndex, PolicyChange, ProgramIndex, RouterAddresses,
-    RuleIndex, Tables, WorkerIndex,
+    AdjacencyIndex, EndpointIndex, GroupIndex, HostEndpointIndex, InterfaceIndex, PolicyChange, ProgramIndex,
+    RouterAddresses, RuleIndex, Tables, WorkerIndex,
 };
 
 use crate::packet::{Link, Mac, ToAddress};
@@ -188,6 +190,8 @@ pub enum Way {
     Unresolved(String),
     Unreachable(String),
     Blackhole,
+    /// By one of these attachments, to its peer; in turn over the buckets of a group. By none: every next hop is gone.
+    Choice(Vec<String>),
 }
 
 /// A node.
@@ -348,8 +352,12 @@ impl Plan {
         }
         let (mut ipv4, mut ipv6) = (Vec::new(), Vec::new());
         for (net, way) in self.all_routes() {
+            let way_out = match &way {
+                Way::Choice(owners) => self.choice(owners, &mut tables),
+                way => self.adjacency(way, &tables),
+            };
             let adjacency = tables.adjacencies.len() as u32;
-            tables.adjacencies.push(self.adjacency(&way, &tables));
+            tables.adjacencies.push(way_out);
             match net.0 {
                 IpAddr::V4(address) => ipv4.push((address.to_bits(), net.1, adjacency)),
                 IpAddr::V6(address) => ipv6.push((address.to_bits(), net.1, adjacency)),
@@ -383,10 +391,30 @@ impl Plan {
         ways
     }
 
+    /// A group whose buckets these have in turn, and the ways of its members.
+    fn choice(&self, owners: &[String], tables: &mut Tables) -> Adjacency {
+        let mut places = BTreeMap::new();
+        for owner in owners {
+            let way = self.adjacency(&Way::Via(owner.clone()), tables);
+            places.entry(owner).or_insert_with(|| {
+                tables.adjacencies.push(way);
+                AdjacencyIndex(tables.adjacencies.len() as u32 - 1)
+            });
+        }
+        if owners.is_empty() {
+            return Adjacency::choice(GroupIndex::NONE);
+        }
+        let groups = &mut tables.groups.groups;
+        groups.push(Buckets(std::array::from_fn(|bucket| places[&owners[bucket % owners.len()]])));
+        Adjacency::choice(GroupIndex(groups.len() as u32 - 1))
+    }
+
     fn adjacency(&self, way: &Way, tables: &Tables) -> Adjacency {
         let without = |kind, name: &String| Adjacency::without_rewrite(kind, self.index(name));
         match way {
-            Way::Blackhole => Adjacency::without_rewrite(AdjacencyKind::Blackhole, InterfaceIndex::NONE),
+            Way::Blackhole | Way::Choice(_) => {
+                Adjacency::without_rewrite(AdjacencyKind::Blackhole, InterfaceIndex::NONE)
+            }
             Way::Unresolved(name) => without(AdjacencyKind::Unresolved, name),
             Way::Unreachable(name) => without(AdjacencyKind::Unreachable, name),
             Way::Via(name) => {

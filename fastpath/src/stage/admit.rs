@@ -79,7 +79,8 @@ fn leads_to_workload(slot: &Slot, tables: &Tables) -> bool {
     let Some(adjacency) = tables.adjacency(route).filter(|_| !slot.is_group) else { return false };
     match adjacency.kind {
         AdjacencyKind::Blackhole => true,
-        AdjacencyKind::Host | AdjacencyKind::Frame => false,
+        // Of next hops to choose from, few are workloads; what the host is sent in their stead it sends back to us.
+        AdjacencyKind::Host | AdjacencyKind::Frame | AdjacencyKind::Group => false,
         AdjacencyKind::Forward | AdjacencyKind::Unresolved | AdjacencyKind::Unreachable => {
             tables.interface(adjacency.interface).is_some_and(|interface| interface.kind == InterfaceKind::Workload)
         }

@@ -2,7 +2,8 @@
 //!
 //! Assumes: classified slots. Leaves: an adjacency that exists and is up, with TTL to spare and room for the packet; or
 //! an answer, a punt, a drop. A known flow keeps its recorded way unless the tables have changed.
-//! Drops: no route, blackhole, own host, interface gone, between uplinks.
+//! A route that leads to a group becomes the way of one member here, by the flow; no stage after this one knows of groups.
+//! Drops: no route, blackhole, own host, interface gone, between uplinks, no next hop of a group left.
 //! Sources: RFC 1812 §5.2 and §5.3.1, RFC 1191 §3, RFC 8201 §4.
 
 use crate::burst::{Answer, Burst, DropReason, Fragment, Passage, PuntReason, Slot, Verdict};
@@ -77,6 +78,7 @@ fn way_out(slot: &mut Slot, flows: &FlowTable, tables: &Tables) -> Result<(), Ve
         AdjacencyKind::Unresolved => return Err(Verdict::Punt(PuntReason::Resolve)),
         AdjacencyKind::Unreachable => return Err(Verdict::Respond(Answer::HostUnreachable)),
         AdjacencyKind::Blackhole => return Err(Verdict::Drop(DropReason::Blackhole)),
+        AdjacencyKind::Group => return by_member(slot, adjacency, flows, tables),
     }
     let (Some(ingress), Some(egress)) = (tables.interface(slot.ingress), tables.interface(adjacency.interface)) else {
         return Err(Verdict::Drop(DropReason::InterfaceDown));
@@ -103,6 +105,21 @@ fn way_out(slot: &mut Slot, flows: &FlowTable, tables: &Tables) -> Result<(), Ve
         return Err(Verdict::Respond(Answer::TooBig(adjacency.mtu)));
     }
     Ok(())
+}
+
+/// Chooses among the members of a group. Once for a flow, and again when the tables have changed.
+#[cold]
+#[inline(never)]
+fn by_member(slot: &mut Slot, choice: &Adjacency, flows: &FlowTable, tables: &Tables) -> Result<(), Verdict> {
+    let member = choice.group().map_or(AdjacencyIndex::NONE, |group| tables.groups.pick(group, &slot.key));
+    match tables.adjacency(member) {
+        // A member is never a choice itself, so this goes no deeper.
+        Some(adjacency) if adjacency.kind != AdjacencyKind::Group => {
+            slot.adjacency = member;
+            way_out(slot, flows, tables)
+        }
+        _ => Err(Verdict::Drop(DropReason::NextHopsGone)),
+    }
 }
 
 /// Asked about few packets, and kept out of the way of all others.

@@ -1,6 +1,6 @@
 //! Adjacency: a next hop with everything needed to send to it.
 
-use super::{EndpointIndex, InterfaceIndex};
+use super::{EndpointIndex, GroupIndex, InterfaceIndex};
 use crate::header::ethernet::{self, Mac};
 
 /// What sending by an adjacency means.
@@ -19,13 +19,15 @@ pub enum AdjacencyKind {
     Unreachable,
     /// Discard, and say so.
     Blackhole,
+    /// One of several, by the flow: no way out itself.
+    Group,
 }
 
 /// Longest layer 2 header we write: Ethernet and two tags.
 pub const MAX_REWRITE: usize = ethernet::HEADER_LEN + 2 * ethernet::TAG_LEN;
 
 /// A way out.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Adjacency {
     pub kind: AdjacencyKind,
     pub interface: InterfaceIndex,
@@ -68,6 +70,19 @@ impl Adjacency {
     /// A way out that needs no rewrite because nothing leaves by it.
     pub fn without_rewrite(kind: AdjacencyKind, interface: InterfaceIndex) -> Self {
         Self::new(kind, interface, EndpointIndex::NONE, u16::MAX, [0; 6], [0; 6], [0; 2])
+    }
+
+    /// The choice among the members of a group; of none, if the group is NONE.
+    pub fn choice(group: GroupIndex) -> Self {
+        let mut adjacency = Self::without_rewrite(AdjacencyKind::Group, InterfaceIndex::NONE);
+        adjacency.rewrite[..4].copy_from_slice(&group.0.to_ne_bytes());
+        adjacency
+    }
+
+    /// The group to choose from, if this is a choice. Its number stands where others have what they write.
+    pub fn group(&self) -> Option<GroupIndex> {
+        let number = self.rewrite.first_chunk().filter(|_| self.kind == AdjacencyKind::Group)?;
+        Some(GroupIndex(u32::from_ne_bytes(*number)))
     }
 
     /// The MAC addresses, if they are all there is in front of the EtherType of a packet that is routed.

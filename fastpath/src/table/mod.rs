@@ -6,6 +6,7 @@
 //! | `routes.rs` | destination → adjacency: `dir24.rs` for IPv4, `ipv6.rs` over `interval.rs` and `overlay.rs` for IPv6 |
 //! | `lpm.rs` | the same in its obvious form |
 //! | `adjacency.rs` | adjacency → interface and complete rewrite |
+//! | `group.rs` | group × flow → adjacency, where a route has several |
 //! | `interface.rs` | interface → what may come in, whose it is; endpoint → addresses and policy |
 //! | `acl.rs` | program × packet → allow or deny, and by which rule |
 //!
@@ -14,6 +15,7 @@
 pub mod acl;
 pub mod adjacency;
 pub mod dir24;
+pub mod group;
 pub mod interface;
 pub mod interval;
 pub mod ipv6;
@@ -25,6 +27,7 @@ mod test_routes;
 
 use acl::Acl;
 use adjacency::{Adjacency, AdjacencyKind};
+use group::Groups;
 use interface::{Endpoint, Failsafes, HostEndpoint, Interface, WorkloadTunnels};
 use routes::{Destination, Routes};
 
@@ -53,6 +56,10 @@ index! {
 index! {
     /// A way out: position in [`Tables::adjacencies`], and the same way in every snapshot until nothing refers to it.
     AdjacencyIndex(u32)
+}
+index! {
+    /// Next hops to choose from: position in [`Groups::groups`].
+    GroupIndex(u32)
 }
 index! {
     /// A workload endpoint: position in [`Tables::endpoints`].
@@ -99,7 +106,7 @@ pub const GATEWAY_IPV4: u32 = 0xa9fe_0101;
 pub const GATEWAY_IPV6: u128 = 0xfe80_0000_0000_0000_ecee_eeff_feee_eeee;
 
 /// Everything a worker looks up in, as one immutable whole.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Tables {
     /// Grows with every publication.
     pub generation: u32,
@@ -111,6 +118,7 @@ pub struct Tables {
     pub failsafes: Failsafes,
     pub workload_tunnels: WorkloadTunnels,
     pub adjacencies: Vec<Adjacency>,
+    pub groups: Groups,
     pub routes: Routes,
     pub policy: Acl,
     pub addresses: RouterAddresses,

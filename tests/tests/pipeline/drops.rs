@@ -22,6 +22,13 @@ const L3: usize = 14;
 const L4: usize = L3 + 20;
 const L4_V6: usize = L3 + 40;
 
+/// The routes by the uplink have several next hops, of which none is left.
+fn without_next_hops(plan: &mut Plan) {
+    for (_, way) in plan.routes.iter_mut().filter(|(_, way)| *way == Way::Via("up".to_string())) {
+        *way = Way::Choice(Vec::new());
+    }
+}
+
 /// One way to reach a reason.
 struct Case {
     what: &'static str,
@@ -512,6 +519,16 @@ fn cases(reason: DropReason) -> Vec<Case> {
         Blackhole => {
             vec![packet("IPv4", "a", Packet::new(A, "10.66.1.2")), packet("IPv6", "a", Packet::new(A6, "fd66::1"))]
         }
+        NextHopsGone => vec![
+            packet("IPv4", "a", Packet::new(A, "192.0.2.1").udp(1, 2)).on(without_next_hops),
+            packet("IPv6", "a", Packet::new(A6, "2001:db8::1").udp(1, 2)).on(without_next_hops),
+            case("of a flow that went by one of them", |router| {
+                let packet = Packet::new(A, "192.0.2.1").udp(4000, 53);
+                router.fate("a", &packet).forwarded("up");
+                router.update(without_next_hops);
+                router.fate("a", &packet)
+            }),
+        ],
         NotLocal => vec![
             packet("from uplink to uplink", "up", Packet::new("192.0.2.1", "192.0.2.2")),
             packet("IPv6", "up", Packet::new("2001:db8::1", "2001:db8::2")),

@@ -8,6 +8,7 @@
 //! | `error.rs` | are our ICMP errors right, and are others' let through only for an open flow? |
 //! | `fragment.rs` | do fragments share the fate of their first? |
 //! | `policy.rs` | do replies pass, and what does a change of policy or route do to an open flow? |
+//! | `group.rs` | routes of several next hops: does every flow keep to one, and does only that move which has to? |
 //! | `handoff.rs` | two workers: does everything arrive that changes worker? |
 //! | `fairness.rs` | endpoints that share a worker: does one that floods, or takes nothing, hold up the others? |
 //! | `live.rs` | the same on threads: commands, publication and sleep while packets pass |
@@ -24,6 +25,7 @@ mod error;
 mod fairness;
 mod forward;
 mod fragment;
+mod group;
 mod handoff;
 mod live;
 mod model;
