@@ -24,6 +24,7 @@
 //! | `tables.rs`, `linear.rs` | what the router is told; policy by walking the rules, for comparison |
 //! | `idle.rs` | what queues cost that have nothing to do, awake and asleep |
 //! | `scaling.rs` | what a second worker is worth |
+//! | `bgp/` | our BGP speaker beside BIRD 2: a full table, a route reflector, churn |
 //! | `peers/` | DPDK's tables beside ours, and other forwarders in the same topology |
 //! | `report.rs`, `baseline.rs` | numbers for people and as JSON lines; the numbers of an earlier run |
 //!
@@ -35,6 +36,7 @@
 
 pub mod baseline;
 pub mod bench;
+pub mod bgp;
 pub mod cluster;
 pub mod cpu;
 pub mod flows;
@@ -94,6 +96,8 @@ pub enum Topic {
     Peers,
     /// One TCP connection through them; neither.
     PeersTcp,
+    /// Our BGP speaker beside BIRD 2; neither.
+    Bgp,
 }
 
 impl Topic {
@@ -112,7 +116,7 @@ impl Topic {
     ];
 
     /// What is measured only when it is asked for by name.
-    pub const MORE: [Topic; 3] = [Topic::PeersMemory, Topic::Peers, Topic::PeersTcp];
+    pub const MORE: [Topic; 4] = [Topic::PeersMemory, Topic::Peers, Topic::PeersTcp, Topic::Bgp];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -130,6 +134,7 @@ impl Topic {
             Topic::PeersMemory => "peers-memory",
             Topic::Peers => "peers",
             Topic::PeersTcp => "peers-tcp",
+            Topic::Bgp => "bgp",
         }
     }
 }
@@ -145,6 +150,7 @@ pub struct Scale {
     pub routes: usize,
     /// Endpoints in the cluster, policies, endpoints of the node, and changes that are timed.
     pub cluster: (usize, usize, usize, usize),
+    pub bgp: bgp::Size,
     /// Rounds over veth; each measures every way of forwarding once.
     pub rounds: usize,
     /// Length of one measurement over veth.
@@ -159,6 +165,14 @@ impl Scale {
         rules: 10_000,
         routes: 100_000,
         cluster: (100_000, 2000, 100, 1000),
+        bgp: bgp::Size {
+            prefixes: 1_000_000,
+            clients: 20,
+            each: 50_000,
+            churn_clients: 100,
+            churn_rate: 10_000,
+            churn: Duration::from_secs(60),
+        },
         rounds: 5,
         window: Duration::from_secs(2),
     };
@@ -169,6 +183,14 @@ impl Scale {
         rules: 1000,
         routes: 10_000,
         cluster: (2000, 100, 10, 20),
+        bgp: bgp::Size {
+            prefixes: 20_000,
+            clients: 5,
+            each: 2000,
+            churn_clients: 10,
+            churn_rate: 1000,
+            churn: Duration::from_secs(2),
+        },
         rounds: 1,
         window: Duration::from_millis(300),
     };
@@ -235,6 +257,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
             Topic::PeersMemory => peers::memory::measure(&options.scale, &options.out, &mut report)?,
             Topic::Peers => peers::compare::measure(&options.scale, &options.out, &mut report)?,
             Topic::PeersTcp => peers::stream::measure(&options.scale, &options.out, &mut report)?,
+            Topic::Bgp => bgp::measure(&options.scale, &mut report)?,
         }
     }
     report.finish(options)?;

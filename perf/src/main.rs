@@ -25,6 +25,7 @@ const USAGE: &str = "usage: perf [TOPIC]... [options]
   resident       the daemon with 100 endpoints, 10,000 routes, 1,000 policies and 512,000 flows: memory by part
   peers          the kernel in Calico's layouts, Open vSwitch and DPDK in the same lab, in turn; not part of all
   peers-tcp      one TCP connection through ours, the kernel, Open vSwitch and l3fwd, in turn; not part of all
+  bgp            our BGP speaker beside BIRD 2: a million prefixes, a route reflector, churn; not part of all
   peers-memory   DPDK's tables beside ours, over the same sets; not part of all
 
   --commit TEXT      written into every line (default: git)
