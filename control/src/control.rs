@@ -38,9 +38,11 @@ use crate::saved_flows::save::Saver;
 use crate::show::drops::{Drops, Naming};
 use crate::show::preview::Preview;
 use crate::tell::{chain, to_json};
+use routing::Routing;
 
 mod learned;
 mod moving;
+pub mod routing;
 mod waiting;
 
 /// The private pair: the kernel's end, and ours.
@@ -100,6 +102,7 @@ pub struct Control<D> {
     pub(crate) publisher: Publisher<Tables>,
     pub(crate) flows: Arc<FlowTable>,
     pub(crate) saver: Saver,
+    pub(crate) routing: Routing,
     pub(crate) clock: Clock,
     pub(crate) names: RuleNames,
     pub(crate) routes: Vec<RouteRow>,
@@ -132,6 +135,8 @@ pub struct Parts<D> {
     pub flows: Arc<FlowTable>,
     /// Where flows wait for the next process.
     pub saver: Saver,
+    /// BGP and BFD.
+    pub routing: Routing,
     /// The workers'.
     pub clock: Clock,
 }
@@ -176,6 +181,7 @@ impl<D: Datastore> Control<D> {
             publisher: parts.publisher,
             flows: parts.flows,
             saver: parts.saver,
+            routing: parts.routing,
             clock: parts.clock,
             names: RuleNames::default(),
             routes: Vec::new(),
@@ -208,6 +214,8 @@ impl<D: Datastore> Control<D> {
             }
             Event::Host(event) => self.host_changed(event),
             Event::Api(request) => self.answer(request).await,
+            Event::Bgp(output) => self.bgp_said(output).await,
+            Event::Bfd(change) => self.bfd_said(change).await,
             Event::Tick => self.tick().await,
         }
     }
@@ -291,6 +299,7 @@ impl<D: Datastore> Control<D> {
             self.dirty.tables |= is_changed;
             self.acl = acl;
             self.note("resources", self.state().problems.clone());
+            self.follow_routing(&changed).await;
         }
         if std::mem::take(&mut self.dirty.learned) && self.is_ready() && !self.dirty.tables {
             self.dirty.tables = !self.publish_learned();
@@ -305,6 +314,7 @@ impl<D: Datastore> Control<D> {
         if std::mem::take(&mut self.dirty.reconcile) {
             self.reconcile().await;
         }
+        self.tell_reachability().await;
         self.answer_writes();
     }
 
@@ -476,6 +486,7 @@ impl<D: Datastore> Control<D> {
         self.take_punts();
         self.dirty.tables |= self.resolver.expire(Instant::now());
         self.save_some_flows();
+        self.look_for_secrets().await;
         self.dirty.reconcile |= self.has_problems("host") && self.reconciled.elapsed() >= self.reconcile_pause;
         self.dirty.tables |= self.has_problems("interfaces") && self.retried.elapsed() > RETRY;
     }
@@ -508,6 +519,7 @@ impl<D: Datastore> Control<D> {
             },
             (None, ApiCall::Trace(request)) => crate::trace::trace(self, &request).map(|view| to_json(&view)),
             (None, ApiCall::Move(call)) => self.move_interface(&call).map(|view| to_json(&view)),
+            (None, ApiCall::Bgp(call)) => return self.routing.ask(call, reply).await,
             (None, ApiCall::Version) => Ok(to_json(&crate::show::version(self))),
             (None, call) => Err(ApiError::new(ErrorCode::Internal, format!("nobody answers {call:?}"))),
         };

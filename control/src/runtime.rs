@@ -19,6 +19,7 @@ use fastpath::worker::{self, Clock, Poll, Remote, Worker};
 use tokio::sync::{mpsc, watch};
 
 use crate::attach::{Attachments, Recipe};
+use crate::control::routing::Routing;
 use crate::control::{Control, HOST_INTERFACE, HOST_LINK, Parts};
 use crate::datastore::{Datastore, Embedded, Note, StoreError, Syncer, Write, undo};
 use crate::event::Event;
@@ -55,6 +56,8 @@ pub enum StartError {
     Worker(#[source] std::io::Error),
     #[error("start the thread of worker {worker}")]
     Thread { worker: usize, source: std::io::Error },
+    #[error("start the thread of BGP")]
+    Routing(#[source] std::io::Error),
     #[error("start the runtime")]
     Runtime(#[source] std::io::Error),
     #[error("offer the API")]
@@ -139,7 +142,8 @@ pub async fn run(
     let socket = settings.api_socket.clone();
     let store_location = format!("embedded:{}", path.display());
     let saver = Saver::new(path.join(FLOWS_FILE));
-    let parts = Parts { settings, store, store_location, host, attachments, publisher, flows, saver, clock };
+    let routing = Routing::start(&settings.node_name).map_err(StartError::Routing)?;
+    let parts = Parts { settings, store, store_location, host, attachments, publisher, flows, saver, routing, clock };
     let mut control = Control::new(parts);
     let server = http::serve(&socket, requests)?;
     tracing::info!(socket = %socket.display(), workers, frame_size, "started");
@@ -169,6 +173,7 @@ pub async fn run(
                 store_pause = event.is_err().then(|| tokio::time::Instant::now() + STORE_PAUSE);
                 Event::Datastore(event)
             }
+            event = control.routing.next() => event,
             request = incoming.recv() => match request {
                 Some(request) => Event::Api(request),
                 None => break,
@@ -197,6 +202,7 @@ pub async fn run(
         }
     }
     control.save_all_flows();
+    control.routing.stop();
     Ok(())
 }
 

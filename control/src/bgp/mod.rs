@@ -16,6 +16,7 @@
 //! | `rib/` `decision.rs` | all paths; which is best, and why others are not |
 //! | `groups/` | what is told to peers that are told the same |
 //! | `speaker/` | owns all of these, and says who hears of what |
+//! | `call.rs` | what people ask and order |
 //! | `thread/` | sockets and timers: the only part that has any |
 //! | `speaker_state.rs` `rules.rs` | what the speaker should be; what is taken and told |
 //! | `desired/` | what the resources of the cluster come to, for one node |
@@ -23,6 +24,7 @@
 //! Sources: RFC 4271, and the RFCs that each file names.
 
 pub mod attribute;
+pub mod call;
 pub mod decision;
 pub mod desired;
 pub mod groups;

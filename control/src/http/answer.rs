@@ -72,6 +72,7 @@ pub async fn respond<D: Datastore>(
         | ApiCall::Preview(_)
         | ApiCall::Trace(_)
         | ApiCall::Move(_)
+        | ApiCall::Bgp(_)
         | ApiCall::Version => return None,
     })
 }

@@ -14,6 +14,7 @@
 //! POST   /v1/trace                              TraceRequest
 //! POST   /v1/why                                WhyRequest
 //! POST   /v1/preview                            PreviewRequest
+//! POST   /v1/bgp                                BgpCall
 //! POST   /v1/move                               {"interface": "cali1", "worker": 1}
 //! GET    /v1/version
 //! GET    /metrics                               Prometheus text
@@ -27,6 +28,7 @@ use tokio::sync::oneshot;
 
 pub use super::code::{Class, ErrorCode};
 use super::views::{PreviewRequest, TraceRequest, WhyRequest};
+use crate::bgp::call::BgpCall;
 use crate::datastore::Author;
 
 /// One question to the control loop.
@@ -67,6 +69,8 @@ pub enum ApiCall {
     Preview(PreviewRequest),
     /// Gives an endpoint's interface to another worker; answered with `MovedView`.
     Move(MoveCall),
+    /// Of the speaker; answered with what the call names.
+    Bgp(BgpCall),
     /// Answered with `VersionView`.
     Version,
 }

@@ -52,6 +52,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
+use crate::bgp::call::BgpCall;
 use crate::datastore::Author;
 use api::{
     ApiCall, ApiError, ApiRequest, DeleteCall, ErrorBody, ErrorCode, GetCall, MoveCall, ShowFilter, ShowKind, UndoCall,
@@ -190,6 +191,7 @@ fn router(control: mpsc::Sender<ApiRequest>) -> Router {
         .route("/v1/trace", post(trace))
         .route("/v1/why", post(why))
         .route("/v1/move", post(move_interface))
+        .route("/v1/bgp", post(bgp))
         .route("/v1/preview", post(preview))
         .route("/v1/version", get(version))
         .route("/metrics", get(scrape))
@@ -360,6 +362,14 @@ async fn move_interface(State(desk): State<Desk>, ConnectInfo(peer): ConnectInfo
     let call: MoveCall = parse(body)?;
     info!(verb = "move", uid = peer.uid, pid = peer.pid, interface = call.interface, worker = call.worker, "api write");
     desk.ask_as(peer.author(), ApiCall::Move(call)).await.map(Json)
+}
+
+async fn bgp(State(desk): State<Desk>, ConnectInfo(peer): ConnectInfo<Peer>, body: RawBody) -> Answer {
+    let call: BgpCall = parse(body)?;
+    if call.is_order() {
+        info!(verb = "bgp", ?call, uid = peer.uid, pid = peer.pid, "api write");
+    }
+    desk.ask_as(peer.author(), ApiCall::Bgp(call)).await.map(Json)
 }
 
 async fn preview(State(desk): State<Desk>, body: RawBody) -> Answer {

@@ -441,6 +441,11 @@ impl Rib {
         self.table.places()
     }
 
+    /// Paths to all prefixes.
+    pub fn path_count(&self) -> usize {
+        self.table.iter().map(|(_, _, entry)| entry.paths.len()).sum()
+    }
+
     /// Prefixes, and those that wait to be released.
     pub fn len(&self) -> usize {
         self.table.len()

@@ -1,0 +1,225 @@
+//! BGP and BFD beside control: what they should be goes there, what they find comes back.
+//!
+//! ```text
+//!   resources ─desired─▶ thread bgp ─forwarding─▶ rib ─reachability─▶ thread bgp
+//!                    └─▶ thread bfd ─up, down──▶ rib, thread bgp
+//! ```
+//!
+//! A neighbour that BFD finds gone is taken out of all groups of next hops at once, before BGP has said anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use config::net::Cidr;
+use config::resource::Key;
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+
+use super::Control;
+use crate::bfd::{Bfd, BfdKey, Change};
+use crate::bgp::call::{self, BgpCall};
+use crate::bgp::desired::{self, desired};
+use crate::bgp::rib::forwarding::ForwardingChanges;
+use crate::bgp::speaker_state::{BfdState, SpeakerState};
+use crate::bgp::thread::{Bgp, Input, Output};
+use crate::datastore::Datastore;
+use crate::event::Event;
+use crate::http::api::{ApiError, ErrorCode};
+use crate::rib::{Group, GroupId, GroupTarget, LearnedBatch};
+use crate::tell::chain;
+
+/// A secret is this long at most; keys of TCP-MD5 are 80 octets.
+const SECRET_MAX: u64 = 4096;
+
+/// The threads, and what they were told last.
+pub struct Routing {
+    bgp: Bgp,
+    outputs: mpsc::Receiver<Output>,
+    bfd: Option<(Bfd, mpsc::Receiver<Change>)>,
+    desired: Arc<SpeakerState>,
+    watched: BTreeSet<IpAddr>,
+}
+
+impl Routing {
+    /// Starts BGP's thread. `node` makes its timers differ from those of other nodes.
+    ///
+    /// Errors: the thread cannot be made.
+    pub fn start(node: &str) -> std::io::Result<Routing> {
+        let seed = u64::from(crc32fast::hash(node.as_bytes()));
+        let (bgp, outputs) = Bgp::start(seed, false)?;
+        Ok(Routing { bgp, outputs, bfd: None, desired: Arc::default(), watched: BTreeSet::new() })
+    }
+
+    /// What one of the threads says next.
+    pub async fn next(&mut self) -> Event {
+        let changes = self.bfd.as_mut().map(|(_, changes)| changes);
+        let change = async {
+            match changes {
+                Some(changes) => changes.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            Some(change) = change => Event::Bfd(change),
+            Some(output) = self.outputs.recv() => Event::Bgp(output),
+            else => std::future::pending().await,
+        }
+    }
+
+    /// Ends the threads. Peers that can keep our routes do.
+    pub fn stop(self) {
+        drop(self.bfd);
+        self.bgp.stop(None);
+    }
+
+    /// Sends a question to the speaker, whose thread answers it.
+    pub(super) async fn ask(&self, call: BgpCall, reply: oneshot::Sender<Result<Value, ApiError>>) {
+        self.bgp
+            .tell(Input::Call(Box::new(move |speaker, now, actions| {
+                let _ = reply.send(call::answer(&call, speaker, now, actions));
+            })))
+            .await;
+    }
+
+    async fn follow(&mut self, wanted: SpeakerState) -> Vec<String> {
+        let mut problems = wanted.problems.clone();
+        if *self.desired == wanted {
+            return problems;
+        }
+        self.desired = Arc::new(wanted);
+        problems.extend(self.want_bfd());
+        self.bgp.tell(Input::Desired(self.desired.clone())).await;
+        problems
+    }
+
+    /// Sessions of BFD, whose thread is there when there is one.
+    fn want_bfd(&mut self) -> Option<String> {
+        let wanted = self.desired.peers.iter().filter_map(|(key, peer)| {
+            let local = peer.transport.local_address;
+            Some((BfdKey { peer: key.address, local, interface: None }, peer.transport.bfd?))
+        });
+        let wanted: BTreeMap<BfdKey, BfdState> = wanted.collect();
+        if self.bfd.is_none() && !wanted.is_empty() {
+            match Bfd::start() {
+                Ok(started) => self.bfd = Some(started),
+                Err(error) => return Some(format!("BFD: {}", chain(&error))),
+            }
+        }
+        if let Some((bfd, _)) = &self.bfd {
+            bfd.want(wanted);
+        }
+        None
+    }
+
+    /// Which next hops are asked for that were not, and the other way round.
+    fn watch(&mut self, wanted: BTreeSet<IpAddr>) -> Vec<(IpAddr, bool)> {
+        let gone = self.watched.difference(&wanted).map(|next_hop| (*next_hop, false));
+        let come = wanted.difference(&self.watched).map(|next_hop| (*next_hop, true));
+        let changes = gone.chain(come).collect();
+        self.watched = wanted;
+        changes
+    }
+}
+
+impl<D: Datastore> Control<D> {
+    /// Works out what the speaker should be, if one of these may change it.
+    pub(super) async fn follow_routing(&mut self, changed: &BTreeSet<Arc<Key>>) {
+        if !changed.iter().any(|key| desired::KINDS.contains(&key.kind)) {
+            return;
+        }
+        self.want_routing().await;
+    }
+
+    async fn want_routing(&mut self) {
+        let folder = self.settings.secrets.clone();
+        let secrets = move |name: &str, key: &str| secret(&folder, name, key);
+        let wanted = desired(&self.resources, &self.settings.node_name, &secrets);
+        let problems = self.routing.follow(wanted).await;
+        self.note("bgp", problems);
+    }
+
+    pub(super) async fn bgp_said(&mut self, output: Output) {
+        match output {
+            Output::Forwarding(changes) => self.learned(learned(changes)),
+            Output::NextHops(wanted) => {
+                let watched = self.routing.watch(wanted);
+                self.learned(LearnedBatch { watched, ..LearnedBatch::default() });
+            }
+            Output::Problems(problems) => self.note("bgp sockets", problems),
+        }
+    }
+
+    pub(super) async fn bfd_said(&mut self, change: Change) {
+        let address = change.key.peer;
+        tracing::info!(peer = %change.key, up = change.up, diagnostic = ?change.diagnostic, "bfd");
+        if change.up {
+            self.next_hop_up(address);
+        } else if change.is_failure {
+            self.next_hop_down(address);
+            // First the packets, then what BGP makes of it.
+            self.settle().await;
+        }
+        if change.up || change.is_failure {
+            self.routing.bgp.tell(Input::Bfd { address, is_up: change.up }).await;
+        }
+    }
+
+    /// Tells BGP which next hops can be reached.
+    pub(super) async fn tell_reachability(&mut self) {
+        let reachability = self.take_reachability();
+        if !reachability.is_empty() {
+            self.routing.bgp.tell(Input::NextHops(reachability)).await;
+        }
+    }
+
+    /// Whether a secret that some session waits for is there now.
+    pub(super) async fn look_for_secrets(&mut self) {
+        use crate::bgp::speaker_state::Password;
+        let is_missing = |password: &Option<Password>| matches!(password, Some(Password::Missing(_)));
+        if self.routing.desired.peers.values().any(|peer| is_missing(&peer.transport.password)) {
+            self.want_routing().await;
+        }
+    }
+}
+
+/// The changes as the routes of this node want them.
+fn learned(changes: ForwardingChanges) -> LearnedBatch {
+    let groups = changes.defined.into_iter().map(|(id, next_hops)| {
+        let target = match next_hops.primary.is_empty() {
+            true => GroupTarget::Blackhole,
+            false => GroupTarget::NextHops(next_hops.primary),
+        };
+        (GroupId(id.0), Group { target, metric: next_hops.metric })
+    });
+    let routes = changes.routes.into_iter();
+    let routes: Vec<(Cidr, Option<GroupId>)> =
+        routes.map(|(prefix, group)| (prefix, group.map(|id| GroupId(id.0)))).collect();
+    LearnedBatch {
+        groups: groups.collect(),
+        routes,
+        retired: changes.gone.into_iter().map(|id| GroupId(id.0)).collect(),
+        watched: Vec::new(),
+    }
+}
+
+/// `FOLDER/NAME/KEY`, as Kubernetes mounts secrets. Spaces at its end are none of it.
+fn secret(folder: &Path, name: &str, key: &str) -> Option<Arc<str>> {
+    // Names come from resources that others may write: they name one file in one folder and nothing else.
+    let is_plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['/', '\0']);
+    if !is_plain(name) || !is_plain(key) {
+        return None;
+    }
+    let path = folder.join(name).join(key);
+    let is_short = std::fs::metadata(&path).ok()?.len() <= SECRET_MAX;
+    let text = is_short.then(|| std::fs::read_to_string(&path).ok())??;
+    let text = text.trim_end();
+    (!text.is_empty()).then(|| text.into())
+}
+
+/// Nobody answers any more.
+pub(super) fn is_gone() -> ApiError {
+    ApiError::new(ErrorCode::Stopping, "BGP's thread has ended")
+}
