@@ -10,6 +10,7 @@
 //! | `model.rs` | what a router should do with a valid packet, the slow and obvious way |
 //! | `node.rs` | resources to tables, as control does it, over a plan's attachments |
 //! | `casefile.rs` | cases in text that a network engineer can read and extend |
+//! | `bgp_cases.rs` | UPDATEs that are wrong in one thing, and what has to become of them |
 //! | `random.rs` | numbers that a seed decides |
 //! | `fuzz.rs` | seeded mutation, the fuzz targets and their corpus |
 //! | `wait.rs` | waiting for a condition, with a deadline |
@@ -27,6 +28,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod bgp;
+pub mod bgp_cases;
 pub mod casefile;
 pub mod daemon;
 pub mod decode;

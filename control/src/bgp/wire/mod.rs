@@ -104,6 +104,7 @@ pub struct Codec {
     four_octet_as: bool,
     extended_message: bool,
     extended_next_hop: bool,
+    enhanced_refresh: bool,
     families: &'static [IpVersion],
     /// By family.
     sends_path_ids: [bool; 2],
@@ -124,6 +125,7 @@ impl Codec {
             four_octet_as: false,
             extended_message: false,
             extended_next_hop: false,
+            enhanced_refresh: false,
             families: &[IpVersion::V4],
             sends_path_ids: [false; 2],
             receives_path_ids: [false; 2],
@@ -152,6 +154,7 @@ impl Codec {
             four_octet_as: ours.four_octet_as && theirs.four_octet_as,
             extended_message: ours.extended_message && theirs.extended_message,
             extended_next_hop: ours.extended_next_hop && theirs.extended_next_hop,
+            enhanced_refresh: ours.enhanced_refresh && theirs.enhanced_refresh,
             families,
             ..Codec::new()
         };
@@ -248,7 +251,7 @@ impl Codec {
                 Ok(Message::Notification(Notification::with(code, subcode, reader.rest())))
             }
             Some(Kind::Keepalive) | None => Ok(Message::Keepalive),
-            Some(Kind::Refresh) => refresh(message, body).map(Message::Refresh),
+            Some(Kind::Refresh) => refresh(self, message, body).map(Message::Refresh),
         }
     }
 
@@ -332,17 +335,18 @@ impl Codec {
     }
 }
 
-fn refresh(message: &[u8], body: &[u8]) -> Result<Refresh, Notification> {
-    // RFC 7313 §5: the data is the whole message. Longer ones ask for filters, which are not offered.
-    let &[a0, a1, subtype, safi] = body else {
-        return Err(Notification::with(REFRESH_ERROR, REFRESH_LENGTH, message));
-    };
-    let subtype = match subtype {
-        0 => RefreshSubtype::Request,
-        1 => RefreshSubtype::Begin,
-        2 => RefreshSubtype::End,
+fn refresh(codec: &Codec, message: &[u8], body: &[u8]) -> Result<Refresh, Notification> {
+    let subtype = match body.get(2) {
+        Some(1) if codec.enhanced_refresh => RefreshSubtype::Begin,
+        Some(2) if codec.enhanced_refresh => RefreshSubtype::End,
         // RFC 7313 §5: to be ignored, so it is about a family that we do not speak.
-        _ => return Ok(Refresh { family: None, subtype: RefreshSubtype::Request }),
+        Some(3..) if codec.enhanced_refresh => return Ok(Refresh { family: None, subtype: RefreshSubtype::Request }),
+        // Without RFC 7313 the octet is reserved, and nobody looks at it. RFC 2918 §3.
+        _ => RefreshSubtype::Request,
+    };
+    // RFC 7313 §5: the data is the whole message. Longer ones ask for filters, which are not offered.
+    let &[a0, a1, _, safi] = body else {
+        return Err(Notification::with(REFRESH_ERROR, REFRESH_LENGTH, message));
     };
     Ok(Refresh { family: family::family(u16::from_be_bytes([a0, a1]), safi), subtype })
 }

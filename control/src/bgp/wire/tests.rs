@@ -83,6 +83,7 @@ pub(super) fn codec() -> impl Strategy<Value = Codec> {
             four_octet_as,
             extended_message,
             extended_next_hop,
+            enhanced_refresh: true,
             families: [&[IpVersion::V4, IpVersion::V6][..], &[IpVersion::V4], &[IpVersion::V6]][families],
             // Read as it is written.
             sends_path_ids: [s4, s6],

@@ -102,7 +102,7 @@ struct Found<'a> {
     worst: Option<Outcome>,
     /// An attribute did not end where the section does.
     is_framing_broken: bool,
-    /// MP_REACH_NLRI was there, even if it was of a family that we do not speak.
+    /// MP_REACH_NLRI had prefixes, even if of a family that we do not speak.
     has_mp_reach: bool,
     mp_reach: Option<MpReach>,
     /// MP_UNREACH_NLRI without prefixes.
@@ -309,11 +309,12 @@ impl<'a> Found<'a> {
 
     /// RFC 4760 §3. What cannot be read as far as the prefixes ends the session: RFC 7606 §7.11.
     fn mp_reach(&mut self, value: &[u8]) -> Result<(), Notification> {
-        self.has_mp_reach = true;
         let mut reader = Reader::new(value);
         let (afi, safi) = reader.u16().zip(reader.u8()).ok_or_else(malformed_list)?;
         let next_hop = reader.short().ok_or_else(malformed_list)?;
+        // Reserved.
         reader.u8().ok_or_else(malformed_list)?;
+        self.has_mp_reach = !reader.is_empty();
         let Some(family) = family::family(afi, safi).filter(|family| self.codec.speaks(*family)) else {
             let reason = format!("MP_REACH_NLRI is of AFI {afi}, SAFI {safi}, which was not agreed on");
             self.fault(Some(code::MP_REACH_NLRI), Outcome::AttributeDiscard, reason);
