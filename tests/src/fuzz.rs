@@ -17,6 +17,7 @@
 //! | `fuzz/documents.rs` | `yaml`, `api`, `record` |
 //! | `fuzz/flows.rs` | `flows` |
 //! | `fuzz/routes.rs` | `routes` |
+//! | `fuzz/bgp.rs` | `bgp_open`, `bgp_update`, `bgp_message` |
 //! | `fuzz/values.rs` | `selector`, `settings`, `net`, `netlink` |
 //! | `fuzz/mutate.rs` | the mutations |
 //!
@@ -26,6 +27,7 @@
 //! Invariant: the same seed, rounds and corpus give the same inputs, in the same order.
 //! Left out: coverage of branches, shrinking, and decoders that only the binary has (the lab's description).
 
+pub mod bgp;
 pub mod documents;
 pub mod flows;
 pub mod frames;
@@ -82,7 +84,7 @@ impl Seen {
 }
 
 /// Every target; each has a test of its name in tests/fuzz.rs.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 15] = [
     frames::PACKET,
     frames::ICMP,
     parse::PARSE,
@@ -95,6 +97,9 @@ pub const TARGETS: [Target; 12] = [
     values::NETLINK,
     flows::FLOWS,
     routes::ROUTES,
+    bgp::OPEN,
+    bgp::UPDATE,
+    bgp::MESSAGE,
 ];
 
 /// How long and from where.

@@ -27,7 +27,7 @@ macro_rules! targets {
     };
 }
 
-targets! { packet icmp parse yaml api record selector settings net netlink flows routes }
+targets! { packet icmp parse yaml api record selector settings net netlink flows routes bgp_open bgp_update bgp_message }
 
 #[test]
 fn every_target_has_a_test_and_every_folder_a_target() {

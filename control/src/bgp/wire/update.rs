@@ -411,8 +411,10 @@ impl<'a> Found<'a> {
         }
         let mut attributes = self.attributes;
         if let (Some(long), path) = (self.as4_path, &mut attributes.as_path) {
-            // RFC 6793 §4.2.3: an aggregator with a short number did not know of long ones, which are from before it then.
-            let is_old = attributes.aggregator.is_some_and(|aggregator| aggregator.as_number != AS_TRANS);
+            // RFC 6793 §4.2.3: an aggregator with a short number has not looked at those with long ones, which are from
+            // before it then.
+            let is_short = attributes.aggregator.is_some_and(|aggregator| aggregator.as_number != AS_TRANS);
+            let is_old = is_short && self.as4_aggregator.is_some();
             if !is_old {
                 *path = as_path::merge(std::mem::take(path), long);
             }

@@ -20,7 +20,7 @@ use config::net::IpVersion;
 use crate::bgp::attribute::{Aggregator, Attributes, NextHop, Origin, OtherAttribute, code};
 use crate::bgp::message::Nlri;
 
-use super::as_path::{self, AS_TRANS, Width};
+use super::as_path::{self, Width};
 use super::family::{UNICAST, afi};
 use super::nlri;
 use super::table::{Class, flag};
@@ -276,7 +276,7 @@ pub(super) fn write_attributes(codec: &Codec, attributes: &Attributes, has_next_
     }
     if let Some(Aggregator { as_number, router_id }) = aggregator
         && width == Width::Two
-        && (*as_number > u16::MAX.into() || *as_number == AS_TRANS)
+        && *as_number > u16::MAX.into()
     {
         value.extend(as_number.to_be_bytes());
         value.extend(router_id.octets());
