@@ -18,6 +18,7 @@
 //! | `fuzz/flows.rs` | `flows` |
 //! | `fuzz/routes.rs` | `routes` |
 //! | `fuzz/bgp.rs` | `bgp_open`, `bgp_update`, `bgp_message` |
+//! | `fuzz/sessions.rs` | `bgp_session` |
 //! | `fuzz/values.rs` | `selector`, `settings`, `net`, `netlink` |
 //! | `fuzz/mutate.rs` | the mutations |
 //!
@@ -35,6 +36,7 @@ mod manifests;
 pub mod mutate;
 pub mod parse;
 pub mod routes;
+pub mod sessions;
 pub mod values;
 
 use std::collections::HashSet;
@@ -85,6 +87,7 @@ impl Seen {
 
 /// Every target; each has a test of its name in tests/fuzz.rs.
 pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 13] = [
     frames::PACKET,
     frames::ICMP,
     parse::PARSE,
@@ -100,6 +103,7 @@ pub const TARGETS: [Target; 15] = [
     bgp::OPEN,
     bgp::UPDATE,
     bgp::MESSAGE,
+    sessions::BGP_SESSION,
 ];
 
 /// How long and from where.
