@@ -106,10 +106,8 @@ impl Connection {
             match self.codec.frame(&self.partial) {
                 Err(notification) => return Some(Err(notification)),
                 Ok(length) => {
-                    if let Some(message) = length.and_then(|length| self.partial.get(..length)) {
-                        let result = self.codec.decode(message);
-                        self.partial.clear();
-                        return Some(result);
+                    if length == Some(self.partial.len()) {
+                        return Some(self.codec.decode(&std::mem::take(&mut self.partial)));
                     }
                     // Else the header is whole now, and says how much is missing; or there is nothing more.
                     if wanted.is_empty() {
@@ -127,5 +125,40 @@ impl Connection {
             _ => HEADER,
         };
         whole.saturating_sub(self.partial.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_kept_than_the_longest_message() {
+        let mut connection = Connection::new(ConnectionId(0), true, None);
+        let mut keepalive = Vec::new();
+        connection.codec.encode(&Message::Keepalive, &mut keepalive);
+        // An UPDATE of 4096 octets, less one; then one octet and many messages in one read.
+        let mut update = vec![0xff; MARKER];
+        update.extend_from_slice(&[0x10, 0, 2]);
+        update.resize(4096, 0);
+        let (last, most) = update.split_last().expect("octets");
+        let mut read = most;
+        assert_eq!(connection.next_message(&mut read), None);
+        assert_eq!((read.len(), connection.partial.len()), (0, 4095));
+        let mut flood = vec![*last];
+        flood.extend(keepalive.repeat(100_000));
+        let mut read = &flood[..];
+        assert!(matches!(connection.next_message(&mut read), Some(Ok(Message::Update(_)) | Err(_))));
+        let mut count = 0;
+        while let Some(message) = connection.next_message(&mut read) {
+            assert_eq!(message, Ok(Message::Keepalive));
+            assert_eq!(connection.partial.len(), 0);
+            count += 1;
+        }
+        assert_eq!((count, connection.partial.capacity()), (100_000, 0));
+        // What is no message is not kept at all.
+        let mut read = &[0u8; 100_000][..];
+        assert!(matches!(connection.next_message(&mut read), Some(Err(_))));
+        assert_eq!(connection.partial.capacity(), 0);
     }
 }

@@ -110,6 +110,11 @@ impl Session {
                 let is_restart = self.is_restart_of(other_id, theirs, now);
                 if is_restart {
                     self.end(other_id, End::Replaced, now, out);
+                } else {
+                    // If the peer is there anew and the old connection is dead, this finds it out: the next try gets in, and
+                    // the hold time need not pass.
+                    self.send(other_id, &Message::Keepalive, out);
+                    self.restart_keepalive(other_id, now);
                 }
                 is_restart
             }

@@ -114,7 +114,9 @@ fn what_is_established_stays() {
     rig.after(seconds(30));
     rig.receive(0, &[Message::Keepalive]);
     assert_eq!(rig.accepted(1), ["send 1 OPEN"]);
-    assert_eq!(rig.receive(1, &[Message::Open(plain_open())]), ["send 1 N(6/7)", "close 1"]);
+    // A KEEPALIVE finds out whether the old one is dead.
+    let actions = rig.receive(1, &[Message::Open(plain_open())]);
+    assert_eq!(actions, ["send 0 KEEPALIVE", "send 1 N(6/7)", "close 1"]);
     // Others that say nothing take each other's place; the session does not notice.
     assert_eq!(rig.accepted(3), ["send 3 OPEN"]);
     assert_eq!(rig.accepted(5), ["send 3 N(6/7)", "close 3", "send 5 OPEN"]);
@@ -206,7 +208,8 @@ fn both_sides_connecting_is_no_restart() {
         }
         let mut rig = Rig::up(|_| {}, &theirs);
         rig.accepted(1);
-        assert_eq!(rig.receive(1, &[Message::Open(theirs)]), ["send 1 N(6/7)", "close 1"]);
+        let actions = rig.receive(1, &[Message::Open(theirs)]);
+        assert_eq!(actions, ["send 0 KEEPALIVE", "send 1 N(6/7)", "close 1"]);
         assert_eq!(rig.session.status().flaps, 0);
     }
     // It has restarted since, however soon.

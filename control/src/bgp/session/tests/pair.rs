@@ -1,10 +1,10 @@
 //! Two sessions and a network that delays, cuts, loses and refuses: whatever happens, once it is calm both are Established on
-//! one and the same connection, and stay so.
+//! one and the same connection, have told each other all they know, keep nothing stale, and stay so.
 //!
 //! A connection is a pipe with two ends. What is sent on it comes in pieces, in order, some time later, unless the pipe is
 //! cut; a cut is seen by both ends, by one of them, or by none. A seed decides everything; a failure prints it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::*;
 use crate::bgp::session::notification::reset;
@@ -57,6 +57,8 @@ struct Side {
     accepted: u64,
     is_up: bool,
     ups: u64,
+    /// Families whose end of RIB has come since it is up.
+    told: BTreeSet<IpVersion>,
 }
 
 struct World {
@@ -90,6 +92,7 @@ impl World {
             accepted: 0,
             is_up: false,
             ups: 0,
+            told: BTreeSet::new(),
         };
         let sides = [make(0, random.number()), make(1, random.number())];
         let mut world = World {
@@ -188,6 +191,16 @@ impl World {
                 self.pipe_of(side, negotiated.connection);
                 assert!(!self.sides[side].is_up, "up twice");
                 (self.sides[side].is_up, self.sides[side].ups) = (true, self.sides[side].ups + 1);
+                self.sides[side].told.clear();
+                // What a speaker without routes says.
+                for family in &negotiated.families {
+                    let mut bytes = Vec::new();
+                    negotiated.codec.encode(&end_of_rib(*family), &mut bytes);
+                    self.act(side, Action::Send { connection: negotiated.connection, bytes });
+                }
+            }
+            Action::EndOfRib(family) => {
+                self.sides[side].told.insert(family);
             }
             Action::Down { .. } => {
                 assert!(self.sides[side].is_up, "down without up");
@@ -332,6 +345,10 @@ impl World {
         assert_eq!(open.len(), 1, "seed {seed}\n{}", trace());
         let ids = [0, 1].map(|side| self.sides[side].session.established().map(|(id, _)| id));
         assert_eq!(open.first().map(|pipe| pipe.ends), Some(ids), "seed {seed}");
+        for side in &self.sides {
+            assert_eq!(side.session.status().stale, [], "seed {seed}");
+            assert_eq!(side.told.len(), 2, "seed {seed}");
+        }
     }
 }
 
