@@ -46,6 +46,8 @@ pub(super) struct Connection {
     pub confirmed_until: Option<Instant>,
     /// Until when TCP has to be up, the OPEN to be here, and the HoldTimer.
     pub hold_until: Option<Instant>,
+    /// It was over while we stood still, and the peer has got a little more.
+    pub is_excused: bool,
     pub keepalive_at: Option<Instant>,
     pub send_hold_until: Option<Instant>,
     /// As agreed on; zero: none.
@@ -69,6 +71,7 @@ impl Connection {
             established_at: None,
             confirmed_until: None,
             hold_until,
+            is_excused: false,
             keepalive_at: None,
             send_hold_until: None,
             hold_time: Duration::ZERO,

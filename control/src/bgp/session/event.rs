@@ -32,7 +32,7 @@ impl ConnectionId {
 /// What can happen.
 #[derive(Debug, Clone)]
 pub enum Event<'a> {
-    /// `deadline` is reached. What the sockets have is told before, so that a stall of ours does not look like one of the peer.
+    /// `deadline` is reached. What the sockets have is best told before: the hold time may be over only because nobody looked.
     Timer,
     /// By the operator: from now on, try. Also ends a wait after too many prefixes.
     Start,

@@ -381,7 +381,12 @@ impl Session {
     fn expire_connection(&mut self, id: ConnectionId, now: Instant, out: &mut Vec<Action>) {
         let is_over = |until: Option<Instant>| until.is_some_and(|until| until <= now);
         let Some(connection) = self.connection(id) else { return };
-        if is_over(connection.hold_until) {
+        let late = connection.hold_until.map(|until| now.saturating_duration_since(until)).unwrap_or_default();
+        if late >= timers::STALL && !connection.is_excused && connection.phase != Phase::Connecting {
+            // What the peer has said meanwhile is still in its socket: it is read first.
+            connection.is_excused = true;
+            connection.hold_until = now.checked_add(timers::STALL);
+        } else if is_over(connection.hold_until) {
             return match connection.phase {
                 Phase::Connecting => {
                     self.end(id, End::GivenUp(self.no_answer()), now, out);
@@ -390,6 +395,7 @@ impl Session {
                 _ => self.end(id, End::Sent(Notification::new(notification::HOLD_TIMER_EXPIRED, 0)), now, out),
             };
         }
+        let Some(connection) = self.connection(id) else { return };
         if is_over(connection.send_hold_until) {
             // RFC 9687 §4.3: whether it gets there is another matter.
             return self.end(id, End::Sent(Notification::new(SEND_HOLD_TIMER_EXPIRED, 0)), now, out);

@@ -85,7 +85,7 @@ impl Session {
         connection.phase = Phase::OpenConfirm;
         // Without a hold time the peer's KEEPALIVE is not waited for for ever.
         let wait = if connection.hold_time.is_zero() { timers::OPEN_WAIT } else { connection.hold_time };
-        connection.hold_until = now.checked_add(wait);
+        (connection.hold_until, connection.is_excused) = (now.checked_add(wait), false);
         self.send(id, &Message::Keepalive, out);
         self.restart_keepalive(id, now);
     }
@@ -255,6 +255,7 @@ impl Session {
     /// RFC 4271 §8.2.2: KEEPALIVE and UPDATE restart the HoldTimer; so does ROUTE-REFRESH, which shows the same.
     fn restart_hold(&mut self, id: ConnectionId, now: Instant) {
         if let Some(connection) = self.connection(id) {
+            connection.is_excused = false;
             connection.hold_until = match connection.hold_time.is_zero() {
                 true => None,
                 false => now.checked_add(connection.hold_time),

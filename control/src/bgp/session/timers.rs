@@ -21,6 +21,8 @@ pub(super) const ACCEPTED_WAIT: Duration = Duration::from_secs(10);
 pub(super) const COLLISION_WAIT: Duration = Duration::from_secs(5);
 /// A second connection of a peer that can restart is a collision while the first is that young, else a restart.
 pub(super) const COLLISION_AGE: Duration = Duration::from_secs(10);
+/// A timer that is told so late means that we have stood still, not the peer.
+pub(super) const STALL: Duration = Duration::from_secs(1);
 /// RFC 9687 §4.4.
 const SEND_HOLD_MIN: Duration = Duration::from_secs(480);
 

@@ -111,6 +111,25 @@ fn hold_timer_and_keepalives() {
 }
 
 #[test]
+fn a_stall_of_ours_is_none_of_the_peer() {
+    let mut rig = Rig::up(|_| {}, &plain_open());
+    rig.now += seconds(1000);
+    rig.check(Event::Timer, &["send 0 KEEPALIVE"]);
+    // What has come meanwhile is read.
+    rig.receive(0, &[Message::Keepalive]);
+    assert_eq!(rig.after(seconds(80)).iter().filter(|text| text.contains("N(")).count(), 0);
+    // Nothing has: a second more, and once only.
+    rig.now += seconds(1000);
+    rig.check(Event::Timer, &["send 0 KEEPALIVE"]);
+    rig.check_timer(1.0..=1.0, &["send 0 N(4/0)", "close 0", "down"]);
+    let mut rig = Rig::up(|_| {}, &plain_open());
+    rig.now += seconds(1000);
+    rig.check(Event::Timer, &["send 0 KEEPALIVE"]);
+    rig.now += seconds(1000);
+    rig.check(Event::Timer, &["send 0 N(4/0)", "close 0", "down"]);
+}
+
+#[test]
 fn updates_that_are_sent_are_keepalives() {
     let mut rig = Rig::up(|_| {}, &plain_open());
     for _ in 0..40 {
