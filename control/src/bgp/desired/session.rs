@@ -115,6 +115,8 @@ impl<'a> Sessions<'a> {
         let local_as = spec.filter(|_| !peering.is_reverse).and_then(|spec| spec.local_as_number);
         let local_as = local_as.map(|number| number.0);
         let local_as = local_as.unwrap_or(self.cluster.own.as_number);
+        let ttl_security = spec.map_or(annotations.ttl_security, |spec| spec.ttl_security);
+        let ttl_security = ttl_security.filter(|hops| *hops > 0);
         let password = match spec {
             Some(spec) => spec.password.as_ref(),
             None => self.cluster.global(|spec| spec.node_mesh_password.as_ref()),
@@ -129,7 +131,7 @@ impl<'a> Sessions<'a> {
             remote_as: peering.remote_as,
             passive: is_passive(key.address, peering, own_address),
             password,
-            ttl_security: spec.map_or(annotations.ttl_security, |spec| spec.ttl_security).filter(|hops| *hops > 0),
+            ttl_security,
             hold_time: annotations.hold_time.unwrap_or(HOLD_TIME),
             keepalive_time: spec
                 .and_then(|spec| spec.keepalive_time.as_ref())
@@ -142,7 +144,7 @@ impl<'a> Sessions<'a> {
             add_path: true,
             restart: self.restart(spec, annotations),
             role: self.role(key, peering, local_as, annotations),
-            bfd: self.bfd(key, peering, annotations),
+            bfd: self.bfd(key, peering, ttl_security, annotations),
         }
     }
 
@@ -187,7 +189,13 @@ impl<'a> Sessions<'a> {
     }
 
     /// One hop where the peer is on a link of ours, several (RFC 5883) where that is asked for by naming timers.
-    fn bfd(&self, key: PeerKey, peering: &Peering<'_>, annotations: &BgpAnnotations) -> Option<BfdState> {
+    fn bfd(
+        &self,
+        key: PeerKey,
+        peering: &Peering<'_>,
+        ttl_security: Option<u8>,
+        annotations: &BgpAnnotations,
+    ) -> Option<BfdState> {
         let mode = peering.peer.and_then(|peer| peer.spec.failure_detection_mode);
         let is_near = peering.kind == PeerKind::LocalWorkload || self.cluster.own.is_near(key.address);
         let (min_rx, min_tx, multiplier) = match (annotations.bfd, mode) {
@@ -196,7 +204,9 @@ impl<'a> Sessions<'a> {
             (None, Some(FailureDetectionMode::BfdIfDirectlyConnected)) if is_near => BFD_TIMERS,
             (None, _) => return None,
         };
-        Some(BfdState { min_rx, min_tx, multiplier, multihop: !is_near })
+        // Where the session asks for a TTL, its BFD does too: one hop away is 255 (RFC 5082 §3, RFC 5883 §5).
+        let min_ttl = ttl_security.map_or(0, |hops| u8::MAX.saturating_sub(hops.saturating_sub(1)));
+        Some(BfdState { min_rx, min_tx, multiplier, multihop: !is_near, min_ttl })
     }
 
     fn password(&mut self, key: PeerKey, peering: &Peering<'_>, password: &BgpPassword) -> Option<Password> {
