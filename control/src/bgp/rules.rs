@@ -198,6 +198,9 @@ impl BuiltIn {
     /// The order is Calico's, and matters: what lies in a block is decided there, whatever comes after.
     fn decide(&self, asked: &Asked<'_>) -> Decision<'static> {
         let prefix = asked.prefix;
+        if asked.is_static {
+            return Decision::Reject("it is a StaticRoute, and no BGPFilter accepts it");
+        }
         if self.disabled_pools.covers(prefix) {
             return Decision::Reject("it is in an IPPool with disableBGPExport");
         }

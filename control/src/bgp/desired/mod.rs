@@ -40,7 +40,7 @@ use session::Sessions;
 pub type Secrets<'a> = &'a dyn Fn(&str, &str) -> Option<Arc<str>>;
 
 /// Resources of other kinds change nothing about the speaker.
-pub const KINDS: [Kind; 13] = [
+pub const KINDS: [Kind; 14] = [
     Kind::Node,
     Kind::BgpConfiguration,
     Kind::BgpPeer,
@@ -48,6 +48,7 @@ pub const KINDS: [Kind; 13] = [
     Kind::BlockAffinity,
     Kind::IpPool,
     Kind::WorkloadEndpoint,
+    Kind::StaticRoute,
     Kind::Service,
     Kind::EndpointSlice,
     Kind::FelixConfiguration,

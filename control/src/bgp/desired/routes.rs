@@ -3,14 +3,14 @@
 //! ```text
 //!   BlockAffinity     confirmed, of this node          ─▶ the block, as one route that leads nowhere
 //!   WorkloadEndpoint  of this node, each address       ─▶ a route to its interface
+//!   StaticRoute       of this node                     ─▶ told where a filter accepts it
 //!   Service           ranges, and addresses one by one ─▶ routes that lead nowhere (`services.rs`)
 //! ```
 //!
 //! Which of them a peer is told is for the export rules: those in a block are told by the block.
 //!
-//! Left out: blocks of one address, which are told by what is there; affinities that are not confirmed; StaticRoutes, which
-//! are told only where a filter accepts them and are not of this file. An endpoint that names spoofed sources without leave
-//! keeps its address here: it is closed, not gone.
+//! Left out: blocks of one address, which are told by what is there; affinities that are not confirmed. An endpoint that names
+//! spoofed sources without leave keeps its address here: it is closed, not gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,7 +32,7 @@ pub struct LocalRoutes {
     pub services: BTreeSet<Cidr>,
 }
 
-/// Of several routes to one prefix the endpoint's stays, then the block's: those lead somewhere.
+/// Of several routes to one prefix the endpoint's stays, then the block's, then the service's.
 pub fn of_node(resources: &Resources, cluster: &Cluster<'_>, endpoints: &[&WorkloadEndpoint]) -> LocalRoutes {
     let services = services::of_node(resources, cluster);
     let blocks: BTreeSet<Cidr> = resources
@@ -46,8 +46,14 @@ pub fn of_node(resources: &Resources, cluster: &Cluster<'_>, endpoints: &[&Workl
         let metric = cluster.normal_priority(prefix.version());
         (prefix, LocalRoute { kind, metric, interface: interface.map(str::to_owned) })
     };
-    let mut routes: BTreeMap<Cidr, LocalRoute> =
-        services.iter().map(|prefix| route(*prefix, LocalRouteKind::Service, None)).collect();
+    let own_static = resources
+        .static_routes()
+        .map(|route| &route.spec)
+        .filter(|spec| spec.node.as_deref().is_none_or(|node| node == cluster.own.name));
+    let own_static =
+        own_static.map(|spec| route(spec.destination.masked(), LocalRouteKind::Static, spec.interface.as_deref()));
+    let mut routes: BTreeMap<Cidr, LocalRoute> = own_static.collect();
+    routes.extend(services.iter().map(|prefix| route(*prefix, LocalRouteKind::Service, None)));
     let networks = blocks.iter().filter(|block| !block.is_host());
     routes.extend(networks.map(|block| route(*block, LocalRouteKind::Block, None)));
     for endpoint in endpoints {

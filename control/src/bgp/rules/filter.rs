@@ -24,6 +24,7 @@ use config::resource::{
 use super::prefixes::PrefixTable;
 use super::{Candidate, Source};
 use crate::bgp::attribute::{AsPath, Attributes, SegmentKind};
+use crate::bgp::speaker_state::LocalRouteKind;
 
 /// What a metric and its local preference come to together.
 pub const PREFERENCE_SUM: u32 = 2_147_483_647;
@@ -45,6 +46,7 @@ pub struct Asked<'a> {
     /// With the metric of a route of ours.
     pub preference: u32,
     pub is_learned: bool,
+    pub is_static: bool,
     pub interface: Option<&'a str>,
     /// The peer is in our own system.
     pub internal: bool,
@@ -53,11 +55,11 @@ pub struct Asked<'a> {
 impl<'a> Asked<'a> {
     pub fn of(candidate: &Candidate<'a>, internal: bool) -> Asked<'a> {
         let Candidate { prefix, attributes, source } = *candidate;
-        let (is_learned, interface) = match source {
-            Source::Local { interface, .. } => (false, interface),
-            Source::Peer { .. } => (true, None),
+        let (is_learned, is_static, interface) = match source {
+            Source::Local { kind, interface, .. } => (false, kind == LocalRouteKind::Static, interface),
+            Source::Peer { .. } => (true, false, None),
         };
-        Asked { prefix, attributes, preference: preference(candidate), is_learned, interface, internal }
+        Asked { prefix, attributes, preference: preference(candidate), is_learned, is_static, interface, internal }
     }
 }
 

@@ -70,6 +70,9 @@ impl Written {
                 return rule.accepts.then_some(attributes);
             }
         }
+        if matches!(candidate.source, Source::Local { kind: LocalRouteKind::Static, .. }) {
+            return None;
+        }
         if self.disabled_pools.iter().any(is_in) {
             return None;
         }
@@ -163,12 +166,9 @@ fn written() -> impl Strategy<Value = Written> {
 fn source() -> impl Strategy<Value = Source<'static>> {
     let interface = prop_oneof![Just(None), Just(Some("cali1")), Just(Some("bpfin.cali")), Just(Some("tunl0"))];
     let metric = prop_oneof![Just(512u32), Just(1024), Just(2000)];
+    let kind = prop_oneof![4 => Just(LocalRouteKind::Endpoint), 1 => Just(LocalRouteKind::Static)];
     prop_oneof![
-        (metric, interface).prop_map(|(metric, interface)| Source::Local {
-            kind: LocalRouteKind::Endpoint,
-            metric,
-            interface
-        }),
+        (kind, metric, interface).prop_map(|(kind, metric, interface)| Source::Local { kind, metric, interface }),
         any::<bool>().prop_map(|internal| Source::Peer { internal }),
     ]
 }
