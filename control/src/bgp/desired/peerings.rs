@@ -152,6 +152,10 @@ impl<'a> Found<'a, '_> {
             }
         } else if peer.spec.peer_ip.is_some() {
             self.address(peer, kind);
+        } else {
+            let name = &peer.metadata.name;
+            let ways = "one of spec.peerIP, spec.peerSelector, spec.localWorkloadSelector has to say who the peer is";
+            self.problems.push(format!("BGPPeer {name} has no session: {ways}"));
         }
     }
 

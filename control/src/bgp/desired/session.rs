@@ -28,6 +28,8 @@ const LONG_LIVED_TIME: Duration = Duration::from_secs(3600);
 const RESTART_TIME_MAX: Duration = Duration::from_secs(4095);
 /// The longest that fits three octets. RFC 9494 §3.
 const LONG_LIVED_TIME_MAX: Duration = Duration::from_secs(16_777_215);
+/// The longest key that the kernel takes for TCP-MD5.
+const PASSWORD_MAX: usize = 80;
 /// BIRD's: how often packets may come, how often they are sent, and how many may be lost.
 const BFD_TIMERS: (Duration, Duration, u8) = (Duration::from_millis(10), Duration::from_millis(100), 5);
 
@@ -211,17 +213,15 @@ impl<'a> Sessions<'a> {
 
     fn password(&mut self, key: PeerKey, peering: &Peering<'_>, password: &BgpPassword) -> Option<Password> {
         let reference = password.secret_key_ref.as_ref()?;
-        Some(match (self.secrets)(&reference.name, &reference.key) {
-            Some(text) => Password::Known(text),
-            None => {
-                let what = format!("secret {}, key {}", reference.name, reference.key);
-                self.problems.push(format!(
-                    "{}: the session to {key} waits for its password: {what} is not there",
-                    peering.origin()
-                ));
-                Password::Missing(what)
-            }
-        })
+        let secret = format!("secret {}, key {}", reference.name, reference.key);
+        let missing = match (self.secrets)(&reference.name, &reference.key) {
+            Some(text) if (1..=PASSWORD_MAX).contains(&text.len()) => return Some(Password::Known(text)),
+            Some(text) => format!("{secret} has {} bytes, and 1-{PASSWORD_MAX} can be used", text.len()),
+            None => format!("{secret} is not there"),
+        };
+        let origin = peering.origin();
+        self.problems.push(format!("{origin}: the session to {key} waits for its password: {missing}"));
+        Some(Password::Missing(missing))
     }
 
     fn terms(&mut self, peering: &Peering<'a>, transport: &Transport, annotations: &BgpAnnotations) -> Terms {

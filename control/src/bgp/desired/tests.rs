@@ -3,7 +3,7 @@
 //! ```text
 //! == what the case is about
 //! on a b                                     nodes that are looked at; all others are only there
-//! secret NAME/KEY                            a secret that is there
+//! secret NAME/KEY [long]                     a secret that is there; one that is too long
 //! KIND/NAME LABEL=VALUE @NOTE=VALUE spec: {} a resource; @ is for annotations; lines that are indented belong to it
 //! ask NODE import|export FILTER PREFIX WORD.. what a filter makes of a route: `path 1,2`, `community 65000:1`, `preference N`,
 //!                                            `metric N`, `interface NAME`, `local`, `external`
@@ -81,7 +81,10 @@ fn play(lines: &[&str]) -> String {
     reversed.reverse();
     let resources: Resources = resources.into_iter().collect();
     let reversed: Resources = reversed.into_iter().collect();
-    let secret = |name: &str, key: &str| secrets.contains(&format!("{name}/{key}")).then(|| "hunter2".into());
+    let secret = |name: &str, key: &str| {
+        let found = secrets.iter().find_map(|secret| secret.strip_prefix(&format!("{name}/{key}")))?;
+        Some(if found.is_empty() { "hunter2".into() } else { "x".repeat(81).into() })
+    };
     let mut out = String::new();
     for node in &nodes {
         let state = desired(&resources, node, &secret);

@@ -1,3 +1,5 @@
+//! Rules of filters: each condition by itself, what they change, and that a table finds the rule that a walk finds.
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use config::resource::Resource;
