@@ -310,7 +310,7 @@ fn answer(resources: &Resources, question: &str) -> Vec<String> {
 
 /// A few nodes with labels, addresses, numbers and reflectors, and peers among them.
 fn cluster() -> impl Strategy<Value = Vec<Resource>> {
-    let node = (any::<[bool; 4]>(), 0..3u8);
+    let node = (any::<[bool; 4]>(), 0..3u8, prop_oneof![3 => Just(0), 1 => 1790..1793u16]);
     let end = prop_oneof![
         Just(String::new()),
         (0..6usize).prop_map(|number| format!("node: n{number}")),
@@ -327,7 +327,10 @@ fn cluster() -> impl Strategy<Value = Vec<Resource>> {
     let peers = proptest::collection::vec((end, other), 0..4);
     (nodes, peers, any::<bool>()).prop_map(|(nodes, peers, has_mesh)| {
         let mut statements = vec![format!("BGPConfiguration/default spec: {{nodeToNodeMeshEnabled: {has_mesh}}}")];
-        for (number, ([has_x, has_y, has_ipv6, is_reflector], system)) in nodes.into_iter().enumerate() {
+        for (number, ([has_x, has_y, has_ipv6, is_reflector], system, port)) in nodes.into_iter().enumerate() {
+            if port > 0 {
+                statements.push(format!("BGPConfiguration/node.n{number} spec: {{listenPort: {port}}}"));
+            }
             let labels = [has_x.then_some("x=1 "), has_y.then_some("y=1 ")].into_iter().flatten().collect::<String>();
             let ipv6 = if has_ipv6 { format!(", ipv6Address: 'fd00::{}/64'", number + 8) } else { String::new() };
             let reflects = if is_reflector { ", routeReflectorClusterID: 1.0.0.1" } else { "" };
@@ -368,6 +371,7 @@ proptest! {
                 let back = states[number].peers.iter().find(|(key, _)| key.address == own);
                 prop_assert!(back.is_some(), "{} {key} has no other side", peer.name);
                 let (_, back) = back.unwrap();
+                prop_assert_eq!(states[number].identity.as_ref().map(|identity| identity.listen_port), Some(key.port));
                 prop_assert_eq!(back.transport.local_as, peer.transport.remote_as);
                 prop_assert_eq!(back.transport.remote_as, peer.transport.local_as);
                 prop_assert!(!(back.transport.passive && peer.transport.passive));
