@@ -482,3 +482,6 @@ fn absent(key: &BfdKey, wanted: &BfdState, problem: &str) -> SessionStatus {
         counters: SessionCounters::default(),
     }
 }
+
+#[cfg(test)]
+mod tests;
