@@ -54,6 +54,7 @@ pub struct Counts {
     target: AtomicU64,
     /// When there were as many.
     reached: Mutex<Option<Instant>>,
+    /// When an UPDATE last came.
     last: Mutex<Option<Instant>>,
     ending: Mutex<String>,
     /// How old what came was, where a MED is a time.
@@ -148,7 +149,7 @@ impl Peer {
         self.counts.reached.lock().ok().and_then(|reached| *reached)
     }
 
-    /// When something last came.
+    /// When an UPDATE last came.
     pub fn last(&self) -> Option<Instant> {
         self.counts.last.lock().ok().and_then(|last| *last)
     }
@@ -253,9 +254,10 @@ fn reading_until_the_end(reading: &mut TcpStream, writing: &Mutex<TcpStream>, co
         counts.bytes.fetch_add(length as u64, Ordering::Release);
         counts.reachable.store(seen.reachable, Ordering::Release);
         counts.withdrawn.store(seen.withdrawn, Ordering::Release);
-        counts.updates.store(seen.updates, Ordering::Release);
         counts.is_established.store(seen.opens > 0 && seen.keepalives > 0, Ordering::Release);
-        if let Ok(mut last) = counts.last.lock() {
+        if counts.updates.swap(seen.updates, Ordering::AcqRel) < seen.updates
+            && let Ok(mut last) = counts.last.lock()
+        {
             *last = Some(now);
         }
         let target = counts.target.load(Ordering::Acquire);

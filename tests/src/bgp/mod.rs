@@ -10,13 +10,20 @@
 //! | `neighbour.rs` | a running program: start, ask, wait, reload, stop |
 //! | `bird.rs` | BIRD's configuration, and what `birdc` prints |
 //! | `gobgp.rs` | GoBGP's configuration, and what `gobgp` prints |
+//! | `raw.rs` `message.rs` | a peer by plain TCP that sends exact bytes and keeps what comes |
+//! | `flood.rs` | connections that never speak, a peer with very many routes |
+//! | `cases.rs` | wrong UPDATEs from a file, said to a device that has another router behind it |
 //!
 //! Invariants: a neighbour is up when `start` returns and gone when it is dropped; nothing is written to a kernel's routes.
 //! Left out: numbers of paths (RFC 7911) in `Route`. BIRD does not print them; `Neighbour::path_ids` asks GoBGP's table for people.
 
 pub mod bird;
+pub mod cases;
+pub mod flood;
 pub mod gobgp;
+pub mod message;
 pub mod neighbour;
+pub mod raw;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;

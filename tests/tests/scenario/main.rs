@@ -28,12 +28,14 @@
 //! | `guarded.rs` | a host endpoint with two workers, with long packets, and with both |
 //! | `told.rs` | what `trace` and `why` tell about host endpoints is what happens |
 //! | `neighbours.rs` | BIRD and GoBGP talk to each other, seen by the harness that will judge our speaker |
+//! | `bgp_input.rs` | wrong UPDATEs over real sockets, with another router behind |
 //! | `input.rs` | wrong manifests, restarts, endpoints that do not behave |
 //!
 //! Each needs root, and is not run without.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod bgp_input;
 mod confirm;
 mod guarded;
 mod host;
