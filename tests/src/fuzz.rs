@@ -86,8 +86,7 @@ impl Seen {
 }
 
 /// Every target; each has a test of its name in tests/fuzz.rs.
-pub const TARGETS: [Target; 15] = [
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 16] = [
     frames::PACKET,
     frames::ICMP,
     parse::PARSE,

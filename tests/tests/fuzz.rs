@@ -27,8 +27,10 @@ macro_rules! targets {
     };
 }
 
-targets! { packet icmp parse yaml api record selector settings net netlink flows routes bgp_open bgp_update bgp_message }
-targets! { packet icmp parse yaml api record selector settings net netlink flows routes bgp_session }
+targets! {
+    packet icmp parse yaml api record selector settings net netlink flows routes
+    bgp_open bgp_update bgp_message bgp_session
+}
 
 #[test]
 fn every_target_has_a_test_and_every_folder_a_target() {

@@ -44,6 +44,10 @@ pub enum BgpCall {
         prefix: Cidr,
         peer: Option<IpAddr>,
     },
+    /// What happened to sessions; answered with `NewsView`.
+    News {
+        after: Option<u64>,
+    },
     /// What was received is judged again, and asked for again.
     ReloadIn {
         peer: PeerName,
@@ -108,6 +112,7 @@ pub fn answer(
                 ))
             })
         }
+        BgpCall::News { after } => Ok(to_json(&speaker.news(*after))),
         BgpCall::ReloadIn { peer } => Ok(Value::Bool(speaker.reload_in(find(speaker, peer)?, now, actions))),
         BgpCall::ReloadOut { peer } => Ok(Value::Bool(speaker.reload_out(find(speaker, peer)?))),
         BgpCall::Disable { peer, text } => {

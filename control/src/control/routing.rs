@@ -26,7 +26,7 @@ use crate::bgp::speaker_state::{BfdState, SpeakerState};
 use crate::bgp::thread::{Bgp, Input, Output};
 use crate::datastore::Datastore;
 use crate::event::Event;
-use crate::http::api::{ApiError, ErrorCode};
+use crate::http::api::ApiError;
 use crate::rib::{Group, GroupId, GroupTarget, LearnedBatch};
 use crate::tell::chain;
 
@@ -217,9 +217,4 @@ fn secret(folder: &Path, name: &str, key: &str) -> Option<Arc<str>> {
     let text = is_short.then(|| std::fs::read_to_string(&path).ok())??;
     let text = text.trim_end();
     (!text.is_empty()).then(|| text.into())
-}
-
-/// Nobody answers any more.
-pub(super) fn is_gone() -> ApiError {
-    ApiError::new(ErrorCode::Stopping, "BGP's thread has ended")
 }

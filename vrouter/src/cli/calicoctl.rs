@@ -2,7 +2,7 @@
 //! same success texts, exit status 1 on any error.
 //!
 //! Accepted without effect: `--config`, `--context`, `--log-level` and `--allow-version-mismatch`, as there is one
-//! datastore and one version. `ipam`, `node`, `datastore` and `cluster` say that they are not there yet.
+//! datastore and one version. `node` has `status`; `ipam`, `datastore` and `cluster` say that they are not there yet.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use control::http::views::VersionView;
 
 use super::error::CliError;
 use super::output::Output;
-use super::{Style, apply, delete, get, help, patch, render, validate};
+use super::{Style, apply, delete, get, help, node, patch, render, validate};
 use crate::client::{Client, DEFAULT_SOCKET};
 
 /// Status of anything that went wrong.
@@ -81,8 +81,8 @@ enum Command {
     Version(VersionArguments),
     /// Not there yet
     Ipam(Rest),
-    /// Not there yet
-    Node(Rest),
+    /// The BGP peers of this node: status
+    Node(node::NodeArguments),
     /// Not there yet
     Datastore(Rest),
     /// Not there yet
@@ -147,7 +147,7 @@ fn execute(command: Command, global: &Global) -> Result<(), CliError> {
         Command::Validate(arguments) => validate::validate(format, &arguments),
         Command::Version(arguments) => version(&client, &arguments),
         Command::Ipam(rest) => Err(not_there("ipam", &rest, "addresses are not managed by this version")),
-        Command::Node(rest) => Err(not_there("node", &rest, "use `vrouter show status` and `vrouter doctor`")),
+        Command::Node(arguments) => node::run(&client, format, &arguments),
         Command::Datastore(rest) => Err(not_there("datastore", &rest, "use `vrouter get -o yaml --export` and apply")),
         Command::Cluster(rest) => Err(not_there("cluster", &rest, "use `vrouter doctor` and `vrouter show status`")),
         Command::Convert(rest) => Err(not_there("convert", &rest, "calicoctl does not have it any more either")),

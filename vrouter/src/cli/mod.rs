@@ -13,7 +13,9 @@
 //! - `calicoctl.rs`                       the same commands under calicoctl's name
 //! - `show.rs` `trace.rs` `why.rs`        what the router does with packets
 //! - `selector.rs` `policy/`              questions about policy that no daemon has to answer; `lines.rs` carries them
+//! - `bgp.rs`      sessions and routes of the BGP speaker
 //! - `bench.rs`    arguments of the measurements
+//! - `node.rs`    calicoctl's node status
 //! - `worker.rs`  which worker has which interface
 //! - `run.rs`      flags of the daemon, made from the table of settings
 //! - `render.rs`   tables, and text from elsewhere made harmless to a terminal
@@ -26,6 +28,7 @@
 
 mod apply;
 mod bench;
+mod bgp;
 mod calicoctl;
 mod columns;
 mod delete;
@@ -38,6 +41,7 @@ mod help;
 mod history;
 pub mod input;
 mod lines;
+mod node;
 pub mod output;
 mod patch;
 mod policy;
@@ -188,6 +192,16 @@ pub enum Command {
     )]
     Why(why::WhyArguments),
 
+    /// BGP sessions and routes: who says what, what is best and why, what is told to whom
+    #[command(
+        after_help = "Examples:\n  vrouter bgp summary\n  vrouter bgp neighbor 10.0.0.2 filtered\n  vrouter bgp why 10.0.0.0/26 peer 10.0.0.2"
+    )]
+    Bgp(bgp::BgpArguments),
+
+    /// The state of this node, as calicoctl tells it
+    #[command(after_help = "Example:\n  vrouter node status")]
+    Node(node::NodeArguments),
+
     /// Give an interface to another worker
     #[command(after_help = "Example:\n  vrouter worker move caliweb 1")]
     Worker(worker::WorkerArguments),
@@ -305,6 +319,8 @@ fn execute(cli: Cli) -> ExitCode {
             Ok(false) => return ExitCode::from(1),
             Err(error) => Err(error),
         },
+        Command::Bgp(arguments) => bgp::run(&client, format, &arguments),
+        Command::Node(arguments) => node::run(&client, format, &arguments),
         Command::Worker(arguments) => worker::run(&client, format, &arguments),
         Command::Selector => selector::run(),
         Command::Trace(arguments) => trace::trace(&client, format, &arguments),

@@ -21,7 +21,7 @@ mod follow;
 mod receive;
 pub mod view;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,6 +43,8 @@ use super::speaker_state::{Identity, PeerKey, PeerState, SpeakerState, Transport
 const DEFERRAL: Duration = Duration::from_secs(60);
 /// Prefixes without paths that are kept because a slow peer has yet to hear that they are gone.
 const GONE_MAX: usize = 1_000_000;
+/// Events that are remembered.
+const NEWS_MAX: usize = 1024;
 
 /// What can happen.
 #[derive(Debug)]
@@ -108,6 +110,9 @@ pub struct Speaker {
     accepted: u64,
     /// When which session has to be looked at; the same as in `Peer::deadline`.
     timers: BTreeSet<(Instant, PeerKey)>,
+    /// What happened last, for those who watch; and how much ever did.
+    news: VecDeque<view::EventView>,
+    news_begun: u64,
     /// Nobody has anything to be told: found so, and nothing has changed since.
     is_quiet: bool,
 }
@@ -156,6 +161,8 @@ impl Speaker {
             deferral: None,
             accepted: 0,
             timers: BTreeSet::new(),
+            news: VecDeque::new(),
+            news_begun: 0,
             is_quiet: false,
         }
     }
@@ -243,13 +250,13 @@ impl Speaker {
             SessionAction::Send { connection, bytes } => out.push(Action::Send { peer: key, connection, bytes }),
             SessionAction::Up(negotiated) => {
                 self.come_up(key, negotiated);
-                out.push(Action::Note(Note::Up(key)));
+                self.note(Note::Up(key), out);
             }
             SessionAction::Update(update) => self.receive(key, update, now, out),
             SessionAction::Refresh(refresh) => self.refresh(key, refresh),
             SessionAction::Down { reason, keep } => {
                 self.go_down(key, &keep);
-                out.push(Action::Note(Note::Down(key, reason)));
+                self.note(Note::Down(key, reason), out);
             }
             SessionAction::MarkStale(family) => {
                 self.rib.mark_stale(index, family, Stale::Graceful);
@@ -274,9 +281,29 @@ impl Speaker {
                         self.is_quiet = false;
                     }
                 }
-                out.push(Action::Note(Note::EndOfRib(key, family)));
+                self.note(Note::EndOfRib(key, family), out);
             }
         }
+    }
+
+    /// Says it to those who watch.
+    fn note(&mut self, note: Note, out: &mut Vec<Action>) {
+        let (peer, text) = match &note {
+            Note::Up(peer) => (peer, "session established".to_owned()),
+            Note::Down(peer, reason) => (peer, format!("session ended: {reason}")),
+            Note::EndOfRib(peer, family) => (peer, format!("has told all of IPv{family}")),
+            Note::Faults(peer, faults) => {
+                let first = faults.first().map_or("", |fault| &fault.reason);
+                (peer, format!("{} wrong in an update: {first}", faults.len()))
+            }
+        };
+        if self.news.len() >= NEWS_MAX {
+            self.news.pop_front();
+        }
+        let number = self.news_begun;
+        self.news.push_back(view::EventView { number, peer: peer.to_string(), text: format!("{peer} {text}") });
+        self.news_begun += 1;
+        out.push(Action::Note(note));
     }
 
     fn come_up(&mut self, key: PeerKey, negotiated: Box<Negotiated>) {

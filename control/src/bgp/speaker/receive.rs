@@ -52,7 +52,7 @@ impl Speaker {
         }
         let limit = peer.state.terms.max_prefixes;
         if !update.faults.is_empty() {
-            out.push(Action::Note(Note::Faults(key, update.faults)));
+            self.note(Note::Faults(key, update.faults), out);
         }
         if let Some(limit) = limit {
             let all = [config::net::IpVersion::V4, config::net::IpVersion::V6];

@@ -209,6 +209,22 @@ pub struct ToldView {
     pub reason: Option<String>,
 }
 
+/// What happened lately, and the number to ask on from.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NewsView {
+    pub events: Vec<EventView>,
+    pub next: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventView {
+    pub number: u64,
+    pub peer: String,
+    pub text: String,
+}
+
 impl From<PeerKind> for PeerKindView {
     fn from(kind: PeerKind) -> PeerKindView {
         match kind {
@@ -296,6 +312,13 @@ impl Speaker {
             catching_up: told.catching_up,
             fell_behind: told.fell_behind,
         }
+    }
+
+    /// What happened since, of what is still known; from now on when nothing is said.
+    pub fn news(&self, after: Option<u64>) -> NewsView {
+        let next = self.news_begun;
+        let events = self.news.iter().filter(|event| after.is_some_and(|after| event.number >= after));
+        NewsView { events: events.cloned().collect(), next }
     }
 
     /// Peers with an address: more than one when they differ by port.
