@@ -152,3 +152,62 @@ pub(super) fn merge(path: AsPath, long: AsPath) -> AsPath {
     }
     path
 }
+
+#[cfg(test)]
+mod tests {
+    use super::SegmentKind::{ConfederationSequence as Confederation, Sequence, Set};
+    use super::*;
+
+    fn path(segments: &[(SegmentKind, &[u32])]) -> AsPath {
+        let segment = |(kind, numbers): &(SegmentKind, &[u32])| Segment { kind: *kind, numbers: (*numbers).into() };
+        AsPath { segments: segments.iter().map(segment).collect() }
+    }
+
+    #[test]
+    fn a_path_is_put_together_from_both() {
+        type Segments<'a> = &'a [(SegmentKind, &'a [u32])];
+        let check = |short: Segments, long: Segments, expected: Segments| {
+            assert_eq!(merge(path(short), path(long)), path(expected), "{short:?} and {long:?}");
+        };
+        // As long as the other: the long one says all.
+        check(&[(Sequence, &[1, 23456])], &[(Sequence, &[1, 70000])], &[(Sequence, &[1, 70000])]);
+        // Systems of two octets have put themselves in front.
+        check(&[(Sequence, &[8, 9, 23456])], &[(Sequence, &[70000])], &[(Sequence, &[8, 9, 70000])]);
+        check(&[(Sequence, &[9]), (Sequence, &[23456])], &[(Sequence, &[70000])], &[(Sequence, &[9, 70000])]);
+        // A set counts as one.
+        check(
+            &[(Sequence, &[9, 23456]), (Set, &[5, 23456])],
+            &[(Sequence, &[70000]), (Set, &[5, 80000])],
+            &[(Sequence, &[9, 70000]), (Set, &[5, 80000])],
+        );
+        check(
+            &[(Set, &[5, 6]), (Sequence, &[23456])],
+            &[(Sequence, &[70000])],
+            &[(Set, &[5, 6]), (Sequence, &[70000])],
+        );
+        // Longer than the other: old, and ignored.
+        check(&[(Sequence, &[1])], &[(Sequence, &[2, 70000])], &[(Sequence, &[1])]);
+        // The confederation in front is not in the other, and is kept.
+        check(
+            &[(Confederation, &[3]), (Sequence, &[9, 23456])],
+            &[(Sequence, &[70000])],
+            &[(Confederation, &[3]), (Sequence, &[9, 70000])],
+        );
+        // It is not where only a part is taken.
+        check(
+            &[(Sequence, &[9, 23456]), (Confederation, &[3]), (Sequence, &[23456])],
+            &[(Sequence, &[70000, 80000])],
+            &[(Sequence, &[9, 70000, 80000])],
+        );
+    }
+
+    #[test]
+    fn a_long_segment_is_written_as_several() {
+        let numbers: Vec<u32> = (1..=300).collect();
+        let mut octets = Vec::new();
+        write(&path(&[(Sequence, &numbers)]), Width::Four, &mut octets);
+        let segments = read(&octets, Width::Four).unwrap().segments;
+        let lengths: Vec<usize> = segments.iter().map(|segment| segment.numbers.len()).collect();
+        assert_eq!(lengths, [255, 45]);
+    }
+}

@@ -264,7 +264,7 @@ impl Codec {
             Message::Keepalive => Kind::Keepalive,
             Message::Refresh(_) => Kind::Refresh,
         };
-        let mut octets = header(kind);
+        let mut octets = header(kind, 0);
         match message {
             Message::Open(open) => open::encode(open, &mut octets),
             Message::Notification(Notification { code, subcode, data }) => {
@@ -351,9 +351,10 @@ fn refresh(codec: &Codec, message: &[u8], body: &[u8]) -> Result<Refresh, Notifi
     Ok(Refresh { family: family::family(u16::from_be_bytes([a0, a1]), safi), subtype })
 }
 
-/// A header whose length is still to be set.
-fn header(kind: Kind) -> Vec<u8> {
-    let mut octets = MARKER.to_vec();
+/// A header whose length is still to be set, in a vector with room for so many octets.
+fn header(kind: Kind, size: usize) -> Vec<u8> {
+    let mut octets = Vec::with_capacity(size.max(HEADER));
+    octets.extend(MARKER);
     octets.extend([0, 0, kind as u8]);
     octets
 }
@@ -366,5 +367,7 @@ fn set_message_length(message: &mut [u8]) {
     }
 }
 
+#[cfg(test)]
+mod oracle;
 #[cfg(test)]
 mod tests;

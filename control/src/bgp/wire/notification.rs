@@ -171,3 +171,80 @@ fn subcode_name(code: u8, subcode: u8) -> Option<&'static str> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notifications_have_names() {
+        let check = |code, subcode, data: &[u8], expected: &str| {
+            assert_eq!(describe(&Notification::with(code, subcode, data)), expected);
+        };
+        check(1, 2, &[0, 18], "Message Header Error/Bad Message Length (1/2): length 18");
+        check(1, 3, &[6], "Message Header Error/Bad Message Type (1/3): type 6");
+        check(2, 0, &[], "OPEN Message Error (2/0)");
+        check(2, 1, &[0, 4], "OPEN Message Error/Unsupported Version Number (2/1): version 4");
+        check(2, 11, &[], "OPEN Message Error/Role Mismatch (2/11)");
+        check(3, 2, &[0x40, 200, 0], "UPDATE Message Error/Unrecognized Well-known Attribute (3/2): attribute 200");
+        check(4, 0, &[], "Hold Timer Expired (4/0)");
+        check(5, 3, &[], "Finite State Machine Error/Receive Unexpected Message in Established State (5/3)");
+        check(
+            6,
+            1,
+            &[0, 1, 1, 0, 0, 3, 232],
+            "Cease/Maximum Number of Prefixes Reached (6/1): limit 1000 of AFI 1, SAFI 1",
+        );
+        check(6, 2, &[], "Cease/Administrative Shutdown (6/2)");
+        check(6, 2, b"\x05later", "Cease/Administrative Shutdown (6/2): \"later\"");
+        check(6, 4, b"\x06later", "Cease/Administrative Reset (6/4)");
+        check(6, 9, &[6, 3], "Cease/Hard Reset (6/9): Cease/Peer De-configured (6/3)");
+        check(6, 9, b"\x06\x02\x02hi", "Cease/Hard Reset (6/9): Cease/Administrative Shutdown (6/2): \"hi\"");
+        check(6, 9, &[6], "Cease/Hard Reset (6/9)");
+        check(6, 10, &[], "Cease/BFD Down (6/10)");
+        check(7, 1, &[], "ROUTE-REFRESH Message Error/Invalid Message Length (7/1)");
+        check(8, 0, &[], "Send Hold Timer Expired (8/0)");
+        check(99, 7, &[], "unknown error (99/7)");
+    }
+
+    #[test]
+    fn what_an_operator_says_is_shown_and_does_nothing() {
+        let check = |data: &[u8], expected: Option<&str>| {
+            let found = shutdown_text(&Notification::with(CEASE, SHUTDOWN, data));
+            assert_eq!(found.as_deref(), expected);
+        };
+        let of = |text: &[u8]| [&[text.len() as u8][..], text].concat();
+        check(&of("bis später".as_bytes()), Some("bis später"));
+        check(&of(b"a\x1b[2J\n\"\\"), Some("a\\x1b[2J\\x0a\"\\\\"));
+        check(&of(b"\xff\xfeok\xc3"), Some("\\xff\\xfeok\\xc3"));
+        check(&of("\u{202e}txt".as_bytes()), Some("\\xe2\\x80\\xaetxt"));
+        check(&of(&[b'x'; 255]), Some(&"x".repeat(255)));
+        check(&[], None);
+        check(&[0], None);
+        check(&[200, b'x'], None);
+        // What follows the text is not looked at.
+        check(b"\x02okmore", Some("ok"));
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        let check = |text: &str, length: usize| {
+            let data = shutdown_data(text);
+            assert_eq!((data.len(), usize::from(data[0])), (length + 1, length));
+            assert!(text.as_bytes().starts_with(&data[1..]));
+        };
+        check("", 0);
+        check("later", 5);
+        check(&"x".repeat(300), 255);
+        check(&"ä".repeat(200), 254);
+    }
+
+    #[test]
+    fn a_hard_reset_says_what_is_behind_it() {
+        let cause = Notification::with(CEASE, SHUTDOWN, shutdown_data("bye"));
+        let hard = hard_reset(&cause);
+        assert_eq!((hard.code, hard.subcode), (6, 9));
+        assert_eq!(hard_reset_cause(&hard), Some(cause));
+        assert_eq!(hard_reset_cause(&Notification::new(6, 2)), None);
+    }
+}

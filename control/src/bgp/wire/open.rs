@@ -91,7 +91,7 @@ fn parameters(mut reader: Reader<'_>) -> Result<(Capabilities, Option<u32>), Not
     } else {
         reader.take(length.into()).map(Reader::new).ok_or_else(malformed)?
     };
-    if is_extended && parameters.is_empty() || !is_extended && parameters.rest().len() != usize::from(length) {
+    if !reader.is_empty() {
         return Err(malformed());
     }
     let (mut capabilities, mut as_number) = (Capabilities::default(), None);
@@ -311,4 +311,128 @@ fn capabilities(open: &Open) -> Vec<u8> {
         say(code::LONG_LIVED, &value);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIXED: [u8; 9] = [4, 0xfd, 0xe9, 0, 90, 192, 0, 2, 1];
+
+    /// An OPEN with this after its fixed part.
+    fn with(rest: &[u8]) -> Result<Open, Notification> {
+        decode(&[&FIXED[..], rest].concat())
+    }
+
+    /// One with these capabilities, in one parameter.
+    fn capable(capabilities: &[u8]) -> Result<Open, Notification> {
+        let length = capabilities.len() as u8;
+        with(&[&[length + 2, CAPABILITIES, length], capabilities].concat())
+    }
+
+    fn refused(found: Result<Open, Notification>, code: u8, subcode: u8, data: &[u8]) {
+        assert_eq!(found, Err(Notification::with(code, subcode, data)));
+    }
+
+    #[test]
+    fn what_ends_the_session() {
+        for length in 0..FIXED.len() {
+            let found = decode(&FIXED[..length]);
+            assert_eq!(found.map_err(|error| (error.code, error.subcode)), Err((2, 0)), "{length} octets");
+        }
+        refused(with(&[]), 2, 0, &[]);
+        refused(decode(&[3, 0xfd, 0xe9, 0, 90, 192, 0, 2, 1, 0]), 2, 1, &[0, 4]);
+        refused(decode(&[4, 0, 0, 0, 90, 192, 0, 2, 1, 0]), 2, 2, &[]);
+        refused(decode(&[4, 0xfd, 0xe9, 0, 90, 0, 0, 0, 0, 0]), 2, 3, &[]);
+        refused(decode(&[4, 0xfd, 0xe9, 0, 1, 192, 0, 2, 1, 0]), 2, 6, &[0, 1]);
+        refused(decode(&[4, 0xfd, 0xe9, 0, 2, 192, 0, 2, 1, 0]), 2, 6, &[0, 2]);
+        // Parameters longer than the message, or shorter.
+        refused(with(&[4, 2, 0]), 2, 0, &[]);
+        refused(with(&[2, 2, 1]), 2, 0, &[]);
+        refused(with(&[1, 2]), 2, 0, &[]);
+        refused(with(&[0, 2, 0]), 2, 0, &[]);
+        refused(with(&[2, 2, 0, 9]), 2, 0, &[]);
+        // The extended form: longer than the message, or shorter.
+        refused(with(&[255, 255, 0, 9, 2, 0, 0]), 2, 0, &[]);
+        refused(with(&[255, 255, 0, 0, 2]), 2, 0, &[]);
+        refused(with(&[255, 255, 0]), 2, 0, &[]);
+        refused(with(&[255, 255, 0, 3, 2, 0, 1]), 2, 0, &[]);
+        // A parameter that is no capability.
+        refused(with(&[3, 1, 1, 0]), 2, 4, &[]);
+        // A capability longer than its parameter.
+        refused(capable(&[2, 1]), 2, 0, &[]);
+        refused(capable(&[2]), 2, 0, &[]);
+        // AS numbers are identity.
+        refused(capable(&[65, 3, 0, 1, 0]), 2, 0, &[]);
+        refused(capable(&[65, 5, 0, 1, 0, 0, 0]), 2, 0, &[]);
+        refused(capable(&[65, 0]), 2, 0, &[]);
+        refused(capable(&[65, 4, 0, 0, 0, 0]), 2, 2, &[]);
+    }
+
+    #[test]
+    fn malformed_capabilities_are_taken_for_absent() {
+        let check = |capability: &[u8]| {
+            let found = capable(capability).unwrap().capabilities;
+            assert_eq!(
+                found,
+                Capabilities { others: vec![capability[0]], ..Capabilities::default() },
+                "{capability:?}"
+            );
+        };
+        check(&[1, 3, 0, 1, 0]);
+        check(&[1, 5, 0, 1, 0, 1, 0]);
+        check(&[2, 1, 0]);
+        check(&[5, 5, 0, 1, 0, 1, 0]);
+        check(&[6, 1, 0]);
+        check(&[9, 0]);
+        check(&[9, 1, 5]);
+        check(&[9, 2, 0, 0]);
+        check(&[64, 1, 0]);
+        check(&[64, 5, 0, 120, 0, 1, 1]);
+        check(&[69, 3, 0, 1, 1]);
+        check(&[70, 1, 0]);
+        check(&[71, 6, 0, 1, 1, 0x80, 0, 0]);
+        // Of names and versions nothing is read, whatever they say of their lengths.
+        check(&[73, 2, 9, 9]);
+        check(&[75, 0]);
+        check(&[75, 1, 64]);
+    }
+
+    #[test]
+    fn a_family_that_we_do_not_know_takes_nothing_away() {
+        // AFI 25, SAFI 70 (EVPN), and one that nobody has.
+        let found = capable(&[
+            1, 4, 0, 25, 0, 70, 1, 4, 0xff, 0xff, 0, 0xff, 1, 4, 0, 2, 0, 1, 64, 10, 0x80, 120, 0xff, 0xff, 1, 0x80, 0,
+            2, 1, 0x80, 69, 12, 0, 25, 70, 3, 0, 2, 1, 3, 0, 1, 1, 9,
+        ]);
+        let families = vec![(IpVersion::V6, true)];
+        let restart_time = Duration::from_secs(120);
+        let restart = GracefulRestart { restarting: true, notification: false, restart_time, families };
+        let expected = Capabilities {
+            families: vec![IpVersion::V6],
+            graceful_restart: Some(restart),
+            add_path: vec![AddPath { family: IpVersion::V6, send: true, receive: true }],
+            ..Capabilities::default()
+        };
+        assert_eq!(found.unwrap().capabilities, expected);
+    }
+
+    #[test]
+    fn the_number_in_the_capability_decides() {
+        let open = capable(&[65, 4, 0, 1, 0, 0]).unwrap();
+        assert_eq!((open.as_number, open.capabilities.four_octet_as), (65536, true));
+        let open = with(&[0]).unwrap();
+        assert_eq!((open.as_number, open.capabilities.four_octet_as), (65001, false));
+    }
+
+    #[test]
+    fn lengths_of_two_octets_are_read() {
+        // RFC 9072: any length in the octet before, as long as it is not zero.
+        for length in [1, 4, 255] {
+            let open = with(&[length, 255, 0, 9, 2, 0, 6, 65, 4, 0, 1, 0, 0]).unwrap();
+            assert_eq!(open.as_number, 65536);
+        }
+        let long = [&[255, 255, 1, 2, 2, 0, 255, 73, 253][..], &[0; 253]].concat();
+        assert_eq!(with(&long).unwrap().capabilities.others, [73]);
+    }
 }

@@ -32,7 +32,7 @@ fn per_family<T: std::fmt::Debug>(one: impl Strategy<Value = T>) -> impl Strateg
     })
 }
 
-fn capabilities() -> impl Strategy<Value = Capabilities> {
+pub(super) fn capabilities() -> impl Strategy<Value = Capabilities> {
     let role = prop_oneof![
         Just(Role::Provider),
         Just(Role::RouteServer),
@@ -200,7 +200,7 @@ pub(super) fn reachable(codec: Codec, family: IpVersion) -> impl Strategy<Value 
         .prop_map(|(attributes, nlri)| Reachable { attributes: Arc::new(attributes), nlri })
 }
 
-fn one_family(codec: Codec) -> impl Strategy<Value = IpVersion> {
+pub(super) fn one_family(codec: Codec) -> impl Strategy<Value = IpVersion> {
     proptest::sample::select(codec.families)
 }
 
@@ -298,4 +298,167 @@ fn the_end_of_a_family_is_told() {
         let expected = Update { end_of_rib: Some(family), ..Update::default() };
         assert_eq!(decode_all(&both, &bytes), [Message::Update(expected)]);
     }
+}
+
+fn framed(length: u16, kind: u8) -> Vec<u8> {
+    let mut octets = MARKER.to_vec();
+    octets.extend(length.to_be_bytes());
+    octets.push(kind);
+    octets
+}
+
+#[test]
+fn what_is_no_message_is_refused_as_soon_as_it_is_seen() {
+    let check = |octets: &[u8], expected: Result<Option<usize>, (u8, u8, &[u8])>| {
+        let found = Codec::new().frame(octets);
+        assert_eq!(
+            found,
+            expected.map_err(|(code, subcode, data)| Notification::with(code, subcode, data)),
+            "{octets:?}"
+        );
+    };
+    check(&[], Ok(None));
+    check(&[0xff; 7], Ok(None));
+    check(&[0xff, 0xff, 0xfe], Err((1, 1, &[])));
+    check(&[0; 19], Err((1, 1, &[])));
+    check(&framed(19, 4), Ok(Some(19)));
+    check(&[framed(19, 4), vec![0xff; 30]].concat(), Ok(Some(19)));
+    check(&framed(18, 4)[..18], Err((1, 2, &[0, 18])));
+    check(&framed(0, 4)[..18], Err((1, 2, &[0, 0])));
+    check(&framed(20, 4), Err((1, 2, &[0, 20])));
+    check(&framed(28, 1), Err((1, 2, &[0, 28])));
+    check(&framed(22, 2), Err((1, 2, &[0, 22])));
+    check(&framed(20, 3), Err((1, 2, &[0, 20])));
+    check(&framed(22, 5), Err((1, 2, &[0, 22])));
+    check(&framed(4096, 2), Ok(None));
+    check(&framed(4097, 2), Err((1, 2, &[0x10, 1])));
+    check(&framed(19, 0), Err((1, 3, &[0])));
+    check(&framed(19, 6), Err((1, 3, &[6])));
+}
+
+#[test]
+fn long_messages_are_read_where_they_were_agreed_on() {
+    let codec = Codec { extended_message: true, ..Codec::new() };
+    assert_eq!(codec.frame(&framed(65535, 2)), Ok(None));
+    // RFC 8654 §4: not these two.
+    assert!(codec.frame(&framed(4097, 1)).is_err() && codec.frame(&framed(20, 4)).is_err());
+}
+
+#[test]
+fn a_message_is_as_long_as_it_says() {
+    let mut message = framed(19, 4);
+    message.push(0);
+    assert_eq!(Codec::new().decode(&message), Err(Notification::with(1, 2, [0, 20])));
+    assert_eq!(Codec::new().decode(&message[..18]), Err(Notification::with(1, 2, [0, 18])));
+}
+
+#[test]
+fn kinds_of_refreshes_are_read_where_they_were_agreed_on() {
+    let check = |is_enhanced: bool, body: &[u8], expected: Option<(Option<IpVersion>, RefreshSubtype)>| {
+        let codec = Codec { enhanced_refresh: is_enhanced, ..Codec::new() };
+        let message = [&framed(19 + body.len() as u16, 5)[..], body].concat();
+        let expected = match expected {
+            Some((family, subtype)) => Ok(Message::Refresh(Refresh { family, subtype })),
+            None => Err(Notification::with(7, 1, &message[..])),
+        };
+        assert_eq!(codec.decode(&message), expected, "{body:?}");
+    };
+    use RefreshSubtype::{Begin, End, Request};
+    check(true, &[0, 1, 0, 1], Some((Some(IpVersion::V4), Request)));
+    check(true, &[0, 2, 1, 1], Some((Some(IpVersion::V6), Begin)));
+    check(true, &[0, 2, 2, 1], Some((Some(IpVersion::V6), End)));
+    check(true, &[0, 2, 3, 1], Some((None, Request)));
+    check(true, &[0, 2, 255, 1, 9, 9], Some((None, Request)));
+    check(false, &[0, 2, 1, 1], Some((Some(IpVersion::V6), Request)));
+    check(true, &[0, 25, 0, 70], Some((None, Request)));
+    check(true, &[0, 1, 1, 1, 0], None);
+    // A filter (RFC 5291) whose length is wrong; or right, but nobody has offered to know it.
+    check(true, &[0, 1, 0, 1, 1, 64, 255, 255], None);
+    check(false, &[0, 1, 0, 1, 1, 64, 0, 1, 0], None);
+}
+
+#[test]
+fn what_cannot_be_said_is_not_said() {
+    let nlri = [Nlri { prefix: Cidr::parse("198.51.100.0/24").unwrap(), path_id: 0 }];
+    let by_ipv6 = Attributes::local(Ipv6Addr::LOCALHOST.into());
+    let mut long = Attributes::local(Ipv4Addr::LOCALHOST.into());
+    long.communities = (0..1030).collect();
+    let mut each = |_: &[u8], _| panic!("something was said");
+    let codec = Codec::new();
+    assert_eq!(codec.reach(&by_ipv6, &nlri, &mut each), Err(Unsayable::NextHop));
+    assert_eq!(codec.reach(&long, &nlri, &mut each), Err(Unsayable::TooLong(4096)));
+    // RFC 8654 §4: then it is gone.
+    let update = Update {
+        reachable: vec![Reachable { attributes: Arc::new(long.clone()), nlri: nlri.to_vec() }],
+        ..Update::default()
+    };
+    let mut bytes = Vec::new();
+    codec.encode(&Message::Update(update), &mut bytes);
+    let expected = Update { withdrawn: nlri.to_vec(), ..Update::default() };
+    assert_eq!(decode_all(&codec, &bytes), [Message::Update(expected)]);
+    let codec = Codec { extended_message: true, ..codec };
+    assert_eq!(codec.reach(&long, &nlri, &mut |_: &[u8], _| ()), Ok(()));
+}
+
+#[test]
+fn what_both_can_do_is_agreed_on() {
+    let add_path = |family, send, receive| AddPath { family, send, receive };
+    let ours = open(Capabilities {
+        families: vec![IpVersion::V6, IpVersion::V4],
+        four_octet_as: true,
+        extended_message: true,
+        extended_next_hop: true,
+        add_path: vec![add_path(IpVersion::V4, true, true), add_path(IpVersion::V6, true, true)],
+        ..Capabilities::default()
+    });
+    let theirs = open(Capabilities {
+        families: vec![IpVersion::V4, IpVersion::V6],
+        four_octet_as: true,
+        add_path: vec![add_path(IpVersion::V4, true, false)],
+        ..Capabilities::default()
+    });
+    let codec = Codec::agreed(&ours, &theirs, true);
+    assert_eq!(codec.families(), [IpVersion::V4, IpVersion::V6]);
+    assert!(codec.four_octet_as() && !codec.extended_next_hop());
+    assert_eq!(codec.longest(), 4096);
+    let ids = |codec: Codec, family| (codec.sends_path_ids(family), codec.receives_path_ids(family));
+    assert_eq!((ids(codec, IpVersion::V4), ids(codec, IpVersion::V6)), ((false, true), (false, false)));
+    // Whoever names no family speaks IPv4.
+    let plain = open(Capabilities::default());
+    assert_eq!(Codec::agreed(&ours, &plain, true).families(), [IpVersion::V4]);
+    assert_eq!(Codec::agreed(&ours, &ours, false).longest(), 65535);
+}
+
+#[test]
+fn a_message_looks_as_it_should() {
+    let nlri = [Nlri { prefix: Cidr::parse("2001:db8:100::/48").unwrap(), path_id: 0 }];
+    let codec = Codec { internal: true, families: &[IpVersion::V6], ..Codec::new() };
+    let mut attributes = Attributes::local("2001:db8::1".parse().unwrap());
+    attributes.as_path = AsPath::sequence(vec![65536]);
+    attributes.local_pref = Some(100);
+    let mut bytes: Vec<u8> = Vec::new();
+    codec.reach(&attributes, &nlri, &mut |message: &[u8], _| bytes.extend(message)).unwrap();
+    let expected: &[&[u8]] = &[
+        &[0xff; 16],
+        &[0, 81, 2, 0, 0, 0, 58],
+        // MP_REACH_NLRI comes first.
+        &[0x80, 14, 28, 0, 2, 1, 16, 0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0],
+        &[48, 0x20, 1, 0xd, 0xb8, 1, 0],
+        &[0x40, 1, 1, 0],
+        &[0x40, 2, 4, 2, 1, 0x5b, 0xa0],
+        &[0x40, 5, 4, 0, 0, 0, 100],
+        &[0xc0, 17, 6, 2, 1, 0, 1, 0, 0],
+    ];
+    assert_eq!(bytes, expected.concat());
+    // To another system neither LOCAL_PREF nor what reflection says.
+    attributes.originator_id = Some(Ipv4Addr::LOCALHOST);
+    attributes.cluster_list = Box::new([Ipv4Addr::LOCALHOST]);
+    let codec = Codec { internal: false, ..codec };
+    codec
+        .reach(&attributes, &nlri, &mut |message: &[u8], _| {
+            let Message::Update(update) = codec.decode(message).unwrap() else { panic!("an UPDATE") };
+            assert_eq!(update.faults, []);
+            assert_eq!(update.reachable[0].attributes.local_pref, None);
+        })
+        .unwrap();
 }

@@ -406,9 +406,7 @@ impl<'a> Found<'a> {
         if self.seen == only && self.update.withdrawn.is_empty() && !has_reachable && self.worst.is_none() {
             self.update.end_of_rib = self.ends;
         }
-        if groups.is_empty() {
-            return Ok(());
-        }
+        let Some((next_hop, nlri)) = groups.pop() else { return Ok(()) };
         let mut attributes = self.attributes;
         if let (Some(long), path) = (self.as4_path, &mut attributes.as_path) {
             // RFC 6793 §4.2.3: an aggregator with a short number has not looked at those with long ones, which are from
@@ -426,10 +424,14 @@ impl<'a> Found<'a> {
         }
         self.others.sort_by_key(|other| other.code);
         attributes.others = self.others.into();
+        let mut tell = |attributes, nlri| {
+            self.update.reachable.push(Reachable { attributes: Arc::new(attributes), nlri });
+        };
         for (next_hop, nlri) in groups {
-            let attributes = Arc::new(Attributes { next_hop, ..attributes.clone() });
-            self.update.reachable.push(Reachable { attributes, nlri });
+            tell(Attributes { next_hop, ..attributes.clone() }, nlri);
         }
+        // Mostly there is one group, and then nothing is copied.
+        tell(Attributes { next_hop, ..attributes }, nlri);
         Ok(())
     }
 }

@@ -46,6 +46,14 @@ struct Frame {
     is_multiprotocol: bool,
 }
 
+/// Octets that attributes usually take; more make a vector grow.
+const USUAL_ATTRIBUTES: usize = 128;
+
+/// Room for a message with these prefixes, or for as many as fit.
+fn usual_size(codec: &Codec, nlri: &[Nlri]) -> usize {
+    nlri.len().saturating_mul(nlri::LONGEST).saturating_add(ATTRIBUTES + 2 * USUAL_ATTRIBUTES).min(codec.longest())
+}
+
 /// Where the length of the attributes is in a message that withdraws nothing.
 const ATTRIBUTES_LENGTH: usize = HEADER + 2;
 const ATTRIBUTES: usize = ATTRIBUTES_LENGTH + 2;
@@ -59,13 +67,10 @@ pub(super) fn reach(
 ) -> Result<(), Unsayable> {
     let Some(first) = nlri.first() else { return Ok(()) };
     let family = first.prefix.version();
-    let mut front = header(Kind::Update);
+    let mut front = header(Kind::Update, usual_size(codec, nlri));
     front.extend([0; 4]);
-    let mut others = Vec::new();
-    let is_plain = family == IpVersion::V4 && attributes.next_hop.address.is_ipv4();
-    write_attributes(codec, attributes, is_plain, &mut others);
-    let frame = if is_plain {
-        front.extend(others);
+    let frame = if family == IpVersion::V4 && attributes.next_hop.address.is_ipv4() {
+        write_attributes(codec, attributes, true, &mut front);
         set_length(&mut front, ATTRIBUTES_LENGTH, ATTRIBUTES);
         Frame { front, back: Vec::new(), inner: None, is_multiprotocol: false }
     } else {
@@ -79,6 +84,8 @@ pub(super) fn reach(
         write_next_hop(attributes.next_hop, &mut front);
         // Reserved.
         front.push(0);
+        let mut others = Vec::with_capacity(USUAL_ATTRIBUTES);
+        write_attributes(codec, attributes, false, &mut others);
         Frame { front, back: others, inner, is_multiprotocol: true }
     };
     cut(codec, family, frame, nlri, each)
@@ -88,7 +95,7 @@ pub(super) fn reach(
 pub(super) fn withdraw(codec: &Codec, nlri: &[Nlri], each: &mut impl FnMut(&[u8], usize)) -> Result<(), Unsayable> {
     let Some(first) = nlri.first() else { return Ok(()) };
     let family = first.prefix.version();
-    let mut front = header(Kind::Update);
+    let mut front = header(Kind::Update, usual_size(codec, nlri));
     front.extend([0; 2]);
     let frame = match family {
         IpVersion::V4 => Frame { front, back: vec![0; 2], inner: Some(HEADER), is_multiprotocol: false },
@@ -106,7 +113,7 @@ pub(super) fn withdraw(codec: &Codec, nlri: &[Nlri], each: &mut impl FnMut(&[u8]
 
 /// Appends the message that says that all has been told. RFC 4724 §2.
 pub(super) fn end_of_rib(family: IpVersion, out: &mut Vec<u8>) {
-    let mut message = header(Kind::Update);
+    let mut message = header(Kind::Update, 0);
     match family {
         IpVersion::V4 => message.extend([0; 4]),
         IpVersion::V6 => {
@@ -144,7 +151,8 @@ fn cut(
             return Err(too_long);
         }
         message.truncate(begin + octets);
-        if let Some(at) = inner {
+        let is_short = is_multiprotocol && shorten(&mut message, inner);
+        if let Some(at) = inner.filter(|_| !is_short) {
             set_length(&mut message, at, at + 2);
         }
         message.extend(&back);
@@ -154,8 +162,29 @@ fn cut(
         super::set_message_length(&mut message);
         each(&message, count);
         nlri = nlri.get(count..).unwrap_or_default();
+        if let Some(at) = inner.filter(|_| is_short) {
+            lengthen(&mut message, at);
+        }
     }
     Ok(())
+}
+
+/// Gives the attribute at the end a length of one octet if that is enough. RFC 4271 §4.3.
+fn shorten(message: &mut Vec<u8>, inner: Option<usize>) -> bool {
+    let Some(at) = inner else { return false };
+    let Ok(length) = u8::try_from(message.len() - at - 2) else { return false };
+    if let [flags, _, _, low] = &mut message[at - 2..at + 2] {
+        *flags &= !flag::EXTENDED_LENGTH;
+        *low = length;
+    }
+    message.remove(at);
+    true
+}
+
+/// Takes that back, for the next message.
+fn lengthen(message: &mut Vec<u8>, at: usize) {
+    message.insert(at, 0);
+    message[at - 2] |= flag::EXTENDED_LENGTH;
 }
 
 /// Puts at `at` how many octets there are from `from` on.
@@ -208,7 +237,7 @@ pub(super) fn write_attributes(codec: &Codec, attributes: &Attributes, has_next_
     let width = codec.width();
     let internal = codec.internal;
     let mut others = others.iter().peekable();
-    let mut value = Vec::new();
+    let mut value = Vec::with_capacity(USUAL_ATTRIBUTES);
     let mut say = |code: u8, class: Class, value: &mut Vec<u8>, out: &mut Vec<u8>| {
         while let Some(other) = others.next_if(|other| other.code < code) {
             write_other(other, out);
