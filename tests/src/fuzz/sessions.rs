@@ -135,6 +135,7 @@ impl Model {
             listen_port: 179,
             listen_addresses: Vec::new(),
             cluster_id: None,
+            addresses: vec![US.into()],
         };
         Model {
             session: Session::new(key, identity, state(how), u64::from(seed), seed & 1 == 1),

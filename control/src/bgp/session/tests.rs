@@ -33,7 +33,14 @@ pub(super) fn address(of: Ipv4Addr) -> SocketAddr {
 }
 
 pub(super) fn identity(router_id: Ipv4Addr) -> Identity {
-    Identity { as_number: OUR_AS, router_id, listen_port: 179, listen_addresses: Vec::new(), cluster_id: None }
+    Identity {
+        as_number: OUR_AS,
+        router_id,
+        listen_port: 179,
+        listen_addresses: Vec::new(),
+        cluster_id: None,
+        addresses: vec![router_id.into()],
+    }
 }
 
 pub(super) fn peer_state() -> PeerState {
