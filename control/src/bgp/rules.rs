@@ -29,7 +29,7 @@ use config::resource::Community;
 use super::attribute::Attributes;
 use super::speaker_state::LocalRouteKind;
 use filter::{Asked, FilterRule, FilterRules, Operation, PREFERENCE_DEFAULT, PREFERENCE_SUM};
-use prefixes::{PrefixSet, PrefixTable};
+use prefixes::{PrefixSet, PrefixTable, Span};
 
 /// A route that is asked about.
 #[derive(Debug, Clone, Copy)]
@@ -198,10 +198,11 @@ impl BuiltIn {
     /// The order is Calico's, and matters: what lies in a block is decided there, whatever comes after.
     fn decide(&self, asked: &Asked<'_>) -> Decision<'static> {
         let prefix = asked.prefix;
+        let span = Span::of(prefix);
         if asked.is_static {
             return Decision::Reject("it is a StaticRoute, and no BGPFilter accepts it");
         }
-        if self.disabled_pools.covers(prefix) {
+        if self.disabled_pools.covers(&span) {
             return Decision::Reject("it is in an IPPool with disableBGPExport");
         }
         if let Some(interface) = asked.interface {
@@ -212,7 +213,7 @@ impl BuiltIn {
                 return Decision::Reject("it is for this node only");
             }
         }
-        if self.blocks.covers(prefix) {
+        if self.blocks.covers(&span) {
             if self.exact_blocks.binary_search(&prefix).is_ok() {
                 return Decision::Accept("it is a block of this node");
             }
@@ -222,13 +223,13 @@ impl BuiltIn {
             }
             return Decision::Reject("it is told by its block");
         }
-        if self.services.covers(prefix) {
+        if self.services.covers(&span) {
             return Decision::Accept("it is of a service that this node tells");
         }
-        if self.reflected_services.covers(prefix) {
+        if self.reflected_services.covers(&span) {
             return Decision::Accept("it is in a range of services, and this node reflects routes");
         }
-        if self.enabled_pools.covers(prefix) {
+        if self.enabled_pools.covers(&span) {
             return Decision::Accept("it is in an IPPool");
         }
         Decision::Reject("it is in no block, service range or IPPool")

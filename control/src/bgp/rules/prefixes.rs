@@ -26,10 +26,10 @@ type Range<T> = (T, T);
 
 impl PrefixSet {
     /// The prefix is one of the networks, or inside one.
-    pub fn covers(&self, prefix: Cidr) -> bool {
-        match range(prefix) {
-            Either::V4(range) => covers(&self.v4, range),
-            Either::V6(range) => covers(&self.v6, range),
+    pub fn covers(&self, prefix: &Span) -> bool {
+        match *prefix {
+            Span::V4(range) => covers(&self.v4, range),
+            Span::V6(range) => covers(&self.v6, range),
         }
     }
 }
@@ -38,30 +38,36 @@ impl FromIterator<Cidr> for PrefixSet {
     fn from_iter<I: IntoIterator<Item = Cidr>>(networks: I) -> PrefixSet {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for network in networks {
-            match range(network) {
-                Either::V4(range) => v4.push(range),
-                Either::V6(range) => v6.push(range),
+            match Span::of(network) {
+                Span::V4(range) => v4.push(range),
+                Span::V6(range) => v6.push(range),
             }
         }
         PrefixSet { v4: outermost(v4), v6: outermost(v6) }
     }
 }
 
-enum Either {
+/// A network as its addresses: worked out once, asked of many sets.
+#[derive(Debug, Clone, Copy)]
+pub enum Span {
     V4(Range<u32>),
     V6(Range<u128>),
 }
 
-fn range(network: Cidr) -> Either {
-    let length = u32::from(network.length());
-    match network.masked().address() {
-        IpAddr::V4(first) => {
-            let first = first.to_bits();
-            Either::V4((first, first | u32::MAX.checked_shr(length).unwrap_or(0)))
-        }
-        IpAddr::V6(first) => {
-            let first = first.to_bits();
-            Either::V6((first, first | u128::MAX.checked_shr(length).unwrap_or(0)))
+impl Span {
+    pub fn of(network: Cidr) -> Span {
+        let length = u32::from(network.length());
+        match network.address() {
+            IpAddr::V4(address) => {
+                let rest = u32::MAX.checked_shr(length).unwrap_or(0);
+                let first = address.to_bits() & !rest;
+                Span::V4((first, first | rest))
+            }
+            IpAddr::V6(address) => {
+                let rest = u128::MAX.checked_shr(length).unwrap_or(0);
+                let first = address.to_bits() & !rest;
+                Span::V6((first, first | rest))
+            }
         }
     }
 }
@@ -169,7 +175,7 @@ mod tests {
             let table = PrefixTable::new(entries, |all, more| all.extend(more));
             for prefix in prefixes.iter().chain(&networks) {
                 let walked: Vec<usize> = (0..networks.len()).filter(|at| is_in(*prefix, networks[*at])).collect();
-                prop_assert_eq!(set.covers(*prefix), !walked.is_empty());
+                prop_assert_eq!(set.covers(&Span::of(*prefix)), !walked.is_empty());
                 let mut found: Vec<usize> = table.covering(*prefix).flatten().copied().collect();
                 found.sort_unstable();
                 prop_assert_eq!(found, walked);
@@ -180,7 +186,8 @@ mod tests {
     #[test]
     fn neighbours_are_not_their_sum() {
         let set: PrefixSet = ["10.0.0.0/25", "10.0.0.128/25"].map(|text| text.parse().unwrap()).into_iter().collect();
-        let check = |prefix: &str, expected| assert_eq!(set.covers(prefix.parse().unwrap()), expected, "{prefix}");
+        let check =
+            |prefix: &str, expected| assert_eq!(set.covers(&Span::of(prefix.parse().unwrap())), expected, "{prefix}");
         check("10.0.0.128/25", true);
         check("10.0.0.255/32", true);
         check("10.0.0.0/24", false);
