@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Control;
 use crate::bfd::{Bfd, BfdKey, Change};
 use crate::bgp::call::{self, BgpCall};
-use crate::bgp::desired::{self, desired};
+use crate::bgp::desired::Interest;
 use crate::bgp::rib::forwarding::ForwardingChanges;
 use crate::bgp::speaker_state::{BfdState, SpeakerState};
 use crate::bgp::thread::{Bgp, Input, Output};
@@ -38,6 +38,7 @@ pub struct Routing {
     bgp: Bgp,
     outputs: mpsc::Receiver<Output>,
     bfd: Option<(Bfd, mpsc::Receiver<Change>)>,
+    interest: Interest,
     desired: Arc<SpeakerState>,
     watched: BTreeSet<IpAddr>,
 }
@@ -49,7 +50,8 @@ impl Routing {
     pub fn start(node: &str) -> std::io::Result<Routing> {
         let seed = u64::from(crc32fast::hash(node.as_bytes()));
         let (bgp, outputs) = Bgp::start(seed, false)?;
-        Ok(Routing { bgp, outputs, bfd: None, desired: Arc::default(), watched: BTreeSet::new() })
+        let interest = Interest::new(node);
+        Ok(Routing { bgp, outputs, bfd: None, interest, desired: Arc::default(), watched: BTreeSet::new() })
     }
 
     /// What one of the threads says next.
@@ -127,16 +129,15 @@ impl Routing {
 impl<D: Datastore> Control<D> {
     /// Works out what the speaker should be, if one of these may change it.
     pub(super) async fn follow_routing(&mut self, changed: &BTreeSet<Arc<Key>>) {
-        if !changed.iter().any(|key| desired::KINDS.contains(&key.kind)) {
-            return;
+        if self.routing.interest.follow(&self.resources, changed) {
+            self.want_routing().await;
         }
-        self.want_routing().await;
     }
 
     async fn want_routing(&mut self) {
         let folder = self.settings.secrets.clone();
         let secrets = move |name: &str, key: &str| secret(&folder, name, key);
-        let wanted = desired(&self.resources, &self.settings.node_name, &secrets);
+        let wanted = self.routing.interest.desired(&self.resources, &secrets);
         let problems = self.routing.follow(wanted).await;
         self.note("bgp", problems);
     }

@@ -13,6 +13,7 @@
 //! | `session.rs` | how: what makes a session, and its terms |
 //! | `policy.rs` | what is taken and told |
 //! | `routes.rs` `services.rs` | what there is to tell |
+//! | `interest.rs` | which changes matter |
 //!
 //! Invariants: any order of resources ends in the same state; of two definitions of one session the explicit one is taken,
 //! of two explicit ones the first by name, those for all nodes before those for some.
@@ -20,48 +21,37 @@
 //! Sources: Calico's BGPConfiguration, BGPPeer, BGPFilter and Node; what confd makes of them for BIRD.
 
 mod cluster;
+mod interest;
 mod peerings;
 mod policy;
 mod routes;
 mod services;
 mod session;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use config::resource::Kind;
+use config::resource::Key;
 
 use super::speaker_state::{Identity, SpeakerState};
 use crate::resources::Resources;
 use cluster::Cluster;
+pub use interest::Interest;
 use policy::Policy;
 use session::Sessions;
 
 /// Looks up a secret by name and key. None: it is not there, or not yet.
 pub type Secrets<'a> = &'a dyn Fn(&str, &str) -> Option<Arc<str>>;
 
-/// Resources of other kinds change nothing about the speaker.
-pub const KINDS: [Kind; 14] = [
-    Kind::Node,
-    Kind::BgpConfiguration,
-    Kind::BgpPeer,
-    Kind::BgpFilter,
-    Kind::BlockAffinity,
-    Kind::IpPool,
-    Kind::WorkloadEndpoint,
-    Kind::StaticRoute,
-    Kind::Service,
-    Kind::EndpointSlice,
-    Kind::FelixConfiguration,
-    Kind::Profile,
-    Kind::Namespace,
-    Kind::ServiceAccount,
-];
-
 /// What the speaker of the node of this name should be.
 pub fn desired(resources: &Resources, node: &str, secrets: Secrets<'_>) -> SpeakerState {
+    Interest::of(resources, node).desired(resources, secrets)
+}
+
+fn state(resources: &Resources, node: &str, endpoints: &BTreeSet<Key>, secrets: Secrets<'_>) -> SpeakerState {
     let mut state = SpeakerState::default();
     let Some(cluster) = Cluster::of(resources, node) else { return state };
-    let endpoints = routes::endpoints(resources, node);
+    let endpoints = routes::endpoints(resources, endpoints);
     let routes = routes::of_node(resources, &cluster, &endpoints);
     let peerings = peerings::of_node(resources, &cluster, &endpoints, &mut state.problems);
     let mut sessions = Sessions::new(&cluster, secrets, Policy::new(resources, &cluster, &routes));

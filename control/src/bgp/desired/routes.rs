@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use config::net::Cidr;
-use config::resource::{AffinityType, BlockAffinityState, Key, Kind, Resource, WorkloadEndpoint};
+use config::resource::{AffinityType, BlockAffinityState, Key, Resource, WorkloadEndpoint};
 
 use super::cluster::Cluster;
 use super::services;
@@ -65,12 +65,9 @@ pub fn of_node(resources: &Resources, cluster: &Cluster<'_>, endpoints: &[&Workl
     LocalRoutes { routes, blocks, services }
 }
 
-/// The workload endpoints that this node has, in key order.
-pub fn endpoints<'a>(resources: &'a Resources, node: &str) -> Vec<&'a WorkloadEndpoint> {
-    let own = resources.of_kind(Kind::WorkloadEndpoint);
-    let own: BTreeSet<Key> =
-        own.filter(|(_, endpoint)| local::is_of_node(Some(endpoint), node)).map(|(key, _)| key.clone()).collect();
-    let active = local::active(resources, &own, true);
+/// The workload endpoints that this node has, of those that name it; in key order.
+pub fn endpoints<'a>(resources: &'a Resources, own: &BTreeSet<Key>) -> Vec<&'a WorkloadEndpoint> {
+    let active = local::active(resources, own, true);
     let endpoint = |key: &Key| match resources.get(key)? {
         Resource::WorkloadEndpoint(endpoint) => Some(endpoint),
         _ => None,

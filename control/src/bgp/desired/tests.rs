@@ -308,6 +308,73 @@ fn answer(resources: &Resources, question: &str) -> Vec<String> {
     explain(filter, direction, &Candidate { prefix, attributes: &attributes, source }, internal)
 }
 
+/// Resources of the kinds that come and go while a cluster runs, a few names each.
+fn passing() -> impl Strategy<Value = Resource> {
+    let endpoint = (0..3u8, any::<bool>(), any::<bool>()).prop_map(|(number, is_own, is_router)| {
+        let (node, label) = (if is_own { "n0" } else { "n1" }, if is_router { "app=router " } else { "" });
+        format!(
+            "WorkloadEndpoint/default/w{number} {label}spec: {{node: {node}, orchestrator: k8s, pod: w{number}, endpoint: eth0, \
+             interfaceName: cali{number}, mac: '02:00:00:00:00:01', ipNetworks: [10.65.0.{number}/32], profiles: [p]}}"
+        )
+    });
+    let service = any::<bool>().prop_map(|is_local| {
+        let policy = if is_local { "Local" } else { "Cluster" };
+        format!("Service/default/s spec: {{type: NodePort, clusterIP: 10.96.0.1, externalTrafficPolicy: {policy}}}")
+    });
+    let slice = any::<bool>().prop_map(|is_own| {
+        let node = if is_own { "n0" } else { "n1" };
+        format!(
+            "EndpointSlice/default/s kubernetes.io/service-name=s addressType: IPv4, \
+             endpoints: [{{addresses: [10.65.0.1], nodeName: {node}}}]"
+        )
+    });
+    let configuration = (any::<bool>(), any::<bool>()).prop_map(|(has_ranges, has_address)| {
+        let ranges = if has_ranges { "serviceClusterIPs: [{cidr: 10.96.0.0/12}], " } else { "" };
+        let address = if has_address { "localWorkloadPeeringIPV4: 169.254.1.179" } else { "" };
+        format!("BGPConfiguration/default spec: {{{ranges}{address}}}")
+    });
+    let profile = any::<bool>().prop_map(|is_red| {
+        format!("Profile/p spec: {{labelsToApply: {{tenant: {}}}}}", if is_red { "red" } else { "blue" })
+    });
+    let peer = Just(
+        "BGPPeer/local spec: {localWorkloadSelector: app == 'router' && tenant == 'red', asNumber: 65001}".to_owned(),
+    );
+    let node =
+        (0..2u8).prop_map(|number| format!("Node/n{number} spec: {{bgp: {{ipv4Address: 10.0.0.{}/24}}}}", number + 1));
+    let pool = Just("IPPool/pool spec: {cidr: 10.65.0.0/16}".to_owned());
+    let other = Just("NetworkPolicy/default/x spec: {selector: all()}".to_owned());
+    let statement = prop_oneof![
+        4 => endpoint, 2 => service, 2 => slice, 1 => configuration, 1 => profile, 1 => peer, 1 => node, 1 => pool, 1 => other
+    ];
+    statement.prop_map(|statement| resource(&statement).remove(0))
+}
+
+proptest! {
+    /// What comes, goes and changes, and is of no interest, changes nothing.
+    #[test]
+    fn what_is_of_no_interest_changes_nothing(
+        steps in proptest::collection::vec((passing(), proptest::bool::weighted(0.3)), 1..40),
+    ) {
+        let none = |_: &str, _: &str| None;
+        let mut resources = Resources::default();
+        let mut interest = Interest::new("n0");
+        let mut state = interest.desired(&resources, &none);
+        for (resource, is_gone) in steps {
+            let key = Arc::new(resource.key());
+            match is_gone {
+                true => resources.remove(&key),
+                false => resources.put(resource),
+            }
+            let is_concerned = interest.follow(&resources, &[key.clone()].into_iter().collect());
+            let now = interest.desired(&resources, &none);
+            prop_assert!(is_concerned || now == state, "{key} is of no interest");
+            prop_assert_eq!(&now, &desired(&resources, "n0", &none));
+            prop_assert_eq!(&interest, &Interest::of(&resources, "n0"));
+            state = now;
+        }
+    }
+}
+
 /// A few nodes with labels, addresses, numbers and reflectors, and peers among them.
 fn cluster() -> impl Strategy<Value = Vec<Resource>> {
     let node = (any::<[bool; 4]>(), 0..3u8, prop_oneof![3 => Just(0), 1 => 1790..1793u16]);
