@@ -20,6 +20,7 @@
 //! | `fuzz/bgp.rs` | `bgp_open`, `bgp_update`, `bgp_message` |
 //! | `fuzz/sessions.rs` | `bgp_session` |
 //! | `fuzz/values.rs` | `selector`, `settings`, `net`, `netlink` |
+//! | `fuzz/bfd.rs` | `bfd` |
 //! | `fuzz/mutate.rs` | the mutations |
 //!
 //! `FUZZ_ROUNDS=200000 FUZZ_SEED=7 cargo test -p tests --test fuzz packet` runs one target longer and elsewhere. A file
@@ -28,6 +29,7 @@
 //! Invariant: the same seed, rounds and corpus give the same inputs, in the same order.
 //! Left out: coverage of branches, shrinking, and decoders that only the binary has (the lab's description).
 
+pub mod bfd;
 pub mod bgp;
 pub mod documents;
 pub mod flows;
@@ -86,7 +88,7 @@ impl Seen {
 }
 
 /// Every target; each has a test of its name in tests/fuzz.rs.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 17] = [
     frames::PACKET,
     frames::ICMP,
     parse::PARSE,
@@ -103,6 +105,7 @@ pub const TARGETS: [Target; 16] = [
     bgp::UPDATE,
     bgp::MESSAGE,
     sessions::BGP_SESSION,
+    bfd::BFD,
 ];
 
 /// How long and from where.

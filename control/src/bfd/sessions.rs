@@ -392,6 +392,10 @@ impl Sessions {
         entry.leaving_until = Some(now + patience);
         self.by_key.remove(&entry.key);
         self.handle(discriminator, Event::AdminDown, now, out);
+        // Who wants others all the time does not get more sessions by that.
+        if self.by_discriminator.len() > 2 * SESSIONS_MAX {
+            self.forget(discriminator, out);
+        }
     }
 
     fn handle(&mut self, discriminator: u32, event: Event, now: Instant, out: &mut Vec<Output>) {

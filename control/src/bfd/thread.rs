@@ -13,6 +13,8 @@
 //! Control and this thread share a slot of wishes behind a mutex that this thread only ever tries, and a bounded channel of
 //! changes. What does not fit into the channel waits here; of one session only the newest is kept then.
 //!
+//! Nothing is logged while all is well: who writes a log may be made to wait. Control logs the changes it is told.
+//!
 //! Invariant: a handle that is dropped has told every neighbour, waits for that no longer than `LEAVING_MAX` and a bit, and
 //! leaves no thread behind.
 //! Sources: RFC 5880 §6.8; sched(7).
@@ -95,8 +97,11 @@ pub struct Report {
 }
 
 impl Bfd {
-    /// Starts the thread, in the network namespace of the caller, without a session and without a socket. How to get
-    /// real-time priority is the thread's own affair: without it everything works, late when the machine is busy.
+    /// Starts the thread, in the network namespace of the caller, without a session and without a socket; those of sessions
+    /// come and go with them, and what fails there is the `problem` of a session's status. Without the right to real-time
+    /// priority everything works, late when the machine is busy. The channel ends when the thread does.
+    ///
+    /// Fails when the system gives no thread or no descriptor.
     pub fn start() -> Result<(Bfd, tokio::sync::mpsc::Receiver<Change>), BfdError> {
         Bfd::start_with(true)
     }
@@ -259,21 +264,12 @@ impl Turns {
         self.carry_out(out);
         if !wishes.asked.is_empty() {
             let refused = self.sessions.refused().iter().map(|(reason, count)| (reason.name(), *count)).collect();
-            let report = Report { sessions: self.status(now), refused, is_realtime: self.is_realtime };
+            let report = Report { sessions: self.sessions.status(now), refused, is_realtime: self.is_realtime };
             for asked in wishes.asked {
                 // Nobody waits any more: then nobody wants to know.
                 let _ = asked.try_send(report.clone());
             }
         }
-    }
-
-    fn status(&self, now: Instant) -> Vec<SessionStatus> {
-        let mut sessions = self.sessions.status(now);
-        for session in &mut sessions {
-            let deaf = self.deaf.get(&(session.key.peer.is_ipv6(), session.wanted.multihop));
-            session.problem = session.problem.take().or_else(|| deaf.cloned());
-        }
-        sessions
     }
 
     /// True: there may be more than was read.
@@ -314,11 +310,16 @@ impl Turns {
     }
 
     fn send(&mut self, discriminator: u32, packet: &Packet) {
+        // Who cannot listen says nothing: the port may be that of another daemon here, whose session with this neighbour would
+        // go down by it.
+        let Some((key, wanted)) = self.sessions.key(discriminator) else { return };
+        if let Some(problem) = self.deaf.get(&(key.peer.is_ipv6(), wanted.multihop)) {
+            return self.sessions.not_sent(discriminator, problem.clone());
+        }
         let outlet = self.senders.entry(discriminator).or_default();
         let was_open = outlet.sender.is_some();
         let sent = (|| {
             if outlet.sender.is_none() {
-                let (key, wanted) = self.sessions.key(discriminator).ok_or(ErrorKind::NotFound)?;
                 open(outlet, &mut self.ports, key, wanted.multihop)?;
             }
             outlet.sender.as_ref().ok_or(ErrorKind::NotFound)?.send(&packet.encode())
@@ -338,6 +339,7 @@ impl Turns {
             // The interface or the address may have gone and come back as another: the socket is made anew for the next packet.
             Err(error) => {
                 outlet.sender = None;
+                self.sessions.interface_is(discriminator, None);
                 self.sessions.not_sent(discriminator, error.to_string());
             }
         }
@@ -375,7 +377,6 @@ impl Turns {
     }
 
     fn tell(&mut self, change: Change) {
-        tracing::info!(session = %change.key, up = change.up, diagnostic = %change.diagnostic, "bfd");
         // Of a session that changes to and fro while nobody listens, the last change says it all.
         if self.untold.iter().filter(|untold| untold.key == change.key).count() >= 2 {
             self.untold.retain(|untold| untold.key != change.key);

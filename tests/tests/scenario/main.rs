@@ -29,12 +29,14 @@
 //! | `told.rs` | what `trace` and `why` tell about host endpoints is what happens |
 //! | `neighbours.rs` | BIRD and GoBGP talk to each other, seen by the harness that will judge our speaker |
 //! | `bgp_input.rs` | wrong UPDATEs over real sockets, with another router behind |
+//! | `bfd.rs` | our BFD and BIRD's watch a link and a path of two hops |
 //! | `input.rs` | wrong manifests, restarts, endpoints that do not behave |
 //!
 //! Each needs root, and is not run without.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod bfd;
 mod bgp_input;
 mod confirm;
 mod guarded;

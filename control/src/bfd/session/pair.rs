@@ -13,7 +13,7 @@ use std::collections::BinaryHeap;
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 40;
 
 /// What the path does to packets.
 #[derive(Clone, Copy, Default)]
