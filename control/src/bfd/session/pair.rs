@@ -10,6 +10,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use super::super::packet::LENGTH;
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
@@ -28,12 +29,14 @@ struct Path {
     is_cut: [bool; 2],
 }
 
+/// When a packet arrives, in which order it was sent, to whom, what.
+type Flight = (Instant, u64, usize, [u8; LENGTH]);
+
 struct Pair {
     sides: [Session; 2],
     path: Path,
     now: Instant,
-    /// When, in which order of sending, to whom, what.
-    flying: BinaryHeap<Reverse<(Instant, u64, usize, [u8; super::super::packet::LENGTH])>>,
+    flying: BinaryHeap<Reverse<Flight>>,
     last_arrival: [Instant; 2],
     sent: [u64; 2],
     random: u64,
