@@ -41,6 +41,8 @@ pub struct Routing {
     interest: Interest,
     desired: Arc<SpeakerState>,
     watched: BTreeSet<IpAddr>,
+    /// Neighbours that BFD has found gone.
+    down: BTreeSet<IpAddr>,
 }
 
 impl Routing {
@@ -51,7 +53,15 @@ impl Routing {
         let seed = u64::from(crc32fast::hash(node.as_bytes()));
         let (bgp, outputs) = Bgp::start(seed, false)?;
         let interest = Interest::new(node);
-        Ok(Routing { bgp, outputs, bfd: None, interest, desired: Arc::default(), watched: BTreeSet::new() })
+        Ok(Routing {
+            bgp,
+            outputs,
+            bfd: None,
+            interest,
+            desired: Arc::default(),
+            watched: BTreeSet::new(),
+            down: BTreeSet::new(),
+        })
     }
 
     /// What one of the threads says next.
@@ -140,6 +150,16 @@ impl<D: Datastore> Control<D> {
         let wanted = self.routing.interest.desired(&self.resources, &secrets);
         let problems = self.routing.follow(wanted).await;
         self.note("bgp", problems);
+        // Nobody will say any more that these are back.
+        let routing = &mut self.routing;
+        let is_watched = |address: &IpAddr| {
+            routing.desired.peers.iter().any(|(key, peer)| key.address == *address && peer.transport.bfd.is_some())
+        };
+        let forgotten: Vec<IpAddr> = routing.down.iter().filter(|address| !is_watched(address)).copied().collect();
+        for address in forgotten {
+            self.routing.down.remove(&address);
+            self.next_hop_up(address);
+        }
     }
 
     pub(super) async fn bgp_said(&mut self, output: Output) {
@@ -156,12 +176,14 @@ impl<D: Datastore> Control<D> {
     pub(super) async fn bfd_said(&mut self, change: Change) {
         let address = change.key.peer;
         tracing::info!(peer = %change.key, up = change.up, diagnostic = ?change.diagnostic, "bfd");
-        if change.up {
-            self.next_hop_up(address);
-        } else if change.is_failure {
+        if change.is_failure {
+            self.routing.down.insert(address);
             self.next_hop_down(address);
             // First the packets, then what BGP makes of it.
             self.settle().await;
+        } else if self.routing.down.remove(&address) || change.up {
+            // It is there again, or has shut BFD down on purpose, which says nothing about packets (RFC 5882 §4.2).
+            self.next_hop_up(address);
         }
         if change.up || change.is_failure {
             self.routing.bgp.tell(Input::Bfd { address, is_up: change.up }).await;

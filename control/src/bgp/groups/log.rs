@@ -7,7 +7,7 @@
 //!             peer a      peer b   peer c        each at its own place, each at its own pace
 //! ```
 //!
-//! Invariants: bytes kept are at most `BYTES_MAX` and one message; what a peer has not read when it goes is in `missed`.
+//! Invariant: `bytes` is the sum over the messages. Whoever owns it keeps it at `BYTES_MAX`.
 
 use std::collections::VecDeque;
 
@@ -64,10 +64,6 @@ impl Log {
     /// The octets that are kept.
     pub fn bytes(&self) -> usize {
         self.bytes
-    }
-
-    pub fn is_over(&self) -> bool {
-        self.bytes > BYTES_MAX
     }
 
     /// None: it is gone, or not there yet.

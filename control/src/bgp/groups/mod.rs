@@ -57,6 +57,8 @@ pub struct Group {
     codec: Codec,
     sent: Sent,
     log: Log,
+    /// Octets of it that are kept.
+    log_most: usize,
     members: BTreeMap<PeerIndex, Member>,
     /// Paths told, by family; and of these, those that one peer said.
     told: [u32; 2],
@@ -118,6 +120,7 @@ impl Group {
             codec,
             sent: Sent::default(),
             log: Log::default(),
+            log_most: log::BYTES_MAX,
             members: BTreeMap::new(),
             told: [0; 2],
             told_from: HashMap::new(),
@@ -203,7 +206,7 @@ impl Group {
         if is_read {
             packed.encode(&self.codec, &mut self.log);
         }
-        if self.log.is_over() {
+        if self.log.bytes() > self.log_most {
             self.leave_behind();
         }
         self.trim();
