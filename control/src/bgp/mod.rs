@@ -18,17 +18,20 @@
 //! | `speaker/` | owns all of these, and says who hears of what |
 //! | `call.rs` | what people ask and order |
 //! | `thread/` | sockets and timers: the only part that has any |
+//! | `mrt.rs` `bmp.rs` | tables and messages for tools: dumps to files, monitoring stations |
 //! | `speaker_state.rs` `rules.rs` | what the speaker should be; what is taken and told |
 //! | `desired/` | what the resources of the cluster come to, for one node |
 //!
 //! Sources: RFC 4271, and the RFCs that each file names.
 
 pub mod attribute;
+pub mod bmp;
 pub mod call;
 pub mod decision;
 pub mod desired;
 pub mod groups;
 pub mod message;
+pub mod mrt;
 pub mod rib;
 pub mod rules;
 pub mod session;

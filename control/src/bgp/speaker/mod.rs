@@ -36,7 +36,7 @@ use super::rib::forwarding::{Forwarding, ForwardingChanges};
 use super::rib::path::{PeerFacts, PeerIndex, Stale};
 use super::rib::table::PrefixIndex;
 use super::rib::{Rib, family_index};
-use super::session::{Action as SessionAction, ConnectionId, Event as SessionEvent, Negotiated, Session};
+use super::session::{Action as SessionAction, ConnectionId, Event as SessionEvent, Negotiated, Session, State};
 use super::speaker_state::{Identity, PeerKey, PeerState, SpeakerState, Transport};
 
 /// How long a speaker that has restarted waits for its peers to tell it everything, before it tells them (RFC 4724 §4.1).
@@ -459,6 +459,10 @@ impl Speaker {
     /// The connection of an established session.
     pub fn connection(&self, key: &PeerKey) -> Option<ConnectionId> {
         self.peers.get(key)?.up.as_ref().map(|up| up.negotiated.connection)
+    }
+
+    pub fn state_of(&self, key: &PeerKey) -> Option<State> {
+        self.peers.get(key).map(|peer| peer.session.state())
     }
 
     pub fn transport(&self, key: &PeerKey) -> Option<&Transport> {

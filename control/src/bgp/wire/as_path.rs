@@ -90,7 +90,7 @@ pub(super) fn write(path: &AsPath, width: Width, out: &mut Vec<u8>) {
 }
 
 /// As a peer of two octets is told it.
-pub(super) fn two_octets(number: u32) -> u16 {
+pub(in crate::bgp) fn two_octets(number: u32) -> u16 {
     u16::try_from(number).unwrap_or(AS_TRANS as u16)
 }
 

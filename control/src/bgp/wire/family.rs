@@ -30,3 +30,8 @@ pub(super) fn slot(family: IpVersion) -> usize {
         IpVersion::V6 => 1,
     }
 }
+
+/// Both numbers.
+pub(in crate::bgp) fn afi_and_safi(family: IpVersion) -> (u16, u8) {
+    (afi(family), UNICAST)
+}

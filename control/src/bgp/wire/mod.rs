@@ -39,6 +39,8 @@ use as_path::Width;
 use family::{afi, slot};
 use reader::Reader;
 
+pub(super) use as_path::two_octets;
+pub(super) use family::afi_and_safi;
 pub use notification::describe;
 pub use write::Unsayable;
 
@@ -48,6 +50,8 @@ pub const HEADER: usize = 19;
 pub const LONGEST: usize = 4096;
 /// The longest one after. RFC 8654 §3.
 pub const LONGEST_EXTENDED: usize = 65535;
+/// AS numbers in a path that is believed, if nothing else is said.
+pub const LONGEST_PATH: usize = 1000;
 
 const MARKER: [u8; 16] = [0xff; 16];
 
@@ -105,6 +109,7 @@ pub struct Codec {
     extended_message: bool,
     extended_next_hop: bool,
     enhanced_refresh: bool,
+    longest_path: usize,
     families: &'static [IpVersion],
     /// By family.
     sends_path_ids: [bool; 2],
@@ -126,6 +131,7 @@ impl Codec {
             extended_message: false,
             extended_next_hop: false,
             enhanced_refresh: false,
+            longest_path: LONGEST_PATH,
             families: &[IpVersion::V4],
             sends_path_ids: [false; 2],
             receives_path_ids: [false; 2],
@@ -170,6 +176,11 @@ impl Codec {
                 can(&ours.add_path, family, receives) && can(&theirs.add_path, family, sends);
         }
         codec
+    }
+
+    /// The same, with another limit for the numbers in a path; routes with more are withdrawn.
+    pub fn with_longest_path(self, numbers: usize) -> Codec {
+        Codec { longest_path: numbers, ..self }
     }
 
     /// Families that both speak, IPv4 first.
@@ -333,6 +344,11 @@ impl Codec {
     pub fn end_of_rib(&self, family: IpVersion, out: &mut Vec<u8>) {
         write::end_of_rib(family, out);
     }
+}
+
+/// Appends attributes as a dump of a table has them: all that is known, with AS numbers of four octets. RFC 6396 §4.3.4.
+pub fn dump_attributes(family: IpVersion, attributes: &Attributes, out: &mut Vec<u8>) {
+    write::dump(family, attributes, out);
 }
 
 fn refresh(codec: &Codec, message: &[u8], body: &[u8]) -> Result<Refresh, Notification> {

@@ -13,6 +13,8 @@
 use crate::bgp::attribute::code;
 use crate::bgp::message::Outcome::{self, AttributeDiscard, SessionReset, TreatAsWithdraw};
 
+use super::as_path::Width;
+
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Row {
     pub code: u8,
@@ -45,6 +47,22 @@ pub(super) enum Length {
     MultipleOf(usize),
     /// Looked at together with the value.
     Any,
+}
+
+impl Length {
+    /// Whether so many octets are right; the error says what is.
+    pub fn check(self, octets: usize, width: Width) -> Result<(), String> {
+        match self {
+            Length::Exactly(length) if octets != length => Err(length.to_string()),
+            Length::NumberAnd(length) if octets != width.octets() + length => {
+                Err((width.octets() + length).to_string())
+            }
+            Length::MultipleOf(length) if octets == 0 || !octets.is_multiple_of(length) => {
+                Err(format!("a multiple of {length}"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What a peer of another system says with it.

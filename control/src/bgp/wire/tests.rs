@@ -84,6 +84,7 @@ pub(super) fn codec() -> impl Strategy<Value = Codec> {
             extended_message,
             extended_next_hop,
             enhanced_refresh: true,
+            longest_path: LONGEST_PATH,
             families: [&[IpVersion::V4, IpVersion::V6][..], &[IpVersion::V4], &[IpVersion::V6]][families],
             // Read as it is written.
             sends_path_ids: [s4, s6],
@@ -297,6 +298,23 @@ fn the_end_of_a_family_is_told() {
         both.end_of_rib(family, &mut bytes);
         let expected = Update { end_of_rib: Some(family), ..Update::default() };
         assert_eq!(decode_all(&both, &bytes), [Message::Update(expected)]);
+    }
+}
+
+#[test]
+fn a_path_has_a_limit() {
+    let nlri = [Nlri { prefix: Cidr::parse("198.51.100.0/24").unwrap(), path_id: 0 }];
+    let mut attributes = Attributes::local(Ipv4Addr::new(192, 0, 2, 1).into());
+    attributes.as_path = AsPath::sequence(vec![9; 11]);
+    for (codec, is_taken) in [(Codec::new(), true), (Codec::new().with_longest_path(10), false)] {
+        let mut each = |message: &[u8], _| {
+            let Message::Update(update) = codec.decode(message).unwrap() else { panic!("an UPDATE") };
+            assert_eq!(
+                (update.reachable.len(), update.withdrawn.len()),
+                (usize::from(is_taken), usize::from(!is_taken))
+            );
+        };
+        codec.reach(&attributes, &nlri, &mut each).unwrap();
     }
 }
 

@@ -29,7 +29,7 @@ use super::as_path::{self, AS_TRANS, Width};
 use super::family;
 use super::nlri::{self, Skipped};
 use super::reader::Reader;
-use super::table::{self, Foreign, Length, Row, flag};
+use super::table::{self, Foreign, Row, flag};
 use super::value;
 
 /// UPDATE Message Error, and its subcodes. RFC 4271 §6.3.
@@ -172,14 +172,7 @@ impl<'a> Found<'a> {
 
     fn unknown(&mut self, flags: u8, code: u8, value: &[u8]) -> Result<(), Notification> {
         if flags & flag::OPTIONAL == 0 {
-            // RFC 4271 §6.3: the data is the attribute.
-            let mut data = vec![flags, code];
-            match u8::try_from(value.len()) {
-                Ok(length) if flags & flag::EXTENDED_LENGTH == 0 => data.push(length),
-                _ => data.extend((value.len() as u16).to_be_bytes()),
-            }
-            data.extend(value);
-            return Err(Notification::with(UPDATE_ERROR, UNRECOGNIZED_WELL_KNOWN, data));
+            return Err(Notification::with(UPDATE_ERROR, UNRECOGNIZED_WELL_KNOWN, attribute(flags, code, value)));
         }
         // Those that are not transitive end here. RFC 4271 §9.
         if flags & flag::TRANSITIVE != 0 {
@@ -204,24 +197,12 @@ impl<'a> Found<'a> {
             }
         }
         let width = self.codec.width();
-        let is_right = match row.length {
-            Length::Exactly(length) => value.len() == length,
-            Length::NumberAnd(length) => value.len() == width.octets() + length,
-            Length::MultipleOf(length) => !value.is_empty() && value.len().is_multiple_of(length),
-            Length::Any => true,
-        };
-        if !is_right {
-            let expected = match row.length {
-                Length::Exactly(length) => length.to_string(),
-                Length::NumberAnd(length) => (width.octets() + length).to_string(),
-                Length::MultipleOf(length) => format!("a multiple of {length}"),
-                Length::Any => unreachable!("any length is right"),
-            };
+        if let Err(expected) = row.length.check(value.len(), width) {
             let reason = format!("{} is {} octets long, expected {expected}", row.name, value.len());
             self.fault(Some(row.code), row.malformed, reason);
             return Ok(());
         }
-        if let Err(wrong) = self.take(row, value)? {
+        if let Err(wrong) = self.take(row, flags, value)? {
             let outcome = wrong.outcome.unwrap_or(row.malformed);
             self.fault(Some(row.code), outcome, format!("{}: {}", row.name, wrong.reason));
         }
@@ -229,12 +210,12 @@ impl<'a> Found<'a> {
     }
 
     /// Takes a value whose flags and length are right.
-    fn take(&mut self, row: &Row, value: &[u8]) -> Result<Result<(), Wrong>, Notification> {
+    fn take(&mut self, row: &Row, flags: u8, value: &[u8]) -> Result<Result<(), Wrong>, Notification> {
         let mut reader = Reader::new(value);
         let number = reader.u32().unwrap_or_default();
         match row.code {
             code::MP_REACH_NLRI => self.mp_reach(value)?,
-            code::MP_UNREACH_NLRI => self.mp_unreach(value)?,
+            code::MP_UNREACH_NLRI => self.mp_unreach(flags, value)?,
             code::ORIGIN => match value.first() {
                 Some(0) => self.attributes.origin = Origin::Igp,
                 Some(1) => self.attributes.origin = Origin::Egp,
@@ -295,6 +276,10 @@ impl<'a> Found<'a> {
 
     fn as_path(&self, value: &[u8]) -> Result<AsPath, String> {
         let path = as_path::read(value, self.codec.width())?;
+        let (length, longest) = (path.numbers().count(), self.codec.longest_path);
+        if length > longest {
+            return Err(format!("has {length} numbers, more than {longest}"));
+        }
         if !self.codec.internal {
             if path.segments.is_empty() {
                 return Err("is empty, and comes from another system".to_owned());
@@ -337,8 +322,11 @@ impl<'a> Found<'a> {
     }
 
     /// RFC 4760 §4.
-    fn mp_unreach(&mut self, value: &[u8]) -> Result<(), Notification> {
-        let malformed = || Notification::with(UPDATE_ERROR, OPTIONAL_ATTRIBUTE, value);
+    fn mp_unreach(&mut self, flags: u8, value: &[u8]) -> Result<(), Notification> {
+        let malformed = || {
+            let data = attribute(flags, code::MP_UNREACH_NLRI, value);
+            Notification::with(UPDATE_ERROR, OPTIONAL_ATTRIBUTE, data)
+        };
         let mut reader = Reader::new(value);
         let (afi, safi) = reader.u16().zip(reader.u8()).ok_or_else(malformed)?;
         let Some(family) = family::family(afi, safi).filter(|family| self.codec.speaks(*family)) else {
@@ -441,6 +429,17 @@ fn next<'a>(section: &mut Reader<'a>) -> Option<(u8, u8, &'a [u8])> {
     let (flags, code) = section.u8().zip(section.u8())?;
     let value = if flags & flag::EXTENDED_LENGTH != 0 { section.long()? } else { section.short()? };
     Some((flags, code, value.rest()))
+}
+
+/// As it came, which is the data of a NOTIFICATION about it. RFC 4271 §6.3.
+fn attribute(flags: u8, code: u8, value: &[u8]) -> Vec<u8> {
+    let mut octets = vec![flags, code];
+    match u8::try_from(value.len()) {
+        Ok(length) if flags & flag::EXTENDED_LENGTH == 0 => octets.push(length),
+        _ => octets.extend((value.len() as u16).to_be_bytes()),
+    }
+    octets.extend(value);
+    octets
 }
 
 fn name(code: u8) -> String {

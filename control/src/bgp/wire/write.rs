@@ -196,6 +196,19 @@ fn set_length(message: &mut [u8], at: usize, from: usize) {
     }
 }
 
+/// Appends attributes as a dump of a table has them: numbers of four octets, and of MP_REACH_NLRI the next hop alone.
+/// RFC 6396 §4.3.4.
+pub(super) fn dump(family: IpVersion, attributes: &Attributes, out: &mut Vec<u8>) {
+    let codec = Codec { internal: true, four_octet_as: true, ..Codec::new() };
+    let is_plain = family == IpVersion::V4 && attributes.next_hop.address.is_ipv4();
+    if !is_plain {
+        let mut value = Vec::new();
+        write_next_hop(attributes.next_hop, &mut value);
+        write_attribute(Class::OptionalNonTransitive.flags(), code::MP_REACH_NLRI, &value, out);
+    }
+    write_attributes(&codec, attributes, is_plain, out);
+}
+
 /// Length and addresses, as MP_REACH_NLRI has them. RFC 2545 §3, RFC 8950 §3.
 fn write_next_hop(next_hop: NextHop, out: &mut Vec<u8>) {
     let octets = |address: Ipv6Addr| address.octets();
