@@ -163,6 +163,17 @@ impl Mesh {
         true
     }
 
+    /// All connections of a router break, seen by the other sides. Returns how many.
+    pub fn break_connections(&mut self, router: usize) -> usize {
+        let links: Vec<((PeerKey, ConnectionId), Far)> =
+            self.routers[router].links.iter().map(|(key, far)| (*key, *far)).collect();
+        for ((peer, connection), far) in &links {
+            self.push(self.now, What::Closed { to: far.router, peer: far.peer, connection: far.connection });
+            self.push(self.now, What::Closed { to: router, peer: *peer, connection: *connection });
+        }
+        links.len()
+    }
+
     fn session(&mut self, router: usize, peer: PeerKey, event: SessionEvent<'_>) {
         self.with(router, |speaker, now, out| speaker.handle(Event::Session(peer, event), now, out));
     }
