@@ -241,9 +241,10 @@ pub(super) fn text(action: &Action) -> String {
     }
 }
 
-/// What was sent, read as before any OPEN.
+/// What was sent, read by somebody who has agreed on everything.
 pub(super) fn messages(mut bytes: &[u8]) -> Vec<Message> {
-    let codec = Codec::new();
+    let capable = their_open();
+    let codec = Codec::agreed(&capable, &capable, true);
     let mut messages = Vec::new();
     while let Ok(Some(length)) = codec.frame(bytes) {
         let (message, rest) = bytes.split_at(length);

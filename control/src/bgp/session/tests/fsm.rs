@@ -433,11 +433,14 @@ fn routes_are_asked_for_again() {
     // A family that is not spoken.
     let unknown = Message::Refresh(Refresh { family: None, subtype: RefreshSubtype::Request });
     assert_eq!(rig.receive(0, &[unknown]), [""; 0]);
-    // A peer that cannot is not asked; one that sends no end of RIB is not waited for.
+    // A peer that cannot is not asked. Of one that has not said that it knows beginnings, everything is a request.
     let mut open = plain_open();
     (open.capabilities.route_refresh, open.capabilities.enhanced_refresh) = (false, false);
     let mut rig = Rig::up(|_| {}, &open);
     rig.check(Event::RequestRefresh(V4), &[]);
     rig.check(Event::RefreshBegins(V4), &[]);
+    assert_eq!(rig.receive(0, &[refresh(RefreshSubtype::Begin)]), ["refresh"]);
+    // An end of RIB is not waited for where none will come.
+    let mut rig = Rig::up(|_| {}, &plain_open());
     assert_eq!(rig.receive(0, &[refresh(RefreshSubtype::Begin)]), ["mark 4"]);
 }
