@@ -175,7 +175,12 @@ fn who_does_not_come_back_is_forgotten_after_the_restart_time() {
     assert_eq!(mesh.table(2).len(), 4, "kept");
     mesh.run(Duration::from_secs(15));
     assert_eq!(mesh.table(2).len(), 3, "forgotten");
-    let told: BTreeSet<_> = mesh.routers[0].notes.iter().filter(|note| matches!(note, Note::Down(..))).map(|note| format!("{note:?}")).collect();
+    let told: BTreeSet<_> = mesh.routers[0]
+        .notes
+        .iter()
+        .filter(|note| matches!(note, Note::Down(..)))
+        .map(|note| format!("{note:?}"))
+        .collect();
     assert_eq!(told.len(), 1, "{told:?}");
 }
 

@@ -179,11 +179,12 @@ impl Group {
         self.trim();
     }
 
-    /// Looks at prefixes again, and tells what differs.
-    pub fn follow(&mut self, rib: &mut Rib, places: &[PrefixIndex], clients: &Clients) {
+    /// Looks at prefixes again, and tells what differs. True when there is something.
+    pub fn follow(&mut self, rib: &mut Rib, places: &[PrefixIndex], clients: &Clients) -> bool {
         if self.members.is_empty() {
-            return;
+            return false;
         }
+        let mut has_changed = false;
         let mut packed = Packed::default();
         for place in places {
             let paths = self.export(rib, *place, clients);
@@ -191,6 +192,7 @@ impl Group {
             if old == &paths[..] {
                 continue;
             }
+            has_changed = true;
             let numbers: SmallVec<[u16; 2]> = old.iter().chain(&paths).map(|path| path.number).collect();
             self.pack(rib, *place, &paths, &mut packed);
             self.record(rib, *place, paths);
@@ -210,6 +212,7 @@ impl Group {
             self.leave_behind();
         }
         self.trim();
+        has_changed
     }
 
     /// What the group should be told about a prefix.

@@ -386,12 +386,11 @@ impl Speaker {
     pub fn settle(&mut self) {
         let changed = self.rib.take_changed();
         if !changed.is_empty() {
-            self.is_quiet = false;
             for place in &changed {
                 self.forwarding.follow(&self.rib, *place);
             }
             for group in self.groups.iter_mut().flatten() {
-                group.follow(&mut self.rib, &changed, &self.clients);
+                self.is_quiet &= !group.follow(&mut self.rib, &changed, &self.clients);
             }
             let rib = &self.rib;
             self.gone.extend(changed.into_iter().filter(|place| rib.entry(*place).paths.is_empty()));
