@@ -211,9 +211,17 @@ pub fn sessions(text: &str) -> Vec<Session> {
             exported += before(line, "exported");
         }
         let is_established = state == "Established";
-        sessions.push(Session { peer, is_established, imported, exported, details: part.to_owned() });
+        // The line of the protocol itself: name, BGP, table, state, time of the day.
+        let line = part.lines().find(|line| line.split_whitespace().nth(1) == Some("BGP")).unwrap_or_default();
+        let since = line.split_whitespace().nth(4).map_or(f64::NAN, seconds_of_day);
+        sessions.push(Session { peer, is_established, since, imported, exported, details: part.to_owned() });
     }
     sessions
+}
+
+/// `12:59:55.774`
+fn seconds_of_day(time: &str) -> f64 {
+    time.split(':').fold(0.0, |sum, part| sum * 60.0 + part.parse().unwrap_or(f64::NAN))
 }
 
 /// The number in front of a word: `2 imported, 1 filtered`.
@@ -287,5 +295,6 @@ mod tests {
         let sessions = sessions(text);
         assert_eq!(sessions.len(), 1);
         assert_eq!((sessions[0].is_established, sessions[0].imported, sessions[0].exported), (true, 3, 4));
+        assert_eq!(sessions[0].since, 46795.774);
     }
 }

@@ -202,6 +202,7 @@ pub fn sessions(value: &Value) -> Vec<Session> {
                 .or_else(|| text(&neighbour["state"]["neighbor_address"]))?,
             // PeerState_ESTABLISHED.
             is_established: neighbour["state"]["session_state"] == 6,
+            since: neighbour["timers"]["state"]["uptime"]["seconds"].as_f64().unwrap_or(f64::NAN),
             imported: sum("accepted"),
             exported: sum("advertised"),
             details: neighbour.to_string(),

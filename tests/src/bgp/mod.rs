@@ -7,6 +7,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `mod.rs` | what a neighbour should be, and what it says it has: the same words for both programs |
+//! | `ours.rs` | our router among them: sessions as resources, and what its command line says
 //! | `neighbour.rs` | a running program: start, ask, wait, reload, stop |
 //! | `bird.rs` | BIRD's configuration, and what `birdc` prints |
 //! | `gobgp.rs` | GoBGP's configuration, and what `gobgp` prints |
@@ -23,6 +24,7 @@ pub mod flood;
 pub mod gobgp;
 pub mod message;
 pub mod neighbour;
+pub mod ours;
 pub mod raw;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -214,16 +216,25 @@ pub enum Origin {
 }
 
 /// A session as a neighbour's own tool shows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Session {
     pub peer: IpAddr,
     pub is_established: bool,
+    /// Seconds, from whenever the tool counts: another session has another begin.
+    pub since: f64,
     /// Routes of all families that came and were taken.
     pub imported: u64,
     /// Routes of all families that were told.
     pub exported: u64,
     /// Everything the tool says about it.
     pub details: String,
+}
+
+impl Session {
+    /// Up all the time since it was seen before. BIRD's own times differ by a millisecond from one look to the next.
+    pub fn is_still(&self, before: &Session) -> bool {
+        self.is_established && before.is_established && (self.since - before.since).abs() < 0.1
+    }
 }
 
 /// A BFD session, as BIRD shows it.

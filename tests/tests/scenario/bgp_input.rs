@@ -14,7 +14,7 @@ use tests::topology::Topology;
 
 use crate::ip;
 
-const CHAIN: &str = r#"
+pub(crate) const CHAIN: &str = r#"
 endpoints:
   - { name: web, addresses: [10.65.0.2, "fd65::2"] }
 hosts:
@@ -28,10 +28,10 @@ hosts:
     nodeAddresses: [172.31.1.1/24, "fd31::1/64"]
 "#;
 
-const DEVICE: &str = "192.0.2.1";
-const BEHIND: [&str; 2] = ["172.31.1.1", "172.31.1.2"];
+pub(crate) const DEVICE: &str = "192.0.2.1";
+pub(crate) const BEHIND: [&str; 2] = ["172.31.1.1", "172.31.1.2"];
 /// Of the device and its inner peers; of the outer peers; of the router behind.
-const SYSTEMS: [u32; 3] = [64512, 65001, 65099];
+pub(crate) const SYSTEMS: [u32; 3] = [64512, 65001, 65099];
 const PEERS: u8 = 8;
 /// One of so many cases is tried where BIRD is the device.
 const SAMPLE: usize = 12;
@@ -75,7 +75,9 @@ fn differences(topology: &Topology, behind: &Neighbour, chosen: &[&Case]) -> Vec
             let expected = if is_internal { case.ibgp } else { case.ebgp };
             let seen = bench.run(case);
             if !seen.is(expected) {
-                found.push(Difference { case: case.name.clone(), is_internal, expected, seen });
+                let difference = Difference { case: case.name.clone(), is_internal, expected, seen };
+                println!("{difference}");
+                found.push(difference);
             }
             let is_calm = behind.sessions().iter().all(|session| session.is_established);
             assert!(is_calm, "{} ended the session behind the device", case.name);
@@ -83,6 +85,12 @@ fn differences(topology: &Topology, behind: &Neighbour, chosen: &[&Case]) -> Vec
         assert_eq!(bench.complaints(), Vec::<String>::new(), "what was passed on was wrong");
     }
     found
+}
+
+/// One of so many cases; `BGP_CASES=N` says another number.
+fn sample(all: &[Case], one_of: usize) -> Vec<&Case> {
+    let asked = std::env::var("BGP_CASES").ok().and_then(|text| text.parse().ok());
+    all.iter().step_by(asked.unwrap_or(one_of)).collect()
 }
 
 /// Addresses for all raw peers, and the router behind the device.
@@ -115,11 +123,8 @@ fn wrong_updates_are_told_apart_with_bird_as_the_device() {
     behind.until_established(BEHIND[0]);
 
     let all = cases();
-    let sample = std::env::var("BGP_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(SAMPLE);
-    let chosen: Vec<&Case> = all.iter().step_by(sample).collect();
+    let chosen = sample(&all, SAMPLE);
     let found = differences(&topology, &behind, &chosen);
-    let told: Vec<String> = found.iter().map(ToString::to_string).collect();
-    println!("BIRD does {} of {} otherwise:\n  {}", told.len(), 2 * chosen.len(), told.join("\n  "));
     // An IPv4 route by an IPv6 next hop is not agreed on: BIRD would have to be told to.
     let right = found.iter().filter(|it| it.expected == Expected::Accept && it.case != "ipv4-by-ipv6");
     assert_eq!(right.map(ToString::to_string).collect::<Vec<_>>(), Vec::<String>::new());
