@@ -138,10 +138,13 @@ impl Group {
     /// A peer comes, and is to be told everything; what it was `told` in another group it is told anew or has taken back. The
     /// first brings the group up to date.
     pub fn join(&mut self, peer: PeerIndex, rib: &mut Rib, clients: &Clients, told: Option<&[(PrefixIndex, u16)]>) {
-        if self.members.is_empty() {
+        // Of a member that was alone its own paths are not in `sent` yet.
+        if self.members.len() < 2 {
+            let alone = self.members.keys().next().copied();
             for place in rib.places() {
-                if !rib.entry(place).paths.is_empty() {
-                    let paths = self.export(rib, place, clients);
+                let is_missing = |path: &Path| alone.is_none_or(|alone| alone == path.peer);
+                if rib.entry(place).paths.iter().any(is_missing) {
+                    let paths = self.export(rib, place, clients, None);
                     self.record(rib, place, paths);
                 }
             }
@@ -185,9 +188,10 @@ impl Group {
             return false;
         }
         let mut has_changed = false;
+        let alone = self.members.keys().next().copied().filter(|_| self.members.len() == 1);
         let mut packed = Packed::default();
         for place in places {
-            let paths = self.export(rib, *place, clients);
+            let paths = self.export(rib, *place, clients, alone);
             let old = self.sent.get(*place);
             if old == &paths[..] {
                 continue;
@@ -215,8 +219,8 @@ impl Group {
         has_changed
     }
 
-    /// What the group should be told about a prefix.
-    fn export(&self, rib: &mut Rib, place: PrefixIndex, clients: &Clients) -> SentPaths {
+    /// What the group should be told about a prefix. To a member that is `alone` its own paths are told in no case.
+    fn export(&self, rib: &mut Rib, place: PrefixIndex, clients: &Clients, alone: Option<PeerIndex>) -> SentPaths {
         let prefix = rib.prefix(place);
         let entry = rib.entry(place);
         let is_several = self.audience.sends_path_ids[family_index(prefix.version())];
@@ -224,7 +228,7 @@ impl Group {
         let mut told = SentPaths::new();
         for (at, path) in entry.paths.iter().enumerate() {
             let is_best = at == usize::from(best);
-            if !(is_best || is_several && rib.is_eligible(path)) {
+            if alone == Some(path.peer) || !(is_best || is_several && rib.is_eligible(path)) {
                 continue;
             }
             if let Ok(attributes) = self.exported(rib, prefix, path, clients) {
