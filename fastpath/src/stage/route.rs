@@ -24,7 +24,7 @@ pub fn burst(burst: &mut Burst, flows: &FlowTable, tables: &Tables) {
             Passage::FromHost(uplink) => slot.adjacency = passage(uplink, tables)[1],
             Passage::None => {}
         }
-        if let Err(verdict) = way_out(slot, flows, tables) {
+        if let Err(verdict) = way_out::<true>(slot, flows, tables) {
             slot.verdict = verdict;
         }
     });
@@ -63,7 +63,9 @@ fn passage(uplink: InterfaceIndex, tables: &Tables) -> [AdjacencyIndex; 2] {
     ways.unwrap_or([AdjacencyIndex::NONE; 2])
 }
 
-fn way_out(slot: &mut Slot, flows: &FlowTable, tables: &Tables) -> Result<(), Verdict> {
+/// A way by a group is that of a member, and no member is a choice itself: `MAY_CHOOSE` says that this is not a member yet.
+/// Two functions, so that the one that all packets go through is still made in place.
+fn way_out<const MAY_CHOOSE: bool>(slot: &mut Slot, flows: &FlowTable, tables: &Tables) -> Result<(), Verdict> {
     let Some(adjacency) = tables.adjacency(slot.adjacency) else {
         return Err(match slot.passage {
             // Not ours yet: a route of the snapshot that is being published.
@@ -78,7 +80,8 @@ fn way_out(slot: &mut Slot, flows: &FlowTable, tables: &Tables) -> Result<(), Ve
         AdjacencyKind::Unresolved => return Err(Verdict::Punt(PuntReason::Resolve)),
         AdjacencyKind::Unreachable => return Err(Verdict::Respond(Answer::HostUnreachable)),
         AdjacencyKind::Blackhole => return Err(Verdict::Drop(DropReason::Blackhole)),
-        AdjacencyKind::Group => return by_member(slot, adjacency, flows, tables),
+        AdjacencyKind::Group if MAY_CHOOSE => return by_member(slot, adjacency, flows, tables),
+        AdjacencyKind::Group => return Err(Verdict::Drop(DropReason::NextHopsGone)),
     }
     let (Some(ingress), Some(egress)) = (tables.interface(slot.ingress), tables.interface(adjacency.interface)) else {
         return Err(Verdict::Drop(DropReason::InterfaceDown));
@@ -112,14 +115,11 @@ fn way_out(slot: &mut Slot, flows: &FlowTable, tables: &Tables) -> Result<(), Ve
 #[inline(never)]
 fn by_member(slot: &mut Slot, choice: &Adjacency, flows: &FlowTable, tables: &Tables) -> Result<(), Verdict> {
     let member = choice.group().map_or(AdjacencyIndex::NONE, |group| tables.groups.pick(group, &slot.key));
-    match tables.adjacency(member) {
-        // A member is never a choice itself, so this goes no deeper.
-        Some(adjacency) if adjacency.kind != AdjacencyKind::Group => {
-            slot.adjacency = member;
-            way_out(slot, flows, tables)
-        }
-        _ => Err(Verdict::Drop(DropReason::NextHopsGone)),
+    if member.is_none() {
+        return Err(Verdict::Drop(DropReason::NextHopsGone));
     }
+    slot.adjacency = member;
+    way_out::<false>(slot, flows, tables)
 }
 
 /// Asked about few packets, and kept out of the way of all others.
