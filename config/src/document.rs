@@ -124,6 +124,22 @@ impl Node {
         Node { position: Position::default(), value }
     }
 
+    /// The texts of a scalar or of a list of scalars.
+    pub fn texts(&self) -> Option<Vec<String>> {
+        match &self.value {
+            Value::List(items) => {
+                let texts: Option<Vec<Vec<String>>> = items.iter().map(Node::texts).collect();
+                texts.map(|texts| texts.concat())
+            }
+            Value::Text(text) => Some(vec![text.clone()]),
+            Value::Bool(value) => Some(vec![value.to_string()]),
+            Value::Integer(value) => Some(vec![value.to_string()]),
+            Value::Unsigned(value) => Some(vec![value.to_string()]),
+            Value::Float(value) => Some(vec![value.to_string()]),
+            Value::Null | Value::Map(_) => None,
+        }
+    }
+
     pub fn is_map(&self) -> bool {
         matches!(self.value, Value::Map(_))
     }

@@ -10,15 +10,15 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use crate::document::{self, Node, Value};
+use crate::document::{self, Value};
 use crate::failsafe::FailsafePort;
 use crate::resource::{self, FieldError};
 use crate::suggest;
 
 pub use table::SETTINGS;
 pub use values::{
-    BusyPoll, Datastore, EndpointOffload, EndpointToHostAction, Io, LogFormat, LogLevel, PolicyChange, Poll, Rebalance,
-    SourceSpoofing, XdpMode, ZeroCopy,
+    BgpKernelRoutes, BusyPoll, Datastore, EndpointOffload, EndpointToHostAction, Io, LogFormat, LogLevel, PolicyChange,
+    Poll, Rebalance, SourceSpoofing, XdpMode, ZeroCopy,
 };
 
 /// A variable every environment of a Calico node has. Ours beside it wins.
@@ -38,6 +38,7 @@ pub struct Settings {
     pub workers: Vec<usize>,
     pub poll: Poll,
     pub rebalance: Rebalance,
+    pub bgp_kernel_routes: BgpKernelRoutes,
     pub datastore: Datastore,
     pub api_socket: PathBuf,
     pub log_format: LogFormat,
@@ -89,6 +90,7 @@ impl Settings {
             workers: vec![0],
             poll: Poll::Sleep,
             rebalance: Rebalance::Off,
+            bgp_kernel_routes: BgpKernelRoutes::On,
             datastore: Datastore::Embedded("/var/lib/vrouter/db".into()),
             api_socket: "/run/vrouter/api.sock".into(),
             log_format: LogFormat::Text,
@@ -236,7 +238,7 @@ impl Overlay {
                 continue;
             }
             let place = format!("{}:{}", file.name, node.position);
-            match (texts(node), &setting.take) {
+            match (node.texts(), &setting.take) {
                 (Some(texts), Take::Many(take)) => {
                     let result = take(&mut self.settings, &texts);
                     self.taken(place, key.name.clone(), &texts.join(", "), result);
@@ -319,22 +321,6 @@ impl Overlay {
 
     fn refuse(&mut self, place: String, path: String, found: String, expected: String, help: Option<String>) {
         self.errors.push(SettingsError { place, error: FieldError { path, found, expected, help } });
-    }
-}
-
-/// The texts of a scalar or of a list of scalars.
-fn texts(node: &Node) -> Option<Vec<String>> {
-    match &node.value {
-        Value::List(items) => {
-            let texts: Option<Vec<Vec<String>>> = items.iter().map(texts).collect();
-            texts.map(|texts| texts.concat())
-        }
-        Value::Text(text) => Some(vec![text.clone()]),
-        Value::Bool(value) => Some(vec![value.to_string()]),
-        Value::Integer(value) => Some(vec![value.to_string()]),
-        Value::Unsigned(value) => Some(vec![value.to_string()]),
-        Value::Float(value) => Some(vec![value.to_string()]),
-        Value::Null | Value::Map(_) => None,
     }
 }
 

@@ -402,6 +402,7 @@ impl Compiler<'_> {
 
     /// Ways to the next hops of learned routes, which the kernel keeps resolved.
     fn next_hops(&mut self) {
+        self.places.rib.kernel.set_host_link(self.host.host_link);
         self.places.rib.set_own(std::mem::take(&mut self.paths));
         self.places.rib.resolve();
         let members = self.places.rib.members();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use config::resource::Key;
-use config::settings::{PolicyChange, Settings};
+use config::settings::{BgpKernelRoutes, PolicyChange, Settings};
 use fastpath::flow::FlowTable;
 use fastpath::io::guard::Openings;
 use fastpath::rcu::Publisher;
@@ -26,7 +26,7 @@ use crate::datastore::{Datastore, Revision, SyncEvent, undo};
 use crate::event::Event;
 use crate::felix::FelixSettings;
 use crate::guard::{self, Claims};
-use crate::host::{Host, HostEvent, InterfaceAddress, Link, LinkIndex, Neighbour, Route};
+use crate::host::{Host, HostEvent, InterfaceAddress, LearnedRoutes, Link, LinkIndex, Neighbour, Route};
 use crate::http::answer::{self, Answered};
 use crate::http::api::{ApiCall, ApiError, ApiRequest, ErrorCode};
 use crate::node_state::NodeState;
@@ -88,6 +88,7 @@ pub struct Control<D> {
     pub(crate) store_location: String,
     pub(crate) store_error: Option<String>,
     host: Host,
+    learned_routes: LearnedRoutes,
     pub(crate) kernel: Kernel,
     pub(crate) resources: Resources,
     pub(crate) revision: Revision,
@@ -130,6 +131,7 @@ pub struct Parts<D> {
     pub store: D,
     pub store_location: String,
     pub host: Host,
+    pub learned_routes: LearnedRoutes,
     pub attachments: Attachments,
     pub publisher: Publisher<Tables>,
     pub flows: Arc<FlowTable>,
@@ -162,12 +164,15 @@ impl<D> Control<D> {
 impl<D: Datastore> Control<D> {
     pub fn new(parts: Parts<D>) -> Self {
         let calculation = Calculation::new(&parts.settings.node_name, FelixSettings::from(&parts.settings));
+        let mut route_compiler = RouteCompiler::new(parts.publisher.grace());
+        route_compiler.rib.kernel.enable(parts.settings.bgp_kernel_routes == BgpKernelRoutes::On);
         Self {
             settings: parts.settings,
             store: parts.store,
             store_location: parts.store_location,
             store_error: None,
             host: parts.host,
+            learned_routes: parts.learned_routes,
             kernel: Kernel::default(),
             resources: Resources::default(),
             revision: Revision(0),
@@ -176,7 +181,7 @@ impl<D: Datastore> Control<D> {
             calculation,
             policy: PolicyCompiler::default(),
             acl: Acl::default(),
-            route_compiler: RouteCompiler::new(parts.publisher.grace()),
+            route_compiler,
             attachments: parts.attachments,
             publisher: parts.publisher,
             flows: parts.flows,
@@ -243,11 +248,13 @@ impl<D: Datastore> Control<D> {
                     self.dirty.reconcile = true;
                     // Routes and addresses of a link that goes down or comes up change without further notice.
                     self.dirty.routes = true;
+                    self.route_compiler.rib.kernel.read_anew();
                 }
             }
             HostEvent::LinkRemoved { index, .. } => {
                 self.kernel.links.remove(&index);
                 self.kernel.neighbours.retain(|(link, _), _| *link != index);
+                self.route_compiler.rib.kernel.read_anew();
                 self.dirty.tables = true;
                 self.dirty.reconcile = true;
                 self.dirty.routes = true;
@@ -271,7 +278,9 @@ impl<D: Datastore> Control<D> {
                 self.dirty.routes = true;
                 self.dirty.reconcile = true;
             }
+            HostEvent::LearnedRouteChanged => self.route_compiler.rib.kernel.read_anew(),
             HostEvent::Overflow => {
+                self.route_compiler.rib.kernel.read_anew();
                 self.dirty.links = true;
                 self.dirty.routes = true;
                 self.dirty.reconcile = true;
@@ -485,6 +494,7 @@ impl<D: Datastore> Control<D> {
         self.collect_drops();
         self.take_punts();
         self.dirty.tables |= self.resolver.expire(Instant::now());
+        self.follow_in_kernel();
         self.save_some_flows();
         self.look_for_secrets().await;
         self.dirty.reconcile |= self.has_problems("host") && self.reconciled.elapsed() >= self.reconcile_pause;

@@ -24,7 +24,7 @@ use crate::control::{Control, HOST_INTERFACE, HOST_LINK, Parts};
 use crate::datastore::{Datastore, Embedded, Note, StoreError, Syncer, Write, undo};
 use crate::event::Event;
 use crate::host::ethtool::{self, Offload};
-use crate::host::{GATEWAY_MAC, Host, HostError};
+use crate::host::{GATEWAY_MAC, Host, HostError, LearnedRoutes};
 use crate::http::{self, ServeError};
 use crate::policy;
 use crate::saved_flows::save::Saver;
@@ -85,6 +85,8 @@ pub async fn run(
     apply(&store, manifests).await?;
     let mut syncer = Syncer::new(store.clone());
     let (host, mut host_events) = Host::open()?;
+    let learned_routes = LearnedRoutes::open()?;
+    host_events.ignore(learned_routes.port());
 
     let cores = cores(&settings)?;
     let workers = cores.len();
@@ -143,7 +145,19 @@ pub async fn run(
     let store_location = format!("embedded:{}", path.display());
     let saver = Saver::new(path.join(FLOWS_FILE));
     let routing = Routing::start(&settings.node_name).map_err(StartError::Routing)?;
-    let parts = Parts { settings, store, store_location, host, attachments, publisher, flows, saver, routing, clock };
+    let parts = Parts {
+        settings,
+        store,
+        store_location,
+        host,
+        learned_routes,
+        attachments,
+        publisher,
+        flows,
+        saver,
+        routing,
+        clock,
+    };
     let mut control = Control::new(parts);
     let server = http::serve(&socket, requests)?;
     tracing::info!(socket = %socket.display(), workers, frame_size, "started");

@@ -1,6 +1,6 @@
 //! The table of settings: the name of each in the file, what it is for, and how it is taken from text.
 
-use super::{
+use super::{BgpKernelRoutes, 
     BusyPoll, CORE_MAX, Datastore, EndpointOffload, EndpointToHostAction, Io, LogFormat, LogLevel, NAME_EXPECTED,
     NODE_NAME, PREFIX_MAX, PolicyChange, Poll, Rebalance, Refusal, Setting, SourceSpoofing, TRUTH, Take, XdpMode,
     ZeroCopy, choose, ensure, failsafes, is_distinct, number, range,
@@ -8,7 +8,7 @@ use super::{
 use crate::resource;
 
 /// Everything that can be set, in the order it is shown.
-pub const SETTINGS: [Setting; 27] = [
+pub const SETTINGS: [Setting; 28] = [
     Setting {
         name: NODE_NAME,
         about: "this node's name in the datastore; default: the host's name",
@@ -51,6 +51,14 @@ pub const SETTINGS: [Setting; 27] = [
         about: "whether endpoints move from busy workers to idle ones: off or auto; default: off",
         take: Take::One(|settings, text| {
             choose(&mut settings.rebalance, text, &[("off", Rebalance::Off), ("auto", Rebalance::Auto)])
+        }),
+    },
+    Setting {
+        name: "bgpKernelRoutes",
+        about: "whether the host's own packets go by learned routes too: on or off; default: on",
+        take: Take::One(|settings, text| {
+            let words = [("on", BgpKernelRoutes::On), ("off", BgpKernelRoutes::Off)];
+            choose(&mut settings.bgp_kernel_routes, text, &words)
         }),
     },
     Setting {

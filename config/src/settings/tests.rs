@@ -24,7 +24,7 @@ fn nothing_given_is_the_defaults() {
 
 #[test]
 fn every_setting_from_a_file() {
-    let text = "nodeName: n1\nuplinks: [eth1, eth2]\nworkers:\n- 2\n- 3\npoll: always\nrebalance: auto\n\
+    let text = "nodeName: n1\nuplinks: [eth1, eth2]\nworkers:\n- 2\n- 3\npoll: always\nrebalance: auto\nbgpKernelRoutes: off\n\
             datastore: embedded:/data\napiSocket: /tmp/s\nlogFormat: json\nlogLevel: debug\nframesPerWorker: 2048\n\
             flowTableSize: 4096\nflowQuota: 512\npolicyChange: reevaluate\ndefaultEndpointToHostAction: Accept\n\
             defaultWorkloadInterfacePrefix: tap\nxdpMode: native\nendpointOffload: leave\n\
@@ -38,6 +38,7 @@ fn every_setting_from_a_file() {
         workers: vec![2, 3],
         poll: Poll::Always,
         rebalance: Rebalance::Auto,
+        bgp_kernel_routes: BgpKernelRoutes::Off,
         datastore: Datastore::Embedded("/data".into()),
         api_socket: "/tmp/s".into(),
         log_format: LogFormat::Json,
@@ -87,7 +88,7 @@ fn refusals() {
         &[],
         &[],
         "v.yaml:2:1: logLvl: found an unknown setting, expected one of nodeName, uplinks, workers, poll, rebalance, \
-             datastore, apiSocket, logFormat, logLevel, framesPerWorker, flowTableSize, flowQuota, policyChange, \
+             bgpKernelRoutes, datastore, apiSocket, logFormat, logLevel, framesPerWorker, flowTableSize, flowQuota, policyChange, \
              defaultEndpointToHostAction, defaultWorkloadInterfacePrefix, xdpMode, endpointOffload, \
              io, busyPoll, zeroCopy, failsafeInboundHostPorts, failsafeOutboundHostPorts, workloadSourceSpoofing, \
              allowVxlanPacketsFromWorkloads, allowIpipPacketsFromWorkloads, vxlanPort \

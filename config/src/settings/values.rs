@@ -17,6 +17,14 @@ pub enum Rebalance {
     Auto,
 }
 
+/// Whether the host's own packets go by learned routes too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BgpKernelRoutes {
+    /// They are written into the kernel's main table, protocol 197.
+    On,
+    Off,
+}
+
 /// Where resources are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Datastore {

@@ -25,6 +25,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
+use std::time::Instant;
 
 use config::net::Cidr;
 use fastpath::rcu::Grace;
@@ -33,8 +34,9 @@ use fastpath::table::group::Groups;
 use fastpath::table::routes::{Routes, RoutesWriter};
 use fastpath::table::{AdjacencyIndex, InterfaceIndex, Tables};
 
-use crate::host::LinkIndex;
+use crate::host::{LinkIndex, Route};
 use crate::rib::Rib;
+use crate::rib::kernel::{Edit, Step};
 use crate::rib::nexthop::{Member, Strength};
 
 /// What makes a way out that way and no other, as long as it is wanted.
@@ -163,6 +165,7 @@ impl RouteCompiler {
         let mut touched: Vec<Cidr> = local.iter().filter(differs).map(|(prefix, _)| *prefix).collect();
         touched.extend(self.local.keys().filter(|prefix| !local.contains_key(prefix)));
         self.local = local;
+        touched.iter().for_each(|prefix| self.rib.touch_local(prefix));
         self.change(touched);
         Snapshot { adjacencies, groups, routes: self.writer.routes() }
     }
@@ -261,6 +264,23 @@ impl RouteCompiler {
         self.retired.extend(self.leaving.drain(..).map(|place| (epoch, place)));
     }
 
+    /// What is to be done about the kernel's routes to learned prefixes next, with about so many edits.
+    pub fn kernel_step(&mut self, most: usize, now: Instant) -> Step {
+        let local = &self.local;
+        self.rib.kernel_step(most, now, &|prefix| is_firm(local, prefix))
+    }
+
+    /// Takes routes of our protocol that the kernel has. Returns what is wrong with them. `is_end`: these were the last.
+    pub fn kernel_read(&mut self, routes: Vec<Route>, is_end: bool) -> Vec<Edit> {
+        let local = &self.local;
+        self.rib.kernel_read(routes, is_end, &|prefix| is_firm(local, prefix))
+    }
+
+    /// The kernel did not make an edit.
+    pub fn kernel_refused(&mut self, edit: &Edit, now: Instant) {
+        self.rib.kernel_refused(edit, now);
+    }
+
     /// What could not be done, for people.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.rib.problems();
@@ -273,10 +293,17 @@ impl RouteCompiler {
     }
 }
 
+/// A route of the node's own that the kernel has too, or that no learned route may stand beside.
+fn is_firm(local: &BTreeMap<Cidr, Local>, prefix: &Cidr) -> bool {
+    local.get(prefix).is_some_and(|local| local.strength == Strength::Firm)
+}
+
 /// What is in a place that nobody has.
 fn nowhere() -> Adjacency {
     Adjacency::without_rewrite(AdjacencyKind::Blackhole, InterfaceIndex::NONE)
 }
 
+#[cfg(test)]
+mod learned_tests;
 #[cfg(test)]
 mod tests;

@@ -2,13 +2,23 @@
 //!
 //! A change of learned routes alone compiles nothing: the tables are those that are in force, with other groups or other
 //! routes. Only a next hop that has no way yet makes all of it be worked out.
+//!
+//! The kernel's routes to the same prefixes follow in rounds, one with every tick, of [`KERNEL_TIME`] each.
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use super::Control;
 use crate::compile::Refresh;
 use crate::datastore::Datastore;
+use crate::host::HostError;
+use crate::host::learned_routes::MOST;
+use crate::rib::kernel::{Edit, Step};
 use crate::rib::{LearnedBatch, Reachability};
+use crate::tell::chain;
+
+/// How long a round may take, but for the datagram that is under way at its end: a quarter of the time between two.
+const KERNEL_TIME: Duration = Duration::from_millis(5);
 
 impl<D: Datastore> Control<D> {
     /// Takes in what was learned. It is in force after the next `settle`.
@@ -49,5 +59,62 @@ impl<D: Datastore> Control<D> {
         self.route_compiler.apply();
         self.note("routes", self.route_compiler.problems());
         true
+    }
+    /// One round of the kernel's routes.
+    pub(super) fn follow_in_kernel(&mut self) {
+        if !self.is_ready() {
+            return;
+        }
+        let begun = Instant::now();
+        let mut problems = Vec::new();
+        while begun.elapsed() < KERNEL_TIME {
+            match self.follow_some(begun) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    problems.push(format!("learned routes in the kernel: {}", chain(&error)));
+                    break;
+                }
+            }
+        }
+        self.note("kernel routes", problems);
+    }
+
+    /// A datagram of it. False when there is nothing left to do.
+    fn follow_some(&mut self, now: Instant) -> Result<bool, HostError> {
+        let edits = match self.route_compiler.kernel_step(MOST, now) {
+            Step::Nothing => return Ok(false),
+            Step::Edit(edits) => edits,
+            Step::Read => match self.learned_routes.read() {
+                Ok((routes, is_end)) => self.route_compiler.kernel_read(routes, is_end),
+                Err(error) => {
+                    self.route_compiler.rib.kernel.could_not_read();
+                    return Err(error);
+                }
+            },
+        };
+        for edits in edits.chunks(MOST) {
+            self.edit_in_kernel(edits, now)?;
+        }
+        Ok(true)
+    }
+
+    fn edit_in_kernel(&mut self, edits: &[Edit], now: Instant) -> Result<(), HostError> {
+        match self.learned_routes.edit(edits) {
+            Ok(refused) => {
+                for (position, error) in refused {
+                    if let Some(edit) = edits.get(position) {
+                        tracing::debug!(?edit, %error, "the kernel refuses a learned route");
+                        self.route_compiler.kernel_refused(edit, now);
+                    }
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // Nobody knows which were made.
+                self.route_compiler.rib.kernel.read_anew();
+                Err(error)
+            }
+        }
     }
 }

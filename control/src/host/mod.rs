@@ -6,6 +6,7 @@
 //! | `link.rs` | interfaces, veth pairs |
 //! | `address.rs` | addresses of interfaces |
 //! | `route.rs` | the kernel's routes: all to read, ours to write; the kernel's own lookup |
+//! | `learned_routes.rs` | the kernel's routes to learned prefixes, many at a time |
 //! | `neighbour.rs` | the kernel's ARP and ND cache |
 //! | `netns.rs` | named network namespaces, as `ip netns` keeps them |
 //! | `peer.rs` | the namespace that an interface's other end is in |
@@ -20,11 +21,14 @@
 //! or deletes a route without that mark; lists of "ours" are filtered by it. So a restart needs no
 //! memory of what the last process did.
 //!
+//! Routes to learned prefixes are many, and are told apart by a number of their own, 197 ([`LEARNED`]).
+//!
 //! Left out on purpose: deciding anything. What should be there is `reconcile`'s business.
 
 pub mod address;
 pub mod ethtool;
 pub mod genetlink;
+pub mod learned_routes;
 pub mod link;
 pub mod neighbour;
 pub mod netdev;
@@ -43,6 +47,7 @@ use std::path::PathBuf;
 use config::net::{Cidr, MacAddress};
 
 pub use address::InterfaceAddress;
+pub use learned_routes::LearnedRoutes;
 pub use link::{FarPeer, Link, VethEnd, XdpMode};
 pub use neighbour::{Neighbour, NeighbourState};
 pub use route::{Lookup, NextHop, Route, Target};
@@ -51,6 +56,9 @@ pub use rtnetlink::{Events, Host, HostEvent};
 /// The mark on everything we add to the kernel: RTPROT_* numbers of 192 and up are free for daemons,
 /// and 196 is in no list of iproute2 (rt_protos) or the kernel (include/uapi/linux/rtnetlink.h).
 pub const PROTOCOL: u8 = 196;
+
+/// The mark on routes to prefixes that BGP has learned: Felix's number is 80, BIRD's 12, and this one too is in no list.
+pub const LEARNED: u8 = 197;
 
 /// What `ip` marks routes with that a person adds (RTPROT_STATIC in linux/rtnetlink.h).
 const OPERATOR: u8 = 4;

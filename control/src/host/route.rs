@@ -21,7 +21,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{Host, HostError, LinkIndex, PROTOCOL, family_of};
+use super::{Host, HostError, LEARNED, LinkIndex, PROTOCOL, family_of};
 
 /// Metric of our routes: Calico's for workload routes, and the one the kernel gives IPv6 routes without.
 pub const METRIC: u32 = 1024;
@@ -105,10 +105,11 @@ impl Route {
 }
 
 impl Host {
-    /// Every route of the main table, in both families.
+    /// Every route of the main table, in both families, but those to learned prefixes, which we made of others.
     pub async fn routes(&self) -> Result<Vec<Route>, HostError> {
         let messages = self.dump_routes().await?;
-        Ok(messages.iter().filter_map(parse).collect())
+        let others = messages.iter().filter(|message| u8::from(message.header.protocol) != LEARNED);
+        Ok(others.filter_map(parse).collect())
     }
 
     /// Routes that cover everything, best first.
@@ -200,7 +201,7 @@ impl Host {
     }
 }
 
-fn message_of(route: &Route, mark: u8) -> RouteMessage {
+pub(super) fn message_of(route: &Route, mark: u8) -> RouteMessage {
     let destination = route.destination;
     let mut message = RouteMessage::default();
     message.header.address_family = family_of(destination.address());
@@ -255,7 +256,7 @@ fn multipath_of(destination: Cidr, hop: &NextHop) -> RouteNextHop {
     next_hop
 }
 
-fn is_main(message: &RouteMessage) -> bool {
+pub(super) fn is_main(message: &RouteMessage) -> bool {
     let attribute = message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Table(table) => Some(*table),
         _ => None,
@@ -266,7 +267,7 @@ fn is_main(message: &RouteMessage) -> bool {
     table == u32::from(RouteHeader::RT_TABLE_MAIN) && !is_clone
 }
 
-fn parse(message: &RouteMessage) -> Option<Route> {
+pub(super) fn parse(message: &RouteMessage) -> Option<Route> {
     let mut address = match message.header.address_family {
         AddressFamily::Inet => IpAddr::from([0; 4]),
         AddressFamily::Inet6 => IpAddr::from([0; 16]),

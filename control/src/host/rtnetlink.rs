@@ -28,7 +28,7 @@ use rtnetlink::sys::{AsyncSocket, SocketAddr, TokioSocket, protocols::NETLINK_RO
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::Mutex;
 
-use super::{HostError, Link, LinkIndex, Neighbour, OPERATOR, PROTOCOL};
+use super::{HostError, LEARNED, Link, LinkIndex, Neighbour, OPERATOR, PROTOCOL};
 
 /// Receive buffer of the event socket: about 10 000 notifications before an overflow.
 const EVENT_BUFFER: usize = 4 << 20;
@@ -46,6 +46,8 @@ const EVENT_GROUPS: [MulticastGroup; 6] = [
 const DUMP_ATTEMPTS: u32 = 4;
 
 const ENOBUFS: i32 = 105;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
 
 /// Requests to the kernel in one network namespace. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -196,6 +198,8 @@ pub enum HostEvent {
         link: LinkIndex,
     },
     RouteChanged,
+    /// Somebody else changed a route of ours to a learned prefix.
+    LearnedRouteChanged,
     /// Notifications were lost; everything known from events must be read again.
     Overflow,
 }
@@ -204,9 +208,16 @@ pub enum HostEvent {
 pub struct Events {
     socket: TokioSocket,
     pending: VecDeque<HostEvent>,
+    /// The port of the socket that writes routes to learned prefixes.
+    writer: Option<u32>,
 }
 
 impl Events {
+    /// Passes over what this socket changes in routes to learned prefixes.
+    pub fn ignore(&mut self, writer: u32) {
+        self.writer = Some(writer);
+    }
+
     fn open() -> Result<Events, HostError> {
         tokio::runtime::Handle::try_current().map_err(|_| HostError::NoRuntime)?;
         let action = "subscribe to kernel events";
@@ -219,7 +230,7 @@ impl Events {
         // A smaller buffer only means earlier overflows, which are handled.
         let _ = inner.set_rx_buf_sz(EVENT_BUFFER);
         inner.bind(&SocketAddr::new(0, groups)).map_err(HostError::io(action))?;
-        Ok(Events { socket, pending: VecDeque::new() })
+        Ok(Events { socket, pending: VecDeque::new(), writer: None })
     }
 
     /// The next event. Cancel safe: dropping the future loses nothing.
@@ -229,6 +240,7 @@ impl Events {
                 return Ok(event);
             }
             match poll_fn(|context| self.socket.poll_recv_from_full(context)).await {
+                Ok((datagram, _)) if is_own(&datagram, self.writer) => {}
                 Ok((datagram, _)) => parse_datagram(&datagram, &mut self.pending),
                 Err(error) if error.raw_os_error() == Some(ENOBUFS) => {
                     return Ok(HostEvent::Overflow);
@@ -240,6 +252,20 @@ impl Events {
             }
         }
     }
+}
+
+/// A notification of a route to a learned prefix by who wrote it: there are as many as there are routes, so it is told by a
+/// few bytes. Type and port of struct nlmsghdr, and the protocol of struct rtmsg behind it.
+fn is_own(datagram: &[u8], writer: Option<u32>) -> bool {
+    const HEADER: usize = 16;
+    let length = datagram.first_chunk().map_or(0, |length| u32::from_ne_bytes(*length) as usize);
+    let kind = datagram.get(4..6).and_then(|kind| kind.first_chunk()).map(|kind| u16::from_ne_bytes(*kind));
+    let port = datagram.get(12..HEADER).and_then(|port| port.first_chunk()).map(|port| u32::from_ne_bytes(*port));
+    let is_alone = length.next_multiple_of(4) >= datagram.len();
+    is_alone
+        && matches!(kind, Some(RTM_NEWROUTE | RTM_DELROUTE))
+        && datagram.get(HEADER + 5) == Some(&LEARNED)
+        && writer.is_some_and(|writer| port == Some(writer))
 }
 
 /// One datagram holds one or more messages. One that cannot be parsed is a change we did not
@@ -283,6 +309,11 @@ fn event_of(message: RouteNetlinkMessage) -> Option<HostEvent> {
         }
         RouteNetlinkMessage::NewAddress(message) | RouteNetlinkMessage::DelAddress(message) => {
             Some(HostEvent::AddressChanged { link: LinkIndex(message.header.index) })
+        }
+        RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route)
+            if u8::from(route.header.protocol) == LEARNED =>
+        {
+            Some(HostEvent::LearnedRouteChanged)
         }
         RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => Some(HostEvent::RouteChanged),
         _ => None,

@@ -329,3 +329,102 @@ fn offloads_and_channels() {
         assert!(ethtool::channels(LinkIndex(9999)).is_err());
     });
 }
+
+/// All of ours to learned prefixes.
+fn read_learned(learned: &mut LearnedRoutes) -> Vec<Route> {
+    let mut all = Vec::new();
+    loop {
+        let (routes, is_end) = learned.read().unwrap();
+        all.extend(routes);
+        if is_end {
+            all.sort();
+            return all;
+        }
+    }
+}
+
+#[test]
+fn learned_routes_are_written_many_at_a_time_and_are_nobody_elses() {
+    use crate::rib::kernel::Edit;
+
+    if !is_root() {
+        return;
+    }
+    Namespace::new().run(|| async {
+        let (host, mut events) = Host::open().unwrap();
+        let mut learned = LearnedRoutes::open().unwrap();
+        events.ignore(learned.port());
+        let (near, _) = host.ensure_veth_pair("v0", "v1", 1).await.unwrap();
+        for name in ["lo", "v0", "v1"] {
+            host.set_up(host.link(name).await.unwrap().index, true).await.unwrap();
+        }
+        let own = InterfaceAddress { link: near.index, address: ip("10.77.0.1"), prefix_length: 24 };
+        host.add_address(&own).await.unwrap();
+        let hop = |gateway: &str| NextHop { link: near.index, gateway: Some(ip(gateway)), onlink: true };
+        let to = |hops: &[&str]| Target::Forward(hops.iter().map(|gateway| hop(gateway)).collect());
+        let route = |prefix: &str, target: Target| Route::new(cidr(prefix), METRIC, target);
+
+        // Somebody's own, with the prefix and metric of one of ours.
+        let foreign = route("10.0.3.0/24", to(&["10.77.0.9"]));
+        host.clone().as_operator().add_route(&foreign).await.unwrap();
+        let mut wanted: Vec<Route> =
+            (0..100).map(|number| route(&format!("10.0.{number}.0/24"), to(&["10.77.0.2"]))).collect();
+        wanted.push(route("10.1.0.0/24", to(&["10.77.0.2", "192.0.2.7"])));
+        wanted.push(route("10.2.0.0/26", Target::Blackhole));
+        wanted.push(route("fd00:1::/64", to(&["fd77::2"])));
+        wanted.push(route("fd00:2::/64", to(&["fd77::2", "fd77::3"])));
+        wanted.push(route("fd00:3::/122", Target::Blackhole));
+        wanted.push(route("10.3.0.0/24", to(&["fd77::2"])));
+        let edits: Vec<Edit> = wanted.iter().cloned().map(Edit::Add).collect();
+        let refused: Vec<usize> = learned.edit(&edits).unwrap().into_iter().map(|(position, _)| position).collect();
+        assert_eq!(refused, [3], "the one that is somebody else's");
+        wanted.remove(3);
+        wanted.sort();
+        assert_eq!(read_learned(&mut learned), wanted, "what is read is what was written");
+        assert_eq!(host.our_routes().await.unwrap(), []);
+        let others = host.routes().await.unwrap();
+        assert!(others.contains(&foreign) && !others.contains(&wanted[0]), "{others:?}");
+        let found = host.route_get(ip("10.0.9.1")).await.unwrap().unwrap();
+        assert_eq!((found.link, found.gateway), (near.index, Some(ip("10.77.0.2"))));
+
+        // Others next hops for all, in one step each.
+        let moved: Vec<Route> = wanted
+            .iter()
+            .map(|route| {
+                let target =
+                    if route.destination().is_ipv4() { to(&["10.77.0.5"]) } else { to(&["fd77::5", "fd77::6"]) };
+                Route::new(route.destination(), METRIC, target)
+            })
+            .collect();
+        let edits: Vec<Edit> = moved.iter().cloned().map(Edit::Replace).collect();
+        assert!(learned.edit(&edits).unwrap().is_empty());
+        assert_eq!(read_learned(&mut learned), moved);
+
+        // A next hop on a link that is not there is refused; what is gone can go again; another's cannot go by us.
+        let nowhere = Target::Forward(vec![NextHop { link: LinkIndex(9999), ..hop("10.77.0.2") }]);
+        let edits = [
+            Edit::Add(route("10.9.0.0/24", nowhere)),
+            Edit::Delete(cidr("10.0.3.0/24"), METRIC),
+            Edit::Delete(cidr("10.99.0.0/24"), METRIC),
+            Edit::Delete(cidr("10.0.0.0/24"), METRIC),
+            Edit::Delete(cidr("fd00:2::/64"), METRIC),
+        ];
+        let refused: Vec<usize> = learned.edit(&edits).unwrap().into_iter().map(|(position, _)| position).collect();
+        assert_eq!(refused, [0]);
+        assert_eq!(read_learned(&mut learned).len(), moved.len() - 2);
+        assert!(host.routes().await.unwrap().contains(&foreign));
+
+        // Of all this nothing is told but what others did.
+        let mut other = LearnedRoutes::open().unwrap();
+        assert!(other.edit(&[Edit::Delete(cidr("10.0.1.0/24"), METRIC)]).unwrap().is_empty());
+        let mut told = 0;
+        loop {
+            match events.next().await.unwrap() {
+                HostEvent::RouteChanged => told += 1,
+                HostEvent::LearnedRouteChanged => break,
+                _ => {}
+            }
+        }
+        assert!(told < 20, "{told} changes of others' routes: of links and addresses, and one by hand");
+    });
+}

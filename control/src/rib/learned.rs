@@ -34,7 +34,7 @@ const FIRST_MARK: u32 = GroupId::END;
 pub enum Mark {
     /// The kernel has a route of ours to it.
     InKernel,
-    /// It was seen, or written, since the kernel's routes were looked through last.
+    /// It was seen while the kernel's routes are looked through.
     Seen,
 }
 
@@ -173,6 +173,14 @@ impl Learned {
             let prefix = Cidr::new(address, u8::try_from(length).ok()?)?.masked();
             Some((prefix, self.get(&prefix)?.group()))
         })
+    }
+
+    /// Those that were seen in the kernel are there, and no others are. Nothing is seen any more.
+    pub fn settle_seen(&mut self) {
+        for entry in self.ipv4.values_mut().chain(self.ipv6.values_mut()) {
+            entry.set(Mark::InKernel, entry.has(Mark::Seen));
+            entry.set(Mark::Seen, false);
+        }
     }
 
     /// Those behind this one, IPv4 before IPv6; all for none.

@@ -23,6 +23,7 @@
 //! |---|---|
 //! | `learned.rs` | prefix → group, small |
 //! | `nexthop.rs` | next hop → neighbours on links, by the node's other routes |
+//! | `kernel.rs` | the same prefixes in the kernel, for the host's own packets, a few at a time |
 //! | `buckets.rs` | the share of each member in a group, so that few flows move |
 //!
 //! Invariants: at most [`MAX_ROUTES`] prefixes, [`MAX_GROUPS`] groups, [`MAX_NEXT_HOPS`] next hops in each and
@@ -30,19 +31,24 @@
 //! Left out: next hops that are link-local addresses, since an address alone does not say on which link; shares by weight.
 
 pub mod buckets;
+pub mod kernel;
 pub mod learned;
 pub mod nexthop;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Instant;
 
 use config::net::Cidr;
 use fastpath::table::adjacency::{Adjacency, AdjacencyKind};
 use fastpath::table::group::{BUCKETS, Buckets};
 use fastpath::table::{AdjacencyIndex, GroupIndex, InterfaceIndex};
 
-use learned::Learned;
+use kernel::{Edit, KernelRoutes, Step, Wanted};
+use learned::{Learned, Mark};
 use nexthop::{Definitions, Member, NextHops, Path};
+
+use crate::host::Route;
 
 /// Prefixes of both families together.
 pub const MAX_ROUTES: usize = 1 << 22;
@@ -108,6 +114,7 @@ pub struct Rib {
     /// A group, or a next hop of one, is another than the workers know.
     groups_have_changed: bool,
     refused: Refused,
+    pub kernel: KernelRoutes,
 }
 
 /// What was not taken, since the start.
@@ -131,6 +138,8 @@ pub(crate) struct GroupState {
     /// In the tables of the workers, once it is there.
     pub(crate) place: Option<AdjacencyIndex>,
     pub(crate) buckets: Box<Buckets>,
+    /// Whoever is in it now.
+    members: BTreeSet<Member>,
 }
 
 #[derive(Debug, Default)]
@@ -231,6 +240,7 @@ impl Rib {
                     is_unused: false,
                     place: None,
                     buckets: Box::default(),
+                    members: BTreeSet::new(),
                 };
                 self.groups.0.insert(id, state);
                 None
@@ -238,6 +248,7 @@ impl Rib {
         };
         self.next_hops.note_group();
         self.groups_have_changed = true;
+        self.kernel.touch_group(id);
         old.iter().for_each(|old| self.release(old));
     }
 
@@ -267,14 +278,55 @@ impl Rib {
                 self.learned.remove(&prefix)
             }
         };
+        let mut old_metric = None;
         if let Some(state) = old.and_then(|old| self.groups.0.get_mut(&old.group())) {
             state.prefixes = state.prefixes.saturating_sub(1);
+            old_metric = Some(state.group.metric);
         }
         if old.map(|old| old.group()) != group {
+            let is_in_kernel = old.is_some_and(|old| old.has(Mark::InKernel) || old.has(Mark::Seen));
+            self.touch_kernel(prefix, old_metric.filter(|_| is_in_kernel));
             self.touched.push(prefix);
             self.has_touched_ipv6 |= !prefix.is_ipv4();
             self.next_hops.note_learned(&prefix);
         }
+    }
+
+    /// The kernel may need another route, where it has this one of ours.
+    fn touch_kernel(&mut self, prefix: Cidr, has: Option<u32>) {
+        if let Some(entry) = self.learned.get_mut(&prefix) {
+            entry.set(Mark::InKernel, false);
+            entry.set(Mark::Seen, false);
+        }
+        self.kernel.touch(prefix, has);
+    }
+
+    /// The node has a route of its own to the prefix, or no longer.
+    pub(crate) fn touch_local(&mut self, prefix: &Cidr) {
+        let Some(entry) = self.learned.get(prefix) else { return };
+        let is_in_kernel = entry.has(Mark::InKernel) || entry.has(Mark::Seen);
+        let metric = self.groups.definition(entry.group()).map(|group| group.metric);
+        self.touch_kernel(*prefix, metric.filter(|_| is_in_kernel));
+    }
+
+    /// What is to be done about the kernel's routes next; see `kernel.rs`.
+    pub(crate) fn kernel_step(&mut self, most: usize, now: Instant, is_local: &dyn Fn(&Cidr) -> bool) -> Step {
+        self.kernel.next(most, now, Wanted { learned: &mut self.learned, groups: &self.groups, is_local })
+    }
+
+    /// Takes routes of ours that the kernel has.
+    pub(crate) fn kernel_read(
+        &mut self,
+        routes: Vec<Route>,
+        is_end: bool,
+        is_local: &dyn Fn(&Cidr) -> bool,
+    ) -> Vec<Edit> {
+        self.kernel.read(routes, is_end, Wanted { learned: &mut self.learned, groups: &self.groups, is_local })
+    }
+
+    /// The kernel did not make an edit.
+    pub(crate) fn kernel_refused(&mut self, edit: &Edit, now: Instant) {
+        self.kernel.refused(edit, now, &mut self.learned);
     }
 
     /// A next hop is nobody's way from now on: every group that has others uses those.
@@ -327,14 +379,18 @@ impl Rib {
 
     /// Shows every group with its members, for its place in the next snapshot.
     pub(crate) fn settle(&mut self, mut show: impl FnMut(&mut GroupState, &BTreeSet<Member>)) {
-        for state in self.groups.0.values_mut() {
-            let members = match &state.group.target {
+        for (id, state) in &mut self.groups.0 {
+            let members: BTreeSet<Member> = match &state.group.target {
                 GroupTarget::NextHops(next_hops) => {
                     next_hops.iter().flat_map(|address| self.next_hops.members(*address).iter().copied()).collect()
                 }
                 GroupTarget::Blackhole => BTreeSet::new(),
             };
             show(state, &members);
+            if members != state.members {
+                state.members = members;
+                self.kernel.touch_group(*id);
+            }
         }
         self.groups_have_changed = false;
     }
@@ -370,6 +426,10 @@ impl Rib {
     pub fn problems(&self) -> Vec<String> {
         let Refused { routes, unknown, groups, next_hops } = self.refused;
         let told = [
+            (
+                self.kernel.count_refused(),
+                "learned routes are not in the kernel: it refuses them, or has others' there".to_owned(),
+            ),
             (routes, format!("learned routes were refused: more than {MAX_ROUTES}")),
             (unknown, "learned routes lead nowhere: their group is not known".to_owned()),
             (groups, format!("groups of next hops were refused: more than {MAX_GROUPS}")),

@@ -14,8 +14,8 @@ use config::failsafe::FailsafePort;
 use config::net::{Cidr, MacAddress, Port, PortName, Protocol};
 use config::selector::Selector;
 use config::settings::{
-    BusyPoll, EndpointOffload, EndpointToHostAction, File, Io, LogFormat, LogLevel, PolicyChange, Poll, Rebalance,
-    SETTINGS, Settings, SourceSpoofing, XdpMode, ZeroCopy,
+    BgpKernelRoutes, BusyPoll, EndpointOffload, EndpointToHostAction, File, Io, LogFormat, LogLevel, PolicyChange,
+    Poll, Rebalance, SETTINGS, Settings, SourceSpoofing, XdpMode, ZeroCopy,
 };
 use control::host::genetlink::{self, attributes};
 use serde::Serialize;
@@ -275,6 +275,7 @@ fn as_flags(settings: &Settings) -> Vec<(String, String)> {
         "endpointOffload" => word(if settings.endpoint_offload == EndpointOffload::Off { "off" } else { "leave" }),
         "io" => word(if settings.io == Io::Raw { "raw" } else { "xsk-rs" }),
         "rebalance" => word(if settings.rebalance == Rebalance::Auto { "auto" } else { "off" }),
+        "bgpKernelRoutes" => word(if settings.bgp_kernel_routes == BgpKernelRoutes::On { "on" } else { "off" }),
         "busyPoll" => word(if settings.busy_poll == BusyPoll::Auto { "auto" } else { "off" }),
         "zeroCopy" => word(if settings.zero_copy == ZeroCopy::Auto { "auto" } else { "off" }),
         "failsafeInboundHostPorts" => failsafes(&settings.failsafe_inbound_host_ports),

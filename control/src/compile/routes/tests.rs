@@ -24,11 +24,11 @@ fn slow(wanted: &BTreeMap<Cidr, u16>, address: IpAddr) -> Option<u16> {
     covering.max_by_key(|(prefix, _)| prefix.length()).map(|(_, way)| *way)
 }
 
-fn destination(address: IpAddr) -> Destination {
+pub(super) fn destination(address: IpAddr) -> Destination {
     Destination { address: mapped_address(address), is_ipv4: address.is_ipv4() }
 }
 
-fn probes(states: &[BTreeMap<Cidr, u16>]) -> Vec<IpAddr> {
+pub(super) fn probes(states: &[BTreeMap<Cidr, u16>]) -> Vec<IpAddr> {
     let edges = states.iter().flat_map(|wanted| wanted.keys()).flat_map(|prefix| match prefix.address() {
         IpAddr::V4(first) => {
             let size = 1u32.checked_shl(32 - u32::from(prefix.length())).unwrap_or(0);
