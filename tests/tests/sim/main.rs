@@ -8,6 +8,7 @@
 //! | `host.rs` | do they ask host endpoints as such a reading does, list by list? |
 //! | `bgp.rs` | do speakers end with the same tables, whatever the order of messages? |
 //! | `datastore.rs` | is anything acknowledged ever lost: races, slow watchers, killed writers, damaged files? |
+//! | `learned.rs` | are learned routes in force, follow their next hops, and what do a million of them cost? |
 //! | `reconcile.rs` | does the kernel end as desired although steps fail and others change it, and does what is not ours stay? |
 //!
 //! A failure prints its seed; `seeds.rs` says how to repeat it.
@@ -17,6 +18,7 @@
 mod bgp;
 mod datastore;
 mod host;
+mod learned;
 mod order;
 mod policy;
 mod reconcile;
