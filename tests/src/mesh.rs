@@ -234,7 +234,7 @@ impl Mesh {
         for peer in output {
             loop {
                 let mut bytes = Vec::new();
-                let connection = self.routers[router].speaker.pull(&peer, PULLED, &mut bytes);
+                let connection = self.routers[router].speaker.pull(&peer, PULLED, self.now, &mut bytes);
                 let Some(connection) = connection.filter(|_| !bytes.is_empty()) else { break };
                 self.send(router, peer, connection, bytes);
             }

@@ -1,8 +1,8 @@
 //! The views as Prometheus text, version 0.0.4.
 //!
 //! Names start with `vrouter_`, base units are in the name, counters end in `_total`. Labels come
-//! from closed sets or from the interfaces of this node, so the number of series is bounded by the
-//! hardware and the endpoints here, not by traffic.
+//! from closed sets, from the interfaces of this node or from its BGP peers, of which `PEERS_MAX` have
+//! series of their own and the rest is summed; so the number of series is bounded, whatever traffic is.
 //!
 //! Left out: endpoint, policy and rule labels. They would name workloads to whoever may scrape, and
 //! grow without bound.
@@ -11,8 +11,17 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 
 use super::views::{CopyMode, DropView, InterfaceView, StatusView, WorkerView, XdpMode};
+use crate::bgp::speaker::view::{MessagesView, PeerView, SummaryView};
+use crate::bgp::speaker_state::PeerKey;
 
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// BGP peers with series of their own, the first by address.
+pub const PEERS_MAX: usize = 1000;
+/// The label of all others together.
+const OTHER_PEERS: &str = "other";
+/// The state of a session that is up.
+const ESTABLISHED: &str = "Established";
 
 /// What a scrape shows.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +30,7 @@ pub struct Views {
     pub interfaces: Vec<InterfaceView>,
     pub workers: Vec<WorkerView>,
     pub drops: Vec<DropView>,
+    pub bgp: SummaryView,
 }
 
 pub fn metrics(views: &Views) -> String {
@@ -29,6 +39,7 @@ pub fn metrics(views: &Views) -> String {
     interfaces(&mut page, &views.interfaces);
     drops(&mut page, &views.drops);
     workers(&mut page, &views.workers);
+    bgp(&mut page, &views.bgp);
     page.text
 }
 
@@ -151,6 +162,110 @@ fn workers(page: &mut Page, workers: &[WorkerView]) {
         for (quantile, microseconds) in quantiles {
             let labels = [("worker", &*worker.index.to_string()), ("quantile", quantile)];
             page.sample("worker_breath_seconds", &labels, microseconds / 1e6);
+        }
+    }
+}
+
+/// Names are GoBGP's, with units and `_total` where they belong.
+fn bgp(page: &mut Page, bgp: &SummaryView) {
+    let gauges = [
+        ("bgp_peers", "BGP sessions that there should be", bgp.peers.len()),
+        ("bgp_prefixes", "Prefixes that somebody says something about", bgp.prefixes),
+        ("bgp_paths", "Paths to these prefixes, those that were not taken too", bgp.paths),
+    ];
+    for (name, help, value) in gauges {
+        page.family(name, "gauge", help);
+        page.sample(name, &[], value);
+    }
+    let peers = Peers::of(&bgp.peers);
+    page.family("bgp_peer_up", "gauge", "1 when the session is established; of the other peers, how many are");
+    peers.samples(page, "bgp_peer_up", None, |peer| is_up(peer).into());
+    page.family("bgp_peer_state_info", "gauge", "The state of the session");
+    for (label, peers) in &peers.0 {
+        let mut states: BTreeMap<&str, u64> = BTreeMap::new();
+        peers.iter().for_each(|peer| *states.entry(&peer.state).or_default() += 1);
+        for (state, count) in states {
+            page.sample("bgp_peer_state_info", &[("peer", label), ("state", state)], count);
+        }
+    }
+    page.family("bgp_peer_uptime_seconds", "gauge", "Time since the session was established, 0 when it is not");
+    for (label, peers) in &peers.0 {
+        // Times of several peers have no sum that says anything.
+        if let [peer] = peers {
+            let seconds = if is_up(peer) { peer.since_seconds } else { 0 };
+            page.sample("bgp_peer_uptime_seconds", &[("peer", label)], seconds);
+        }
+    }
+
+    type Read = fn(&PeerView) -> u64;
+    let families: [(&str, &str, &str, Read); 6] = [
+        ("bgp_peer_flaps_total", "counter", "Times that an established session was lost", |peer| peer.flaps),
+        ("bgp_routes_received", "gauge", "Routes that the peer says", |peer| peer.received.into()),
+        ("bgp_routes_accepted", "gauge", "Of these, taken", |peer| peer.accepted.into()),
+        ("bgp_routes_rejected", "gauge", "Of these, not taken", |peer| peer.rejected.into()),
+        ("bgp_routes_stale", "gauge", "Of these, kept for a peer that restarts", |peer| peer.stale.into()),
+        ("bgp_routes_advertised", "gauge", "Routes that the peer is told", |peer| peer.advertised.into()),
+    ];
+    for (name, kind, help, read) in families {
+        page.family(name, kind, help);
+        peers.samples(page, name, None, read);
+    }
+
+    type Count = fn(&MessagesView) -> u64;
+    let types: [(&str, Count); 5] = [
+        ("open", |messages| messages.opens),
+        ("update", |messages| messages.updates),
+        ("notification", |messages| messages.notifications),
+        ("keepalive", |messages| messages.keepalives),
+        ("refresh", |messages| messages.refreshes),
+    ];
+    page.family("bgp_messages_sent_total", "counter", "BGP messages sent, by type");
+    for (kind, count) in types {
+        let label = Some(("type", kind));
+        peers.samples(page, "bgp_messages_sent_total", label, |peer| count(&peer.messages_sent));
+    }
+    page.family("bgp_messages_received_total", "counter", "BGP messages received, by type");
+    for (kind, count) in types {
+        let label = Some(("type", kind));
+        peers.samples(page, "bgp_messages_received_total", label, |peer| count(&peer.messages_received));
+    }
+    page.family(
+        "bgp_malformed_total",
+        "counter",
+        "What was malformed: attributes that were discarded, routes taken as withdrawn",
+    );
+    let discarded = Some(("outcome", "discarded"));
+    peers.samples(page, "bgp_malformed_total", discarded, |peer| peer.discarded_attributes);
+    let withdrawn = Some(("outcome", "withdrawn"));
+    peers.samples(page, "bgp_malformed_total", withdrawn, |peer| peer.withdrawn_by_error);
+}
+
+fn is_up(peer: &PeerView) -> bool {
+    peer.state == ESTABLISHED
+}
+
+/// Labels, each with the peers that it stands for.
+struct Peers<'a>(Vec<(String, &'a [PeerView])>);
+
+impl Peers<'_> {
+    fn of(peers: &[PeerView]) -> Peers<'_> {
+        let (own, rest) = peers.split_at(peers.len().min(PEERS_MAX));
+        let label = |peer: &PeerView| PeerKey { address: peer.address, port: peer.port }.to_string();
+        let own = own.iter().map(|peer| (label(peer), std::slice::from_ref(peer)));
+        let rest = (!rest.is_empty()).then(|| (OTHER_PEERS.to_owned(), rest));
+        Peers(own.chain(rest).collect())
+    }
+
+    fn samples(
+        &self,
+        page: &mut Page,
+        name: &str,
+        label: Option<(&str, &str)>,
+        read: impl Fn(&PeerView) -> u64 + Copy,
+    ) {
+        for (peer, views) in &self.0 {
+            let labels: Vec<(&str, &str)> = std::iter::once(("peer", peer.as_str())).chain(label).collect();
+            page.sample(name, &labels, views.iter().map(read).sum::<u64>());
         }
     }
 }

@@ -53,6 +53,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::bgp::call::BgpCall;
+use crate::bgp::speaker::view::SummaryView;
 use crate::datastore::Author;
 use api::{
     ApiCall, ApiError, ApiRequest, DeleteCall, ErrorBody, ErrorCode, GetCall, MoveCall, ShowFilter, ShowKind, UndoCall,
@@ -240,11 +241,20 @@ impl Desk {
     async fn show<T: DeserializeOwned>(&self, what: ShowKind) -> Result<T, ApiError> {
         let filter = ShowFilter::default();
         let view = self.ask(ApiCall::Show { what, filter }).await?;
-        serde_json::from_value(view).map_err(|error| {
-            let message = format!("the answer to show {what:?} is not its view: {error}");
-            ApiError::new(ErrorCode::Internal, message)
-        })
+        read(view, &format!("show {what:?}"))
     }
+
+    async fn bgp_summary(&self) -> Result<SummaryView, ApiError> {
+        let view = self.ask(ApiCall::Bgp(BgpCall::Summary)).await?;
+        read(view, "bgp summary")
+    }
+}
+
+fn read<T: DeserializeOwned>(view: Value, what: &str) -> Result<T, ApiError> {
+    serde_json::from_value(view).map_err(|error| {
+        let message = format!("the answer to {what} is not its view: {error}");
+        ApiError::new(ErrorCode::Internal, message)
+    })
 }
 
 fn stopping() -> ApiError {
@@ -387,6 +397,7 @@ async fn scrape(State(desk): State<Desk>) -> Result<Response, ApiError> {
         interfaces: desk.show(ShowKind::Interfaces).await?,
         workers: desk.show(ShowKind::Workers).await?,
         drops: desk.show(ShowKind::Drops).await?,
+        bgp: desk.bgp_summary().await?,
     };
     let kind = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)];
     Ok((kind, metrics::metrics(&views)).into_response())

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use super::answer;
 use super::views::*;
 use super::*;
+use crate::bgp::speaker::view::{MessagesView, PeerKindView, PeerView};
 use crate::datastore::Embedded;
 
 /// A served socket and a control loop that answers from a real store.
@@ -78,6 +79,7 @@ async fn fake_answer(store: &Embedded, call: ApiCall, caller: &Author) -> Result
         ApiCall::Show { what: ShowKind::Workers, .. } => json!(views().workers),
         ApiCall::Show { what: ShowKind::Drops, .. } => json!(views().drops),
         ApiCall::Show { filter, .. } => json!([filter]),
+        ApiCall::Bgp(BgpCall::Summary) => json!(views().bgp),
         ApiCall::Trace(request) => json!(request),
         ApiCall::Why(request) => json!(request),
         ApiCall::Move(call) => json!(call),
@@ -165,7 +167,54 @@ fn views() -> metrics::Views {
         last_seen_seconds_ago: Some(3),
     };
     let drops = vec![drop("a ingress 0"), drop("b ingress 1")];
-    metrics::Views { status, interfaces: vec![interface], workers: vec![worker], drops }
+    metrics::Views { status, interfaces: vec![interface], workers: vec![worker], drops, bgp: summary(1) }
+}
+
+/// Of a speaker with so many peers, of which every other one is up.
+fn summary(peers: u32) -> SummaryView {
+    let messages = MessagesView { opens: 1, updates: 20, notifications: 0, keepalives: 3, refreshes: 0 };
+    let peer = |number: u32| PeerView {
+        address: std::net::Ipv4Addr::from(0xc000_0200 + number).into(),
+        port: 179,
+        name: "Global".to_string(),
+        kind: PeerKindView::Global,
+        origin: "BGPPeer rack".to_string(),
+        as_number: 65001,
+        local_as: 64512,
+        state: if number.is_multiple_of(2) { "Established" } else { "Active" }.to_string(),
+        since_seconds: 30,
+        problem: None,
+        is_disabled: false,
+        router_id: None,
+        families: vec!["IPv4".to_string()],
+        received: 7,
+        accepted: 5,
+        rejected: 2,
+        stale: 0,
+        advertised: 4,
+        established: 1,
+        flaps: 2,
+        messages_sent: messages,
+        messages_received: messages,
+        discarded_attributes: 6,
+        withdrawn_by_error: 1,
+        behind: 0,
+        catching_up: 0,
+        fell_behind: 0,
+    };
+    SummaryView {
+        router_id: None,
+        as_number: Some(64512),
+        cluster_id: None,
+        listen_port: Some(179),
+        prefixes: 11,
+        paths: 13,
+        attribute_sets: 3,
+        waiting_bytes: 0,
+        is_deferred: false,
+        peers: (0..peers).map(peer).collect(),
+        problems: vec![],
+    }
 }
 
 fn profile(name: &str, content: &str) -> Value {
@@ -276,8 +325,43 @@ async fn metrics_are_prometheus_text() {
         "vrouter_build_info{version=\"0.1.0\",node=\"n\\\"1\"} 1",
         "vrouter_queue_mode_info{interface=\"cali1\",queue=\"0\",worker=\"0\",xdp=\"native\",copy=\"zero-copy\"} 1",
         "vrouter_worker_breath_seconds{worker=\"0\",quantile=\"0.5\"} 0.000002",
+        "vrouter_bgp_peers 1",
+        "vrouter_bgp_prefixes 11",
+        "vrouter_bgp_paths 13",
+        "vrouter_bgp_peer_up{peer=\"192.0.2.0\"} 1",
+        "vrouter_bgp_peer_state_info{peer=\"192.0.2.0\",state=\"Established\"} 1",
+        "vrouter_bgp_peer_uptime_seconds{peer=\"192.0.2.0\"} 30",
+        "vrouter_bgp_peer_flaps_total{peer=\"192.0.2.0\"} 2",
+        "vrouter_bgp_routes_received{peer=\"192.0.2.0\"} 7",
+        "vrouter_bgp_routes_accepted{peer=\"192.0.2.0\"} 5",
+        "vrouter_bgp_routes_rejected{peer=\"192.0.2.0\"} 2",
+        "vrouter_bgp_routes_stale{peer=\"192.0.2.0\"} 0",
+        "vrouter_bgp_routes_advertised{peer=\"192.0.2.0\"} 4",
+        "vrouter_bgp_messages_sent_total{peer=\"192.0.2.0\",type=\"update\"} 20",
+        "vrouter_bgp_messages_received_total{peer=\"192.0.2.0\",type=\"keepalive\"} 3",
+        "vrouter_bgp_malformed_total{peer=\"192.0.2.0\",outcome=\"discarded\"} 6",
+        "vrouter_bgp_malformed_total{peer=\"192.0.2.0\",outcome=\"withdrawn\"} 1",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} not in\n{text}");
+    }
+}
+
+#[test]
+fn peers_beyond_the_limit_are_summed() {
+    // 1000 have series of their own; of the 5 others 3 are up.
+    let text = metrics::metrics(&metrics::Views { bgp: summary(1005), ..views() });
+    let of = |name: &str| text.lines().filter(|line| line.starts_with(&format!("vrouter_{name}{{"))).count();
+    assert_eq!(of("bgp_peer_up"), metrics::PEERS_MAX + 1);
+    assert_eq!(of("bgp_peer_uptime_seconds"), metrics::PEERS_MAX);
+    for line in [
+        "vrouter_bgp_peers 1005",
+        "vrouter_bgp_peer_up{peer=\"other\"} 3",
+        "vrouter_bgp_peer_state_info{peer=\"other\",state=\"Active\"} 2",
+        "vrouter_bgp_peer_state_info{peer=\"other\",state=\"Established\"} 3",
+        "vrouter_bgp_routes_received{peer=\"other\"} 35",
+        "vrouter_bgp_messages_sent_total{peer=\"other\",type=\"update\"} 100",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not there");
     }
 }
 

@@ -442,12 +442,18 @@ impl Speaker {
     }
 
     /// Whole messages for an established peer: at least `enough` octets, if there are. Gives the connection to send them on.
-    pub fn pull(&mut self, key: &PeerKey, enough: usize, out: &mut Vec<u8>) -> Option<ConnectionId> {
-        let peer = self.peers.get(key).filter(|_| self.deferral.is_none())?;
+    pub fn pull(&mut self, key: &PeerKey, enough: usize, now: Instant, out: &mut Vec<u8>) -> Option<ConnectionId> {
+        let peer = self.peers.get_mut(key).filter(|_| self.deferral.is_none())?;
         let up = peer.up.as_ref()?;
         let group = self.groups.get_mut(up.group)?.as_mut()?;
+        let begun = out.len();
         group.pull(peer.index, &self.rib, enough, out);
-        Some(up.negotiated.connection)
+        let connection = up.negotiated.connection;
+        let updates = updates(out.get(begun..).unwrap_or_default());
+        if updates > 0 {
+            peer.session.sent_updates(updates, now);
+        }
+        Some(connection)
     }
 
     /// Whether `take_next_hops` or `take_forwarding` give something.
@@ -514,6 +520,19 @@ impl Speaker {
             self.session(key, SessionEvent::Stop { notification: notification.clone() }, now, out);
         }
     }
+}
+
+/// How many of whole messages are UPDATEs. RFC 4271 §4.1.
+fn updates(mut messages: &[u8]) -> u64 {
+    const UPDATE: u8 = 2;
+    let mut count = 0;
+    while let Some(&[high, low, kind]) = messages.get(16..19) {
+        count += u64::from(kind == UPDATE);
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        // They are our own; a length of zero would be read for ever.
+        messages = messages.get(length.max(19)..).unwrap_or_default();
+    }
+    count
 }
 
 /// What a peer has in common with those that are told the same.

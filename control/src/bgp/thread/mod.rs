@@ -316,7 +316,7 @@ impl Loop {
                 continue;
             }
             let mut bytes = Vec::with_capacity(room.min(QUEUED) + (64 << 10));
-            self.speaker.pull(&key, room, &mut bytes);
+            self.speaker.pull(&key, room, now, &mut bytes);
             if !bytes.is_empty() {
                 bytes.shrink_to_fit();
                 connection.send(bytes);
