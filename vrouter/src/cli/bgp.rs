@@ -2,6 +2,8 @@
 //!
 //! The words are those that people know from vtysh, birdc and gobgp; every answer is JSON too.
 
+mod import_test;
+
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -56,6 +58,11 @@ enum BgpCommand {
         #[arg(value_name = "[peer] PEER", num_args = 0..=2)]
         words: Vec<String>,
     },
+    /// What a BGPFilter would make of a route that a peer tells
+    #[command(
+        after_help = "Examples:\n  vrouter bgp import-test edge 10.9.0.0/24 --from-as 65001 --community 65001:7\n  vrouter bgp import-test edge fd00::/64 --internal"
+    )]
+    ImportTest(import_test::ImportTestArguments),
     /// Judge what was received again, or tell everything again
     Reload {
         #[arg(value_enum)]
@@ -135,6 +142,7 @@ pub fn run(client: &Client, format: Format, arguments: &BgpArguments) -> Result<
             let peer = address("peer", words)?;
             show(client, format, &BgpCall::Why { prefix: *prefix, peer }, why)
         }
+        BgpCommand::ImportTest(arguments) => import_test::run(client, format, arguments),
         BgpCommand::Reload { direction, peer } => {
             for peer in peers(client, *peer)? {
                 order(

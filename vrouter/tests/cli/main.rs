@@ -346,3 +346,49 @@ fn the_first_screen_is_one_screen() {
     let ran = stand.run(&["completion", "bash"]);
     assert!(ran.status == 0 && ran.stdout.contains("vrouter"));
 }
+
+const FILTER: &str = "\
+apiVersion: projectcalico.org/v3
+kind: BGPFilter
+metadata: {name: edge}
+spec:
+  importV4:
+  - {cidr: 10.9.1.0/24, matchOperator: In, action: Reject}
+  - {peerType: eBGP, communities: {values: ['65001:7']}, action: Accept, operations: [{setPriority: {value: 512}}]}
+";
+
+#[test]
+fn a_stored_filter_is_asked_about_a_route() {
+    let stand = Stand::new();
+    stand.write("edge.yaml", FILTER);
+    stand.run(&["apply", "-f", "edge.yaml"]);
+    let check = |arguments: &[&str], expected: &str| {
+        let arguments = [&["bgp", "import-test", "edge"][..], arguments].concat();
+        stand.check(&arguments, 0, expected);
+    };
+    check(
+        &["10.9.1.7/32"],
+        "10.9.1.7/32: rejected\n  BGPFilter edge, importV4[0] matches: rejected\n  BGPFilter edge, importV4[1] is not looked at\n",
+    );
+    check(
+        &["10.9.0.0/24", "--community", "65001:7", "--from-as", "65001"],
+        "10.9.0.0/24: accepted\n  BGPFilter edge, importV4[0] does not match: 10.9.0.0/24 is not in 10.9.1.0/24\n  BGPFilter edge, importV4[1] matches: accepted, priority becomes 512\n",
+    );
+    check(
+        &["10.9.0.0/24", "--community", "65001:7", "--internal"],
+        "10.9.0.0/24: no rule matches\n  BGPFilter edge, importV4[0] does not match: 10.9.0.0/24 is not in 10.9.1.0/24\n  BGPFilter edge, importV4[1] does not match: the peer is iBGP and not eBGP\n  no rule matches: the next filter decides, and after the last one the route is accepted\n",
+    );
+    check(
+        &["fd00::/64"],
+        "fd00::/64: no rule matches\n  BGPFilter edge has no importV6 rules\n  no rule matches: the next filter decides, and after the last one the route is accepted\n",
+    );
+    let ran = stand.run(&["bgp", "import-test", "edge", "10.9.0.0/24", "--community", "65001:7", "-o", "json"]);
+    let view: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(
+        (&view["verdict"], &view["rule"]),
+        (&Value::from("accept"), &Value::from("BGPFilter edge, importV4[1]"))
+    );
+    assert_eq!(view["changes"], serde_json::json!(["priority becomes 512"]));
+    assert_eq!(stand.code(&["bgp", "import-test", "edg", "10.9.0.0/24"], 3), "VR1201");
+    assert_eq!(stand.code(&["bgp", "import-test", "edge", "10.9.0.0/24", "--community", "65001"], 2), "VR1006");
+}
