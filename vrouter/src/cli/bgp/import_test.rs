@@ -114,7 +114,7 @@ fn judge(filter: &BgpFilter, arguments: &ImportTestArguments) -> ImportTestView 
             Some(_) => Verdict::Reject,
         },
         rule: matching.as_ref().map(|rule| rule.name.to_string()),
-        changes: matching.iter().flat_map(|rule| &rule.operations).map(ToString::to_string).collect(),
+        changes: matching.iter().flat_map(|rule| rule.operations.iter()).map(ToString::to_string).collect(),
         explanation: explain::explain(filter, Direction::Import, &candidate, arguments.internal),
     }
 }
