@@ -349,7 +349,7 @@ impl Speaker {
         if let Some(found) = self.groups.iter().position(is_same) {
             return found;
         }
-        let group = Some(Group::new(audience, negotiated.codec.clone()));
+        let group = Some(Group::new(audience, negotiated.codec));
         match self.groups.iter().position(Option::is_none) {
             Some(free) => {
                 self.groups[free] = group;

@@ -4,6 +4,7 @@
 //! connects. What cannot be opened is tried again with the next desired state.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
@@ -54,11 +55,9 @@ impl Listeners {
             stays
         });
         for address in wanted {
-            if !self.open.contains_key(&address) {
+            if let Entry::Vacant(place) = self.open.entry(address) {
                 match listen(address, events) {
-                    Ok(open) => {
-                        self.open.insert(address, open);
-                    }
+                    Ok(open) => _ = place.insert(open),
                     Err(error) => problems.push(format!("listen for BGP on {address}: {error}")),
                 }
             }
