@@ -45,6 +45,11 @@ impl ImportRules {
         let asked = Asked::of(candidate, internal);
         sentence(&self.filters.decide(&asked), "accepted: no BGPFilter says otherwise")
     }
+
+    /// Why a route is not taken, with the rule's name. None: it is.
+    pub fn refusal(&self, candidate: &Candidate<'_>, internal: bool) -> Option<String> {
+        refusal(&self.filters.decide(&Asked::of(candidate, internal)))
+    }
 }
 
 impl ExportRules {
@@ -52,6 +57,11 @@ impl ExportRules {
     pub fn why(&self, candidate: &Candidate<'_>, internal: bool) -> String {
         let asked = Asked::of(candidate, internal);
         sentence(&self.decide(&asked), "accepted: there are no rules")
+    }
+
+    /// Why a route is not told, with the rule's name. None: it is.
+    pub fn refusal(&self, candidate: &Candidate<'_>, internal: bool) -> Option<String> {
+        refusal(&self.decide(&Asked::of(candidate, internal)))
     }
 }
 
@@ -61,6 +71,14 @@ fn sentence(decision: &Decision<'_>, otherwise: &str) -> String {
         Decision::Accept(why) => format!("accepted: {why}"),
         Decision::Reject(why) => format!("rejected: {why}"),
         Decision::Open => otherwise.to_owned(),
+    }
+}
+
+fn refusal(decision: &Decision<'_>) -> Option<String> {
+    match decision {
+        Decision::Filter(rule) if !rule.accepts => Some(format!("{} rejects it", rule.name)),
+        Decision::Reject(why) => Some((*why).to_owned()),
+        Decision::Filter(_) | Decision::Accept(_) | Decision::Open => None,
     }
 }
 

@@ -205,6 +205,7 @@ proptest! {
             Judgement::Reject(_) => None,
         };
         prop_assert_eq!(&found, &expected);
+        prop_assert_eq!(rules.refusal(&candidate, internal).is_none(), expected.is_some());
         let why = rules.why(&candidate, internal);
         prop_assert_eq!(why.contains("accepted"), expected.is_some(), "{}", why);
     }
