@@ -118,12 +118,7 @@ pub fn export(rib: &Rib, prefix: Cidr, path: &Path, is_client: bool, to: &Audien
     if path.stale == Stale::LongLived && !to.long_lived {
         return Err(NotTold::LongLivedStale);
     }
-    let source = match local {
-        Some(kind) => Source::Local { kind, metric: attributes.med.unwrap_or(0), interface: None },
-        None => Source::Peer { internal: is_internal },
-    };
-    let source = with_interface(source, rib, prefix);
-    let mut changed = match to.export.judge(&Candidate { prefix, attributes, source }, to.internal) {
+    let mut changed = match to.export.judge(&candidate(rib, prefix, path), to.internal) {
         Judgement::Accept => attributes.clone(),
         Judgement::Change(changed) => *changed,
         Judgement::Reject(reason) => return Err(NotTold::Rules(reason)),
@@ -160,6 +155,30 @@ pub fn export(rib: &Rib, prefix: Cidr, path: &Path, is_client: bool, to: &Audien
     Ok(changed)
 }
 
+/// A path as the rules see it.
+fn candidate<'a>(rib: &'a Rib, prefix: Cidr, path: &'a Path) -> Candidate<'a> {
+    let attributes = &*path.attributes;
+    let source = match path.local_kind() {
+        Some(kind) => {
+            let metric = attributes.med.unwrap_or(0);
+            Source::Local { kind, metric, interface: rib.local_interface(&prefix) }
+        }
+        None => Source::Peer { internal: rib.facts(path.peer).is_some_and(|facts| facts.internal) },
+    };
+    Candidate { prefix, attributes, source }
+}
+
+/// The same as `export`, for people: which rule refuses it.
+pub fn explained(rib: &Rib, prefix: Cidr, path: &Path, is_client: bool, to: &Audience) -> Result<Attributes, NotTold> {
+    export(rib, prefix, path, is_client, to).map_err(|why| match why {
+        NotTold::Rules(short) => {
+            let long = to.export.refusal(&candidate(rib, prefix, path), to.internal);
+            NotTold::Rules(long.map_or(short, Cow::Owned))
+        }
+        other => other,
+    })
+}
+
 fn next_hop(
     changed: &Attributes,
     local: Option<LocalRouteKind>,
@@ -182,13 +201,6 @@ fn next_hop(
     let own = to.own_next_hops[super::super::rib::family_index(family)];
     let other = to.own_next_hops.iter().flatten().copied();
     own.into_iter().chain(other).find(fits).ok_or(NotTold::NextHop)
-}
-
-fn with_interface<'a>(source: Source<'a>, rib: &'a Rib, prefix: Cidr) -> Source<'a> {
-    match source {
-        Source::Local { kind, metric, .. } => Source::Local { kind, metric, interface: rib.local_interface(&prefix) },
-        Source::Peer { .. } => source,
-    }
 }
 
 /// With one community more, sorted.

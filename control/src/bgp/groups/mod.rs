@@ -443,7 +443,7 @@ impl Group {
             let result = if path.peer == peer {
                 Err(NotTold::FromThere)
             } else if entry.best == u16::try_from(at).ok() || is_several && rib.is_eligible(path) {
-                self.exported(rib, prefix, path, clients)
+                export::explained(rib, prefix, path, clients.contains(&path.peer), &self.audience)
             } else {
                 Err(NotTold::NotBest)
             };

@@ -170,8 +170,5 @@ fn said(
 /// For people: why the rules refuse a path.
 pub(super) fn rules_reason(prefix: Cidr, path: &Path, peer: &PeerState, internal: bool) -> Option<String> {
     let candidate = Candidate { prefix, attributes: &path.attributes, source: Source::Peer { internal } };
-    match peer.terms.import.judge(&candidate, internal) {
-        Judgement::Reject(reason) => Some(reason.into_owned()),
-        Judgement::Accept | Judgement::Change(_) => None,
-    }
+    peer.terms.import.refusal(&candidate, internal)
 }
