@@ -183,7 +183,6 @@ impl Rib {
         *count = count.saturating_add_signed(sign);
         if *count == 0 {
             self.next_hops.remove(&next_hop);
-            self.metrics.remove(&next_hop);
             self.is_next_hop_new = true;
         }
     }
@@ -321,8 +320,12 @@ impl Rib {
 
     /// Next hops of all accepted paths of peers, if they are others than when this was asked last.
     pub fn take_next_hops(&mut self) -> Option<BTreeSet<IpAddr>> {
-        let is_new = std::mem::take(&mut self.is_next_hop_new);
-        is_new.then(|| self.next_hops.keys().copied().collect())
+        if !std::mem::take(&mut self.is_next_hop_new) {
+            return None;
+        }
+        // Where a next hop leads is forgotten only with the one who watches it: one that went and came back in between is not told again.
+        self.metrics.retain(|next_hop, _| self.next_hops.contains_key(next_hop));
+        Some(self.next_hops.keys().copied().collect())
     }
 
     pub fn has_new_next_hops(&self) -> bool {
