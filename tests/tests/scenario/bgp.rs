@@ -287,6 +287,48 @@ fn a_refresh_tells_everything_again() {
 }
 
 #[test]
+fn routes_stay_while_either_side_restarts() {
+    let Some(topology) = Topology::up("bgp-restart", TWO_AND_FAR) else { return };
+    let daemon = Daemon::start(&topology, &[]);
+    let (web, at_far) = (topology.at("web"), topology.at("far"));
+    at_far.run("ip address add 10.1.0.1/32 dev lo");
+    let mut speaker = far(OTHER);
+    speaker.peers.iter_mut().for_each(|peer| peer.restart_time = Some(Duration::from_secs(60)));
+    let other = Neighbour::start(Kind::Bird, &at_far, &topology.folder(), &speaker);
+    let lasting = |session: Session| Session { spec: vec!["maxRestartTime: 60s"], ..session };
+    let manifests = ours::manifests(&sessions(OTHER).into_iter().map(lasting).collect::<Vec<_>>(), "");
+    daemon.apply(&manifests);
+    other.until_learned("10.65.0.2/32");
+    until_reachable(&web, ip("10.1.0.1"));
+
+    // The neighbour is killed and comes back: packets find their way all the time.
+    other.kill();
+    wait::while_true("the route of a neighbour that restarts stays", Duration::from_secs(2), || {
+        let is_there = pings(&web, ip("10.1.0.1"));
+        if !is_there {
+            println!("{}{}", daemon.cli(&["bgp", "neighbor", FAR[0]]), daemon.cli(&["bgp", "why", "10.1.0.0/16"]));
+        }
+        is_there
+    });
+    let other = Neighbour::start(Kind::Bird, &at_far, &topology.folder(), &speaker);
+    ours::until_established(&daemon, FAR[0]);
+    assert!(pings(&web, ip("10.1.0.1")));
+    other.until_learned("10.65.0.2/32");
+
+    // Ours is killed and comes back: the neighbour never forgets.
+    daemon.kill();
+    assert!(other.until_down(NODE[0]).details.contains("graceful restart active"));
+    let daemon = Daemon::bare(&topology, &[]);
+    let route = || other.paths("10.65.0.2/32").len();
+    wait::until_true("the session to be back", SOON, || {
+        assert_eq!(route(), 1, "forgotten while we restarted");
+        other.session(NODE[0]).is_established
+    });
+    wait::while_true("our route is there", Duration::from_secs(3), || route() == 1);
+    ours::until_established(&daemon, FAR[0]);
+}
+
+#[test]
 fn a_silent_neighbour_is_noticed_by_bfd() {
     let Some(topology) = Topology::up("bgp-bfd", TWO_AND_FAR) else { return };
     let daemon = Daemon::start(&topology, &[]);
