@@ -1,7 +1,7 @@
 //! Peers that do harm without a wrong byte: whoever else has a session does not notice.
 //!
 //! ```text
-//!     far (floods from .10 and on) ──up0── router (BIRD) ──up1── tor (BIRD)
+//!     far (floods from .10 and on) ──up0── router (BIRD or ours) ──up1── tor (BIRD)
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
@@ -11,8 +11,10 @@ use config::net::{Cidr, IpVersion};
 use tests::bgp::flood::{self, Silent};
 use tests::bgp::message::{Open, Update};
 use tests::bgp::neighbour::SOON;
+use tests::bgp::ours::{self, Session};
 use tests::bgp::raw::Raw;
 use tests::bgp::{Announced, Kind, Neighbour, Peer, Speaker};
+use tests::daemon::Daemon;
 use tests::topology::Topology;
 use tests::wait;
 
@@ -111,4 +113,20 @@ fn floods_harm_nobody_with_bird_as_the_device() {
     speaker.peers.push(Peer::new(BEHIND[1], SYSTEMS[2]));
     let _device = Neighbour::start(Kind::Bird, &topology.node(), &topology.folder(), &speaker);
     harm(&topology, &surroundings(&topology));
+}
+
+#[test]
+fn floods_harm_nobody() {
+    let Some(topology) = Topology::up("bgpharm", CHAIN) else { return };
+    let daemon = Daemon::start(&topology, &[]);
+    let behind = surroundings(&topology);
+    let open = |address: String, as_number| Session {
+        spec: vec!["filters: [everything]", "sourceAddress: None"],
+        annotations: vec![("max-prefixes", "20000")],
+        ..Session::new(&address, as_number)
+    };
+    let mut sessions = vec![Session { annotations: Vec::new(), ..open(BEHIND[1].to_owned(), SYSTEMS[2]) }];
+    sessions.extend([GOOD, SLOW, LOUD].map(|of| open(address(of).to_string(), SYSTEMS[1])));
+    daemon.apply(&ours::manifests(&sessions, ""));
+    harm(&topology, &behind);
 }

@@ -1,15 +1,17 @@
 //! Wrong UPDATEs over real sockets, said to a router that has another one behind it.
 //!
 //! ```text
-//!     far (raw peers, .10-.17 inside, .20-.27 outside) ──up0── router (BIRD) ──up1── tor (BIRD)
+//!     far (raw peers, .10-.17 inside, .20-.27 outside) ──up0── router (BIRD or ours) ──up1── tor (BIRD)
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tests::bgp::cases::{Bench, Seen};
+use tests::bgp::ours::{self, Session};
 use tests::bgp::{Kind, Neighbour, Peer, Speaker};
 use tests::bgp_cases::{Case, Expected, cases};
+use tests::daemon::Daemon;
 use tests::topology::Topology;
 
 use crate::ip;
@@ -130,4 +132,27 @@ fn wrong_updates_are_told_apart_with_bird_as_the_device() {
     assert_eq!(right.map(ToString::to_string).collect::<Vec<_>>(), Vec::<String>::new());
     // A runner that saw nothing would find almost everything otherwise.
     assert!(found.len() * 3 < 2 * chosen.len());
+}
+
+#[test]
+fn wrong_updates_end_as_they_have_to() {
+    let Some(topology) = Topology::up("bgpwrong", CHAIN) else { return };
+    let daemon = Daemon::start(&topology, &[]);
+    let behind = surroundings(&topology);
+    let open = |address: String, as_number| Session {
+        spec: vec!["filters: [everything]", "sourceAddress: None"],
+        annotations: vec![("families", "4 6")],
+        ..Session::new(&address, as_number)
+    };
+    let mut sessions = vec![open(BEHIND[1].to_owned(), SYSTEMS[2])];
+    for is_internal in [true, false] {
+        let system = SYSTEMS[usize::from(!is_internal)];
+        sessions.extend(addresses(is_internal).iter().map(|address| open(address.to_string(), system)));
+    }
+    daemon.apply(&ours::manifests(&sessions, ""));
+    behind.until_established(BEHIND[0]);
+    let all = cases();
+    let found = differences(&topology, &behind, &sample(&all, 1));
+    let told: Vec<String> = found.iter().map(ToString::to_string).collect();
+    assert!(told.is_empty(), "{} of {}:\n  {}", told.len(), 2 * all.len(), told.join("\n  "));
 }
