@@ -101,7 +101,8 @@ fn surroundings(topology: &Topology) -> Neighbour {
         topology.at("far").run(&format!("ip address add {address}/24 dev eth0"));
     }
     let mut behind = Speaker::new(SYSTEMS[2], BEHIND[1]);
-    behind.peers.push(Peer::new(BEHIND[0], SYSTEMS[0]));
+    // Not only on its link: the next hop of IPv6 routes is the device's address of the other one.
+    behind.peers.push(Peer { is_multihop: true, ..Peer::new(BEHIND[0], SYSTEMS[0]) });
     Neighbour::start(Kind::Bird, &topology.at("tor"), &topology.folder(), &behind)
 }
 
