@@ -157,7 +157,8 @@ impl Bench<'_> {
             local_pref: self.is_internal.then_some(100),
             communities,
             two_octet_as: case.session.two_octet_as,
-            path: case.session.path_ids.then_some(1),
+            // The number that the cases use: another one would be another path.
+            path: case.session.path_ids.then_some(7),
         }
     }
 
