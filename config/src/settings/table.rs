@@ -1,9 +1,9 @@
 //! The table of settings: the name of each in the file, what it is for, and how it is taken from text.
 
-use super::{BgpKernelRoutes, 
-    BusyPoll, CORE_MAX, Datastore, EndpointOffload, EndpointToHostAction, Io, LogFormat, LogLevel, NAME_EXPECTED,
-    NODE_NAME, PREFIX_MAX, PolicyChange, Poll, Rebalance, Refusal, Setting, SourceSpoofing, TRUTH, Take, XdpMode,
-    ZeroCopy, choose, ensure, failsafes, is_distinct, number, range,
+use super::{
+    BgpKernelRoutes, BusyPoll, CORE_MAX, Datastore, EndpointOffload, EndpointToHostAction, Io, LogFormat, LogLevel,
+    NAME_EXPECTED, NODE_NAME, PREFIX_MAX, PolicyChange, Poll, Rebalance, Refusal, Setting, SourceSpoofing, TRUTH, Take,
+    XdpMode, ZeroCopy, choose, ensure, failsafes, is_distinct, number, range,
 };
 use crate::resource;
 

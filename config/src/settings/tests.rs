@@ -31,7 +31,7 @@ fn every_setting_from_a_file() {
             io: xsk-rs\nbusyPoll: off\nzeroCopy: auto\n\
             failsafeInboundHostPorts: [22, 'udp:10.0.0.0/8:68']\nfailsafeOutboundHostPorts: none\n\
             workloadSourceSpoofing: Any\nallowVxlanPacketsFromWorkloads: true\nallowIpipPacketsFromWorkloads: true\n\
-            vxlanPort: 8472\n";
+            vxlanPort: 8472\nsecrets: /run/secrets\n";
     let expected = Settings {
         node_name: "n1".into(),
         uplinks: vec!["eth1".into(), "eth2".into()],
@@ -60,6 +60,7 @@ fn every_setting_from_a_file() {
         allow_vxlan_packets_from_workloads: true,
         allow_ipip_packets_from_workloads: true,
         vxlan_port: 8472,
+        secrets: "/run/secrets".into(),
     };
     assert_eq!(load(text, &[], &[]), Ok(expected));
     assert_eq!(load("endpointOffload: off\nworkers: 4\n", &[], &[]).unwrap().workers, [4]);
@@ -91,7 +92,7 @@ fn refusals() {
              bgpKernelRoutes, datastore, apiSocket, logFormat, logLevel, framesPerWorker, flowTableSize, flowQuota, policyChange, \
              defaultEndpointToHostAction, defaultWorkloadInterfacePrefix, xdpMode, endpointOffload, \
              io, busyPoll, zeroCopy, failsafeInboundHostPorts, failsafeOutboundHostPorts, workloadSourceSpoofing, \
-             allowVxlanPacketsFromWorkloads, allowIpipPacketsFromWorkloads, vxlanPort \
+             allowVxlanPacketsFromWorkloads, allowIpipPacketsFromWorkloads, vxlanPort, secrets \
              (did you mean logLevel?)",
     );
     check(

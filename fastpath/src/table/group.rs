@@ -76,8 +76,8 @@ mod tests {
 
     fn key(number: u32) -> Key {
         Key {
-            source: mapped(0x0a00_0000 | number % 7),
-            destination: mapped(0xc000_0200 | number % 251),
+            source: mapped(0x0a00_0000 | (number % 7)),
+            destination: mapped(0xc000_0200 | (number % 251)),
             source_port: (number >> 3) as u16,
             destination_port: 80,
             protocol: 6,

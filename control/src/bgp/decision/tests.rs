@@ -33,7 +33,7 @@ fn peers() -> Peers {
     let facts = |number: u16| PeerFacts {
         address: hop(number as u8),
         router_id: [10, 0, 0, number as u8].into(),
-        internal: number % 2 == 0,
+        internal: number.is_multiple_of(2),
     };
     let metrics = (1..=7).map(|number| (hop(number), if number == 7 { 5 } else { 0 }));
     Peers((1..=8).map(|number| (number, facts(number))).collect(), metrics.collect())

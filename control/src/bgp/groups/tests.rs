@@ -53,13 +53,16 @@ fn group(several: bool) -> (Group, Codec) {
         long_lived: false,
         export: Arc::new(ExportRules::default()),
     };
-    (Group::new(audience, codec.clone()), codec)
+    (Group::new(audience, codec), codec)
 }
 
 fn prefix(number: u8) -> Cidr {
-    let address: IpAddr =
-        if number % 3 == 0 { [0xfd01, u16::from(number), 0, 0, 0, 0, 0, 0].into() } else { [10, number, 0, 0].into() };
-    Cidr::new(address, if number % 3 == 0 { 64 } else { 24 }).unwrap()
+    let address: IpAddr = if number.is_multiple_of(3) {
+        [0xfd01, u16::from(number), 0, 0, 0, 0, 0, 0].into()
+    } else {
+        [10, number, 0, 0].into()
+    };
+    Cidr::new(address, if number.is_multiple_of(3) { 64 } else { 24 }).unwrap()
 }
 
 /// A member's table, from the bytes it was given.

@@ -12,16 +12,19 @@ use crate::bgp::attribute::Attributes;
 use crate::bgp::decision::decide;
 
 fn prefix(number: u8) -> Cidr {
-    let address: IpAddr =
-        if number % 2 == 0 { [10, number, 0, 0].into() } else { [0xfd00, u16::from(number), 0, 0, 0, 0, 0, 0].into() };
-    Cidr::new(address, if number % 2 == 0 { 24 } else { 64 }).unwrap()
+    let address: IpAddr = if number.is_multiple_of(2) {
+        [10, number, 0, 0].into()
+    } else {
+        [0xfd00, u16::from(number), 0, 0, 0, 0, 0, 0].into()
+    };
+    Cidr::new(address, if number.is_multiple_of(2) { 24 } else { 64 }).unwrap()
 }
 
 fn facts(number: u16) -> PeerFacts {
     PeerFacts {
         address: [192, 0, 2, number as u8].into(),
         router_id: [10, 0, 0, number as u8].into(),
-        internal: number % 2 == 0,
+        internal: number.is_multiple_of(2),
     }
 }
 

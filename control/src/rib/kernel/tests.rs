@@ -1,6 +1,7 @@
 //! The kernel's routes against a kernel that is a map, with others' routes in it, edits that fail, and doubts at any time.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use proptest::prelude::*;
 
@@ -174,9 +175,9 @@ proptest! {
                 }
                 Event::Foreign(number, group) => {
                     let route = Route::new(prefix(number), metric(group), Target::Other);
-                    if !kernel.routes.contains_key(&route.key()) {
+                    if let Entry::Vacant(place) = kernel.routes.entry(route.key()) {
                         foreign.insert(route.key(), route.clone());
-                        kernel.routes.insert(route.key(), (route, false));
+                        place.insert((route, false));
                     }
                 }
                 Event::Rounds(rounds) => {

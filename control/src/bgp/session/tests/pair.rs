@@ -79,14 +79,14 @@ impl World {
     fn new(seed: u64) -> World {
         let mut random = Jitter::new(seed);
         let now = Instant::now();
-        let external = random.number() % 2 == 0;
+        let external = random.number().is_multiple_of(2);
         // RFC 6286: only with another system may the identifiers be equal.
-        let identical = external && random.number() % 3 == 0;
+        let identical = external && random.number().is_multiple_of(3);
         let passive = match random.number() % 4 {
             side @ 0..2 => Some(side as usize),
             _ => None,
         };
-        let graceful = random.number() % 2 == 0;
+        let graceful = random.number().is_multiple_of(2);
         let make = |side: usize, seed: u64| Side {
             session: session(side, external, identical, passive, graceful, seed, false),
             accepted: 0,
