@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::message::Notification;
+use super::speaker::dump::DumpCall;
 use super::speaker::view::{ROUTES, Which};
 use super::speaker::{Action, Speaker};
 use super::speaker_state::PeerKey;
@@ -44,6 +45,8 @@ pub enum BgpCall {
         prefix: Cidr,
         peer: Option<IpAddr>,
     },
+    /// A piece of the table as MRT; answered with `DumpView`.
+    Dump(DumpCall),
     /// What happened to sessions; answered with `NewsView`.
     News {
         after: Option<u64>,
@@ -112,6 +115,7 @@ pub fn answer(
                 ))
             })
         }
+        BgpCall::Dump(call) => Ok(to_json(&speaker.dump(call))),
         BgpCall::News { after } => Ok(to_json(&speaker.news(*after))),
         BgpCall::ReloadIn { peer } => Ok(Value::Bool(speaker.reload_in(find(speaker, peer)?, now, actions))),
         BgpCall::ReloadOut { peer } => Ok(Value::Bool(speaker.reload_out(find(speaker, peer)?))),

@@ -97,8 +97,8 @@ pub fn table<'a, Routes>(
     }
 }
 
-/// RFC 6396 §4.3.1.
-fn peer_index(taken: Duration, collector: Ipv4Addr, peers: &[Peer], out: &mut Vec<u8>) {
+/// Appends the record of the peers, which goes before all others. RFC 6396 §4.3.1.
+pub fn peer_index(taken: Duration, collector: Ipv4Addr, peers: &[Peer], out: &mut Vec<u8>) {
     const IS_IPV6: u8 = 1;
     const HAS_FOUR_OCTETS: u8 = 2;
     let peers = peers.get(..u16::MAX.into()).unwrap_or(peers);
@@ -116,8 +116,8 @@ fn peer_index(taken: Duration, collector: Ipv4Addr, peers: &[Peer], out: &mut Ve
     set_length(begin, out);
 }
 
-/// RFC 6396 §4.3.2, RFC 8050 §4.
-fn rib_entry<'a>(
+/// Appends the record of one prefix; `sequence` counts them. RFC 6396 §4.3.2, RFC 8050 §4.
+pub fn rib_entry<'a>(
     taken: Duration,
     sequence: u32,
     prefix: Cidr,

@@ -2,10 +2,12 @@
 //!
 //! The words are those that people know from vtysh, birdc and gobgp; every answer is JSON too.
 
+mod dump;
 mod import_test;
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -63,6 +65,11 @@ enum BgpCommand {
         after_help = "Examples:\n  vrouter bgp import-test edge 10.9.0.0/24 --from-as 65001 --community 65001:7\n  vrouter bgp import-test edge fd00::/64 --internal"
     )]
     ImportTest(import_test::ImportTestArguments),
+    /// Write the table, as every peer said it, to a file that tools for MRT read (RFC 6396)
+    Dump {
+        /// A new file
+        file: PathBuf,
+    },
     /// Judge what was received again, or tell everything again
     Reload {
         #[arg(value_enum)]
@@ -143,6 +150,7 @@ pub fn run(client: &Client, format: Format, arguments: &BgpArguments) -> Result<
             show(client, format, &BgpCall::Why { prefix: *prefix, peer }, why)
         }
         BgpCommand::ImportTest(arguments) => import_test::run(client, format, arguments),
+        BgpCommand::Dump { file } => dump::run(client, format, file),
         BgpCommand::Reload { direction, peer } => {
             for peer in peers(client, *peer)? {
                 order(

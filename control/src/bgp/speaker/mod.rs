@@ -13,10 +13,12 @@
 //! | `follow.rs` | from one desired state to the next, without disturbing what did not change |
 //! | `receive.rs` | what is taken from a peer, and what is refused |
 //! | `view.rs` | what is shown |
+//! | `dump.rs` | the table for tools that read MRT |
 //!
 //! Invariants: a peer is a member of one group exactly while its session is established; an action that names a connection
 //! names its peer too, since connections are numbered by session.
 
+pub mod dump;
 mod follow;
 mod receive;
 pub mod view;
