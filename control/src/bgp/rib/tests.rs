@@ -147,3 +147,38 @@ proptest! {
         }
     }
 }
+
+/// A next hop whose only route is told anew, or goes and comes, is where it was: control has seen no change of it.
+#[test]
+fn what_is_known_of_a_next_hop_outlives_its_only_route() {
+    let nlri = Nlri { prefix: prefix(0), path_id: 0 };
+    let check = |expected: bool, change: &dyn Fn(&mut Rib, PeerIndex)| {
+        let mut rib = Rib::default();
+        let peer = rib.add_peer(facts(0)).unwrap();
+        rib.announce(peer, nlri, said(1, 1, false));
+        assert_eq!(rib.take_next_hops().unwrap().len(), 1);
+        rib.set_metrics(&BTreeMap::from([([192, 0, 2, 1].into(), Some(0))]));
+        change(&mut rib, peer);
+        let place = rib.find(&nlri.prefix).unwrap();
+        assert_eq!(rib.entry(place).best.is_some(), expected);
+    };
+    check(true, &|rib, peer| assert!(rib.announce(peer, nlri, said(2, 1, false))));
+    check(true, &|rib, peer| assert_eq!(rib.mark_stale(peer, IpVersion::V4, Stale::Graceful), 1));
+    check(true, &|rib, peer| rib.edit_one(peer, nlri, |path| path.stale = Stale::LongLived));
+    check(true, &|rib, peer| {
+        rib.withdraw(peer, nlri);
+        rib.announce(peer, nlri, said(1, 1, false));
+    });
+    // Control looks after it no more once it was told so.
+    check(false, &|rib, peer| {
+        rib.withdraw(peer, nlri);
+        assert!(rib.take_next_hops().unwrap().is_empty());
+        rib.announce(peer, nlri, said(1, 1, false));
+    });
+    // It is heard of while it has no route.
+    check(false, &|rib, peer| {
+        rib.withdraw(peer, nlri);
+        rib.set_metrics(&BTreeMap::from([([192, 0, 2, 1].into(), None)]));
+        rib.announce(peer, nlri, said(1, 1, false));
+    });
+}
