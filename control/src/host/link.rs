@@ -1,4 +1,4 @@
-//! Interfaces of the host, and veth pairs.
+//! Interfaces of the host, veth pairs and bridges.
 //!
 //! Names are limited to 15 bytes by the kernel (IFNAMSIZ); a longer one is refused before it is sent.
 //!
@@ -210,6 +210,24 @@ impl Host {
         let [near, far] = [a, b].map(|name| VethEnd { queues, ..VethEnd::new(name) });
         self.create_veth_pair(&near, &far).await?;
         Ok((self.link(a).await?, self.link(b).await?))
+    }
+
+    /// Creates a bridge, down and without ports: a learning switch that runs no spanning tree.
+    pub async fn create_bridge(&self, name: &str) -> Result<(), HostError> {
+        check_name(name)?;
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
+        ];
+        let action = || format!("create bridge {name}");
+        self.change(action, RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL).await
+    }
+
+    /// Makes the interface a port of that bridge.
+    pub async fn set_controller(&self, link: LinkIndex, bridge: LinkIndex) -> Result<(), HostError> {
+        self.set_attribute(link, LinkAttribute::Controller(bridge.0), || format!("make {link} a port of {bridge}"))
+            .await
     }
 
     pub async fn set_up(&self, link: LinkIndex, up: bool) -> Result<(), HostError> {
