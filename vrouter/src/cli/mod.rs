@@ -221,7 +221,7 @@ pub enum Command {
     Doctor(crate::doctor::DoctorArguments),
 
     /// Build and try a topology of network namespaces on this machine
-    #[command(after_help = "Example:\n  vrouter lab up two-pods.yaml")]
+    #[command(after_help = "Examples:\n  vrouter lab up two-pods.yaml\n  vrouter lab run bgp")]
     Lab(crate::lab::LabArguments),
 
     /// Measure this machine: packets per second, latency, changes under load; kernel forwarding beside

@@ -1,4 +1,4 @@
-//! Takes a lab down: stops its router, deletes its namespaces (and with them all interfaces), removes
+//! Takes a lab down: stops its routers, deletes its namespaces (and with them all interfaces), removes
 //! its folder. Goes on after a failure and tells of all; nothing there is fine.
 
 use std::fs;
@@ -24,7 +24,10 @@ pub fn down(name: &str) -> Result<(), LabError> {
             errors.push(error.to_string());
         }
     };
-    attempt(stop_router(&state));
+    match state.parts() {
+        Ok(parts) => parts.iter().chain([&state]).for_each(|state| attempt(stop_router(state))),
+        Err(error) => attempt(Err(error)),
+    }
     match state.namespaces() {
         Ok(namespaces) => {
             for namespace in namespaces {

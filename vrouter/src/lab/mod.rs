@@ -18,10 +18,12 @@
 //! | `router.rs` | the daemon under test and its command line: the only file that knows its JSON |
 //! | `checks.rs` `live.rs` | ping, TCP, UDP between all pairs; the policy change under an open connection |
 //! | `report.rs` | tables |
+//! | `bgp/` | a lab of its own: four routers that speak BGP, and a link that is cut |
 //!
 //! Invariants: only namespaces recorded in the state folder before they were made are ever deleted;
 //! the caller's own namespace is not touched; nothing outlives `run` without `--keep`.
 
+mod bgp;
 mod checks;
 mod description;
 mod down;
@@ -63,7 +65,7 @@ enum LabCommand {
     },
     /// Build the lab, run the router in it, check the traffic between all pairs, take it down
     Run {
-        /// The description
+        /// The description; or bgp: three nodes and a route reflector, and a link that is cut
         file: PathBuf,
         /// A folder of further manifests to apply before the checks
         #[arg(long)]
@@ -95,6 +97,9 @@ fn execute(command: LabCommand) -> Result<ExitCode, LabError> {
             let name = if lab.is_file() { Lab::read(&lab)?.name } else { lab.display().to_string() };
             down::down(&name)?;
             Ok(ExitCode::SUCCESS)
+        }
+        LabCommand::Run { file, manifests: None, keep } if file.as_os_str() == bgp::NAME && !file.is_file() => {
+            bgp::run(keep)
         }
         LabCommand::Run { file, manifests, keep } => {
             let lab = Lab::read(&file)?;

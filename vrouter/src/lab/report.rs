@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -27,6 +28,14 @@ impl Line {
         let word = if self.passed { "PASS" } else { "FAIL" };
         say(format!("{word}  {:<44} {}", self.check, self.detail).trim_end().to_owned() + "\n");
     }
+}
+
+/// The last line, and the exit status that says the same.
+pub fn verdict(lines: &[Line], elapsed: Duration) -> ExitCode {
+    let failed = lines.iter().filter(|line| !line.passed).count();
+    let verdict = if failed == 0 { "PASS" } else { "FAIL" };
+    say(format!("\n{verdict}: {} checks, {failed} failed, {elapsed:.1?}\n", lines.len()));
+    ExitCode::from(u8::from(failed > 0))
 }
 
 /// Prints. A reader who has gone away is no reason to leave the lab standing.

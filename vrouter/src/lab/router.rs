@@ -6,12 +6,15 @@
 use std::env;
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Add;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use config::net::Cidr;
+use control::bgp::speaker::view::{NeighborView, PeerView, SummaryView, WhyView};
 use control::host::netns;
 use control::http::views::{DropView, FlowView, InterfaceView, WorkerView};
 use nix::sys::signal::{Signal, kill};
@@ -64,6 +67,21 @@ pub struct Accounts {
     pub unaccounted: i64,
 }
 
+impl Add for Accounts {
+    type Output = Accounts;
+
+    fn add(self, other: Accounts) -> Accounts {
+        Accounts {
+            packets_in: self.packets_in + other.packets_in,
+            sent: self.sent + other.sent,
+            answered: self.answered + other.answered,
+            punted: self.punted + other.punted,
+            dropped: self.dropped + other.dropped,
+            unaccounted: self.unaccounted + other.unaccounted,
+        }
+    }
+}
+
 impl Accounts {
     pub fn accounted(&self) -> u64 {
         self.sent + self.answered + self.punted + self.dropped
@@ -73,18 +91,29 @@ impl Accounts {
 impl Router {
     /// Starts it and waits until it answers.
     pub fn start(lab: &Lab, state: &State) -> Result<Router, LabError> {
+        let uplinks: Vec<&str> = lab.hosts.iter().map(|host| host.uplink.as_str()).collect();
+        Router::start_node(&lab.node, &lab.namespace(&lab.node), &uplinks, &[], state)
+    }
+
+    /// The router of that node, in that namespace, with further settings as the command line has them.
+    pub fn start_node(
+        node: &str,
+        namespace: &str,
+        uplinks: &[&str],
+        settings: &[&str],
+        state: &State,
+    ) -> Result<Router, LabError> {
         let log = File::create(state.log()).map_err(LabError::io("create the router's log"))?;
         let errors = log.try_clone().map_err(LabError::io("create the router's log"))?;
         let mut command = Command::new(PROGRAM);
-        let uplinks: Vec<&str> = lab.hosts.iter().map(|host| host.uplink.as_str()).collect();
-        command.args(["run", "--node-name", &lab.node, "--uplinks", &uplinks.join(",")]);
+        command.args(["run", "--node-name", node, "--uplinks", &uplinks.join(",")]).args(settings);
         command.arg("--datastore").arg(format!("embedded:{}", state.store().display()));
         command.arg("--api-socket").arg(state.socket());
         // Settings of the operator's own router in the environment are not for this one.
         command.env_clear().envs(env::var_os("PATH").map(|path| ("PATH", path)));
         // Ctrl-C at the terminal is for the lab, which stops the router in its turn.
         command.process_group(0).stdin(Stdio::null()).stdout(log).stderr(errors);
-        let child = netns::in_namespace(&lab.namespace(&lab.node), || command.spawn())?;
+        let child = netns::in_namespace(namespace, || command.spawn())?;
         let child = child.map_err(LabError::io("start the router"))?;
         state.record_daemon(child.id())?;
         let mut router = Router { child, state: state.clone() };
@@ -141,15 +170,15 @@ impl Router {
 
     pub fn accounts(&self) -> Result<Accounts, LabError> {
         let views: Vec<WorkerView> = self.show("workers")?;
-        let sum = views.iter().fold(Accounts::default(), |sum, view| Accounts {
-            packets_in: sum.packets_in + view.packets_in,
-            sent: sum.sent + view.sent,
-            answered: sum.answered + view.answered,
-            punted: sum.punted + view.punted,
-            dropped: sum.dropped + view.dropped,
-            unaccounted: sum.unaccounted + view.unaccounted,
-        });
-        Ok(sum)
+        let of_worker = |view: &WorkerView| Accounts {
+            packets_in: view.packets_in,
+            sent: view.sent,
+            answered: view.answered,
+            punted: view.punted,
+            dropped: view.dropped,
+            unaccounted: view.unaccounted,
+        };
+        Ok(views.iter().map(of_worker).fold(Accounts::default(), Accounts::add))
     }
 
     /// Whether the router tracks this TCP connection.
@@ -161,6 +190,25 @@ impl Router {
                 && view.destination == destination.ip()
                 && view.destination_port == Some(destination.port())
         }))
+    }
+
+    /// Its BGP sessions.
+    pub fn bgp_peers(&self) -> Result<Vec<PeerView>, LabError> {
+        let view: SummaryView = self.json(&["bgp", "summary"])?;
+        Ok(view.peers)
+    }
+
+    /// Whether BFD hears that BGP peer; false also where nobody asked for BFD.
+    pub fn is_bfd_up(&self, peer: IpAddr) -> Result<bool, LabError> {
+        let view: NeighborView = self.json(&["bgp", "neighbor", &peer.to_string()])?;
+        Ok(view.is_bfd_up == Some(true))
+    }
+
+    /// Where packets to a prefix that was learned by BGP go, in order.
+    pub fn bgp_next_hops(&self, prefix: Cidr) -> Result<Vec<IpAddr>, LabError> {
+        let mut view: WhyView = self.json(&["bgp", "why", &prefix.to_string()])?;
+        view.next_hops.sort();
+        Ok(view.next_hops)
     }
 
     /// Stops it as an operator would; a router that does not stop is killed, which is an error.
@@ -194,9 +242,13 @@ impl Router {
     }
 
     fn show<T: DeserializeOwned>(&self, what: &str) -> Result<T, LabError> {
-        let text = self.command(&["show", what, "-o", "json"])?;
+        self.json(&["show", what])
+    }
+
+    fn json<T: DeserializeOwned>(&self, question: &[&str]) -> Result<T, LabError> {
+        let text = self.command(&[question, &["-o", "json"]].concat())?;
         serde_json::from_slice(&text)
-            .map_err(|error| self.error(&format!("show {what}"), format!("its JSON is not as expected: {error}")))
+            .map_err(|error| self.error(&question.join(" "), format!("its JSON is not as expected: {error}")))
     }
 
     fn command(&self, arguments: &[&str]) -> Result<Vec<u8>, LabError> {

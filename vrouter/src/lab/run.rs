@@ -24,7 +24,7 @@ pub fn run(lab: &Lab, manifests: Option<&FilePath>, keep: bool) -> Result<ExitCo
     let stop = stop_flag()?;
     let start = Instant::now();
     let state = up::up(lab)?;
-    let guard = Guard { name: Some(lab.name.clone()) };
+    let guard = Guard::of(&lab.name);
     say(format!("lab {}: {} namespaces built in {:.1?}\n", lab.name, lab.namespaces().len(), start.elapsed()));
 
     let result = with_router(lab, &state, manifests, keep, &stop);
@@ -38,10 +38,7 @@ pub fn run(lab: &Lab, manifests: Option<&FilePath>, keep: bool) -> Result<ExitCo
         guard.finish()?;
     }
     let lines = result?;
-    let failed = lines.iter().filter(|line| !line.passed).count();
-    let verdict = if failed == 0 { "PASS" } else { "FAIL" };
-    say(format!("\n{verdict}: {} checks, {failed} failed, {:.1?}\n", lines.len(), start.elapsed()));
-    Ok(ExitCode::from(u8::from(failed > 0)))
+    Ok(report::verdict(&lines, start.elapsed()))
 }
 
 fn with_router(
@@ -160,16 +157,20 @@ fn live_path(lab: &Lab, story: &Live) -> Option<Path> {
 }
 
 /// Takes the lab down when dropped.
-struct Guard {
+pub struct Guard {
     name: Option<String>,
 }
 
 impl Guard {
-    fn keep(mut self) {
+    pub fn of(name: &str) -> Guard {
+        Guard { name: Some(name.to_owned()) }
+    }
+
+    pub fn keep(mut self) {
         self.name = None;
     }
 
-    fn finish(mut self) -> Result<(), LabError> {
+    pub fn finish(mut self) -> Result<(), LabError> {
         self.name.take().map_or(Ok(()), |name| down(&name))
     }
 }
@@ -185,7 +186,7 @@ impl Drop for Guard {
 }
 
 /// Set by SIGINT and SIGTERM from now on, which then end nothing by themselves.
-fn stop_flag() -> Result<Arc<AtomicBool>, LabError> {
+pub fn stop_flag() -> Result<Arc<AtomicBool>, LabError> {
     let action = "watch for signals";
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(LabError::io(action))?;
     let (mut interrupt, mut terminate) = {

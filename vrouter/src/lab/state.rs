@@ -5,6 +5,7 @@
 //!                      /daemon.pid      while `lab run` has a router
 //!                      /manifests/*.yaml
 //!                      /api.sock /store /daemon.log
+//!                      /PART/daemon.pid ...     in a lab of several routers: those of each
 //! ```
 
 use std::fs;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use super::LabError;
 
 const ROOT: &str = "/run/vrouter-lab";
+const DAEMON: &str = "daemon.pid";
 
 /// The folder of one lab.
 #[derive(Debug, Clone)]
@@ -34,6 +36,22 @@ impl State {
     pub fn create(&self) -> Result<(), LabError> {
         let manifests = self.manifests();
         fs::create_dir_all(&manifests).map_err(LabError::io(format!("create {}", manifests.display())))
+    }
+
+    /// What one router of several has.
+    pub fn part(&self, name: &str) -> Result<State, LabError> {
+        State::of(name).map(|_| State { folder: self.folder.join(name) })
+    }
+
+    /// All that were recorded to run.
+    pub fn parts(&self) -> Result<Vec<State>, LabError> {
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(LabError::io(format!("read {}", self.folder.display()))(error)),
+        };
+        let states = entries.filter_map(Result::ok).map(|entry| State { folder: entry.path() });
+        Ok(states.filter(|state| state.folder.join(DAEMON).is_file()).collect())
     }
 
     pub fn folder(&self) -> &Path {
@@ -67,15 +85,15 @@ impl State {
     }
 
     pub fn daemon(&self) -> Result<Option<i32>, LabError> {
-        Ok(self.read("daemon.pid")?.and_then(|text| text.trim().parse().ok()))
+        Ok(self.read(DAEMON)?.and_then(|text| text.trim().parse().ok()))
     }
 
     pub fn record_daemon(&self, pid: u32) -> Result<(), LabError> {
-        self.write("daemon.pid", &pid.to_string())
+        self.write(DAEMON, &pid.to_string())
     }
 
     pub fn forget_daemon(&self) -> Result<(), LabError> {
-        self.remove(&self.folder.join("daemon.pid"), |path| fs::remove_file(path))
+        self.remove(&self.folder.join(DAEMON), |path| fs::remove_file(path))
     }
 
     pub fn remove_all(&self) -> Result<(), LabError> {

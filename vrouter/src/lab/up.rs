@@ -74,7 +74,7 @@ fn build(lab: &Lab, state: &State) -> Result<(), LabError> {
         in_host(&namespace, prepare)?;
     }
     for endpoint in &lab.endpoints {
-        connect_endpoint(lab, endpoint)?;
+        connect_endpoint(&lab.namespace(&lab.node), &lab.namespace(&endpoint.name), endpoint)?;
     }
     for host in &lab.hosts {
         connect_host(lab, host)?;
@@ -106,7 +106,7 @@ pub fn in_host<T: Send>(
 
 /// Addresses work at once (no duplicate address detection), nobody configures itself by what it hears,
 /// and no kernel forwards in the router's place: a packet that arrives has been through the router.
-async fn prepare(host: &Host) -> Result<(), HostError> {
+pub async fn prepare(host: &Host) -> Result<(), HostError> {
     for (key, value) in [
         ("ipv6/conf/all/accept_dad", "0"),
         ("ipv6/conf/default/accept_dad", "0"),
@@ -125,11 +125,10 @@ async fn prepare(host: &Host) -> Result<(), HostError> {
     host.set_up(loopback.index, true).await
 }
 
-fn connect_endpoint(lab: &Lab, endpoint: &Endpoint) -> Result<(), LabError> {
-    let node = lab.namespace(&lab.node);
-    let namespace = lab.namespace(&endpoint.name);
-    let inside = netns::open(&namespace)?;
-    in_host(&node, async |host| {
+/// Joins the endpoint's namespace to its node's.
+pub fn connect_endpoint(node: &str, namespace: &str, endpoint: &Endpoint) -> Result<(), LabError> {
+    let inside = netns::open(namespace)?;
+    in_host(node, async |host| {
         let near = VethEnd {
             queues: endpoint.queues,
             mac: Some(GATEWAY_MAC),
@@ -156,7 +155,7 @@ fn connect_endpoint(lab: &Lab, endpoint: &Endpoint) -> Result<(), LabError> {
         }
         host.set_up(link, true).await
     })?;
-    in_host(&namespace, async |host| {
+    in_host(namespace, async |host| {
         let link = host.link(INSIDE).await?.index;
         if endpoint.offload == Offload::Off {
             complete_checksums(link)?;
@@ -174,7 +173,7 @@ fn connect_endpoint(lab: &Lab, endpoint: &Endpoint) -> Result<(), LabError> {
         Ok(())
     })?;
     if endpoint.offload == Offload::Off {
-        receive_on_own_thread(&namespace)?;
+        receive_on_own_thread(namespace)?;
     }
     Ok(())
 }
@@ -222,7 +221,7 @@ fn connect_host(lab: &Lab, far: &FarHost) -> Result<(), LabError> {
     })
 }
 
-async fn add_addresses(host: &Host, link: LinkIndex, addresses: &[Cidr]) -> Result<(), HostError> {
+pub async fn add_addresses(host: &Host, link: LinkIndex, addresses: &[Cidr]) -> Result<(), HostError> {
     for address in addresses {
         let address = InterfaceAddress { link, address: address.address(), prefix_length: address.length() };
         host.add_address(&address).await?;
@@ -231,7 +230,7 @@ async fn add_addresses(host: &Host, link: LinkIndex, addresses: &[Cidr]) -> Resu
 }
 
 /// The sender's stack completes checksums and cuts segments; the receiver's joins them.
-fn complete_checksums(link: LinkIndex) -> Result<(), HostError> {
+pub fn complete_checksums(link: LinkIndex) -> Result<(), HostError> {
     ethtool::set_offloads(link, &[(ethtool::Offload::TxChecksum, false), (ethtool::Offload::Gro, true)])
 }
 
