@@ -72,14 +72,13 @@ impl Speaker {
         };
         let numbers = self.numbers(&begun.peers);
         let mut is_all = true;
-        let mut looked_at = 0;
-        for (place, prefix, entry) in self.rib.iter().skip_while(|(place, ..)| place.index() < begun.place) {
+        let rest = self.rib.iter().skip_while(|(place, ..)| place.index() < begun.place);
+        for (looked_at, (place, prefix, entry)) in rest.enumerate() {
             if looked_at == PLACES || records.len() >= OCTETS {
                 begun.place = place.index();
                 is_all = false;
                 break;
             }
-            looked_at += 1;
             let told = |path: &'_ Path| Some((*numbers.get(&path.peer)?, path_id(path)));
             // Paths without a number are told in the older form, which more tools read.
             let has_path_ids = entry.paths.iter().filter_map(told).any(|(_, id)| id != 0);
