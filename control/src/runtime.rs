@@ -144,7 +144,9 @@ pub async fn run(
     let socket = settings.api_socket.clone();
     let store_location = format!("embedded:{}", path.display());
     let saver = Saver::new(path.join(FLOWS_FILE));
-    let routing = Routing::start(&settings.node_name).map_err(StartError::Routing)?;
+    // Routes with our mark are an earlier process's.
+    let restarted = !host.our_routes().await?.is_empty();
+    let routing = Routing::start(&settings.node_name, restarted).map_err(StartError::Routing)?;
     let parts = Parts {
         settings,
         store,

@@ -208,17 +208,16 @@ impl Mesh {
             }
             let at = &mut self.routers[router];
             at.speaker.settle();
-            if let Some(changes) = at.speaker.take_forwarding() {
-                at.groups.extend(changes.defined);
-                for (prefix, group) in changes.routes {
-                    match group.and_then(|group| at.groups.get(&group)) {
-                        Some(next_hops) => _ = at.forwarding.insert(prefix, next_hops.clone()),
-                        None => _ = at.forwarding.remove(&prefix),
-                    }
+            let changes = at.speaker.take_forwarding();
+            at.groups.extend(changes.defined);
+            for (prefix, group) in changes.routes {
+                match group.and_then(|group| at.groups.get(&group)) {
+                    Some(next_hops) => _ = at.forwarding.insert(prefix, next_hops.clone()),
+                    None => _ = at.forwarding.remove(&prefix),
                 }
-                for group in changes.gone {
-                    at.groups.remove(&group);
-                }
+            }
+            for group in changes.gone {
+                at.groups.remove(&group);
             }
             if let Some(next_hops) = at.speaker.take_next_hops() {
                 let metric = |hop: &IpAddr| (!self.unreachable.contains(hop)).then_some(0);

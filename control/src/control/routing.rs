@@ -46,12 +46,13 @@ pub struct Routing {
 }
 
 impl Routing {
-    /// Starts BGP's thread. `node` makes its timers differ from those of other nodes.
+    /// Starts BGP's thread. `node` makes its timers differ from those of other nodes; `restarted`: an earlier process of this
+    /// boot spoke for it, and peers that can have kept its routes.
     ///
     /// Errors: the thread cannot be made.
-    pub fn start(node: &str) -> std::io::Result<Routing> {
+    pub fn start(node: &str, restarted: bool) -> std::io::Result<Routing> {
         let seed = u64::from(crc32fast::hash(node.as_bytes()));
-        let (bgp, outputs) = Bgp::start(seed, false)?;
+        let (bgp, outputs) = Bgp::start(seed, restarted)?;
         let interest = Interest::new(node);
         Ok(Routing {
             bgp,

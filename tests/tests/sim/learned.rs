@@ -1,7 +1,7 @@
 //! Learned routes through the RIB into the tables of the workers: that they are there, and what it costs.
 //!
-//! The large ones print figures and need a release build and minutes otherwise:
-//! `cargo test --release -p tests --test sim -- --ignored --nocapture learned`.
+//! They print figures; with as many routes as there are in the world, and a release build:
+//! `LEARNED_ROUTES=1000000 cargo test --release -p tests --test sim -- --nocapture learned`.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -24,6 +24,12 @@ use tests::random::Random;
 const UPLINK: LinkIndex = LinkIndex(1);
 const BATCH: usize = 10_000;
 const METRIC: u32 = 1024;
+/// Routes in an ordinary run.
+const ROUTES: usize = 5000;
+
+fn routes(usual: usize) -> usize {
+    std::env::var("LEARNED_ROUTES").map_or(usual, |text| text.parse().expect("LEARNED_ROUTES: a number"))
+}
 
 fn next_hop(number: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(192, 0, 2, number))
@@ -191,7 +197,7 @@ fn check(what: &str, prefixes: &[Cidr], told: bool) {
     }
     let time = begun.elapsed();
     if told {
-        tell(&format!("{what} learned, in force"), prefixes.len(), time, Some(resident() - before));
+        tell(&format!("{what} learned, in force"), prefixes.len(), time, Some(resident().saturating_sub(before)));
         println!("{what}: the longest batch took {:.1} ms", longest.as_secs_f64() * 1e3);
     }
     let all_by = |node: &Node, ways: &[u8]| {
@@ -255,16 +261,15 @@ fn a_link_that_goes_takes_its_next_hops_and_an_own_route_that_comes_gives_them_o
 }
 
 #[test]
-#[ignore = "prints figures of a release build"]
-fn learned_a_million_of_ipv4() {
-    let prefixes = ipv4_prefixes(1_000_000);
+fn learned_routes_of_ipv4() {
+    let prefixes = ipv4_prefixes(routes(ROUTES));
     let mut learned = Learned::default();
     let before = resident();
     let begun = Instant::now();
     for prefix in &prefixes {
         learned.insert(prefix, GroupId(1));
     }
-    tell("IPv4 prefixes alone", prefixes.len(), begun.elapsed(), Some(resident() - before));
+    tell("IPv4 prefixes alone", prefixes.len(), begun.elapsed(), Some(resident().saturating_sub(before)));
     drop(learned);
     let mut sorted = prefixes.clone();
     sorted.sort_unstable();
@@ -276,19 +281,18 @@ fn learned_a_million_of_ipv4() {
     tell("the same in order", prefixes.len(), Duration::ZERO, Some(resident().saturating_sub(before)));
     drop(learned);
     check("IPv4", &prefixes, true);
-    check("IPv4 behind one next hop", &prefixes[..100_000], true);
+    check("IPv4 behind one next hop", &prefixes[..prefixes.len() / 10], true);
 }
 
 #[test]
-#[ignore = "prints figures of a release build"]
-fn learned_a_quarter_million_of_ipv6() {
-    let prefixes = ipv6_prefixes(230_000);
+fn learned_routes_of_ipv6() {
+    let prefixes = ipv6_prefixes(routes(ROUTES).min(230_000));
     let mut learned = Learned::default();
     let before = resident();
     let begun = Instant::now();
     for prefix in &prefixes {
         learned.insert(prefix, GroupId(1));
     }
-    tell("IPv6 prefixes alone", prefixes.len(), begun.elapsed(), Some(resident() - before));
+    tell("IPv6 prefixes alone", prefixes.len(), begun.elapsed(), Some(resident().saturating_sub(before)));
     check("IPv6", &prefixes, true);
 }

@@ -385,7 +385,7 @@ fn why(view: &WhyView, is_wide: bool) -> String {
     let list = |hops: &[IpAddr]| hops.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     if !view.next_hops.is_empty() {
         let backup =
-            if view.backup.is_empty() { String::new() } else { format!("; if they fail: {}", list(&view.backup)) };
+            if view.backup.is_empty() { String::new() } else { format!("; next best: {}", list(&view.backup)) };
         let _ = writeln!(text, "\nPackets go to {}{backup}", list(&view.next_hops));
     }
     if !view.told.is_empty() {

@@ -79,6 +79,8 @@ pub struct Rib {
     peers: Vec<Option<PeerRow>>,
     /// Where next hops are, as control says. Unknown ones cannot be reached.
     metrics: BTreeMap<IpAddr, Option<u32>>,
+    /// To all prefixes.
+    paths: usize,
     /// How many accepted paths lead to a next hop.
     next_hops: HashMap<IpAddr, u32, ahash::RandomState>,
     is_next_hop_new: bool,
@@ -162,6 +164,7 @@ impl Rib {
 
     fn count(&mut self, path: &Path, family: IpVersion, sign: i32) {
         let (is_rejected, is_stale) = (path.rejected.is_some(), path.stale != Stale::No);
+        self.paths = self.paths.saturating_add_signed(sign as isize);
         if !is_rejected && !path.peer.is_local() {
             self.count_next_hop(path.attributes.next_hop.address, sign);
         }
@@ -446,7 +449,7 @@ impl Rib {
 
     /// Paths to all prefixes.
     pub fn path_count(&self) -> usize {
-        self.table.iter().map(|(_, _, entry)| entry.paths.len()).sum()
+        self.paths
     }
 
     /// Prefixes, and those that wait to be released.

@@ -104,6 +104,7 @@ proptest! {
                 }
             }
             // Counts are those of the paths.
+            prop_assert_eq!(rib.path_count(), plain.len());
             for peer in 0..3 {
                 for family in [IpVersion::V4, IpVersion::V6] {
                     let of: Vec<_> = plain.iter().filter(|((p, from, _), _)| *from == peer && p.version() == family).collect();

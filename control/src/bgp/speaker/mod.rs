@@ -278,11 +278,8 @@ impl Speaker {
             SessionAction::EndOfRib(family) => {
                 if let Some(deferral) = &mut self.deferral {
                     deferral.waits_for.remove(&(key, family));
-                    if deferral.waits_for.is_empty() {
-                        self.deferral = None;
-                        self.is_quiet = false;
-                    }
                 }
+                self.end_deferral();
                 self.note(Note::EndOfRib(key, family), out);
             }
         }
@@ -315,6 +312,11 @@ impl Speaker {
         self.rib.set_facts(peer.index, facts);
         let audience = audience(peer, &negotiated, &self.desired);
         let index = peer.index;
+        if let Some(deferral) = self.deferral.as_mut().filter(|_| !negotiated.end_of_rib_expected) {
+            // It will not say when it has told everything, or waits for us itself. RFC 4724 §4.1.
+            deferral.waits_for.retain(|(waiting, _)| *waiting != key);
+        }
+        self.end_deferral();
         // What is about to change is told before the end of the RIB.
         self.settle();
         let group = self.group(audience, &negotiated);
@@ -342,6 +344,14 @@ impl Speaker {
         }
         if let Some(deferral) = &mut self.deferral {
             deferral.waits_for.retain(|(waiting, _)| *waiting != key);
+        }
+        self.end_deferral();
+    }
+
+    /// Nobody is waited for any more: everybody may be told.
+    fn end_deferral(&mut self) {
+        if self.deferral.take_if(|deferral| deferral.waits_for.is_empty()).is_some() {
+            self.is_quiet = false;
         }
     }
 
@@ -416,9 +426,10 @@ impl Speaker {
         self.peers.iter().filter(|(_, peer)| is_waiting(peer)).map(|(key, _)| *key).collect()
     }
 
-    /// Changes of forwarding since the last time. None while a restarted speaker has not heard everything.
-    pub fn take_forwarding(&mut self) -> Option<ForwardingChanges> {
-        self.deferral.is_none().then(|| self.forwarding.take())
+    /// Changes of forwarding since the last time. Packets do not wait for peers that have yet to tell us everything: after a
+    /// restart the workers know of no route but these.
+    pub fn take_forwarding(&mut self) -> ForwardingChanges {
+        self.forwarding.take()
     }
 
     /// Next hops whose way has to be known, if they are others than when this was asked last.
@@ -460,7 +471,7 @@ impl Speaker {
 
     /// Whether `take_next_hops` or `take_forwarding` give something.
     pub fn has_news(&self) -> bool {
-        self.rib.has_new_next_hops() || self.deferral.is_none() && self.forwarding.has_changes()
+        self.rib.has_new_next_hops() || self.forwarding.has_changes()
     }
 
     /// The connection of an established session.

@@ -344,7 +344,7 @@ fn news(speaker: &mut Speaker, problems: &mut Vec<String>) -> Option<Output> {
     if let Some(next_hops) = speaker.take_next_hops() {
         return Some(Output::NextHops(next_hops));
     }
-    speaker.take_forwarding().filter(|changes| *changes != ForwardingChanges::default()).map(Output::Forwarding)
+    Some(speaker.take_forwarding()).filter(|changes| *changes != ForwardingChanges::default()).map(Output::Forwarding)
 }
 
 /// What the log says of sessions.

@@ -34,6 +34,8 @@ pub struct Loss {
     pub sent: usize,
     pub lost_there: usize,
     pub lost_back: usize,
+    /// Of both, those sent before the event: it is not to blame.
+    pub lost_before: usize,
     /// Of `FLOWS`, those that lost anything.
     pub flows: usize,
     /// When the last datagram that was lost had been sent; none: nothing was lost since the event.
@@ -49,15 +51,16 @@ impl Loss {
 
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Loss { sent, lost_there, lost_back, flows, .. } = self;
+        let Loss { sent, lost_there, lost_back, lost_before, flows, .. } = self;
         if self.is_none() {
             return write!(f, "{sent} packets on {FLOWS} flows there and back, none lost");
         }
         write!(f, "{sent} packets, {lost_there} lost there, {lost_back} back, on {flows} of {FLOWS} flows")?;
         match self.whole_after {
             Some(after) => write!(f, "; the last {} ms after", after.as_millis()),
-            None => write!(f, "; all before"),
-        }
+            None => Ok(()),
+        }?;
+        if *lost_before > 0 { write!(f, "; {lost_before} before") } else { Ok(()) }
     }
 }
 
@@ -193,7 +196,15 @@ fn tally(sent: &[Sent], arrived: &[u64], happened: Instant) -> Loss {
         }
     }
     let mut flows = [false; FLOWS];
-    let mut loss = Loss { sent: sent.len(), lost_there: 0, lost_back: 0, flows: 0, whole_after: None, is_over: true };
+    let mut loss = Loss {
+        sent: sent.len(),
+        lost_there: 0,
+        lost_back: 0,
+        lost_before: 0,
+        flows: 0,
+        whole_after: None,
+        is_over: true,
+    };
     let end = sent.last().map_or(happened, |one| one.at);
     for (number, (one, has_arrived)) in sent.iter().zip(has_arrived).enumerate() {
         if one.is_back {
@@ -203,6 +214,8 @@ fn tally(sent: &[Sent], arrived: &[u64], happened: Instant) -> Loss {
         flows[number % FLOWS] = true;
         if one.at >= happened {
             loss.whole_after = Some(one.at.duration_since(happened));
+        } else {
+            loss.lost_before += 1;
         }
         loss.is_over &= end.duration_since(one.at) >= QUIET;
     }
@@ -232,7 +245,7 @@ mod tests {
         };
         check(&[], &[], "200 packets on 16 flows there and back, none lost true");
         check(&[12, 28], &[13], "200 packets, 2 lost there, 1 back, on 2 of 16 flows; the last 180 ms after true");
-        check(&[3], &[], "200 packets, 1 lost there, 0 back, on 1 of 16 flows; all before true");
+        check(&[3], &[], "200 packets, 1 lost there, 0 back, on 1 of 16 flows; 1 before true");
         check(&[], &[150], "200 packets, 0 lost there, 1 back, on 1 of 16 flows; the last 1400 ms after false");
     }
 }
