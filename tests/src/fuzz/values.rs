@@ -286,6 +286,7 @@ fn as_flags(settings: &Settings) -> Vec<(String, String)> {
         "allowVxlanPacketsFromWorkloads" => settings.allow_vxlan_packets_from_workloads.to_string(),
         "allowIpipPacketsFromWorkloads" => settings.allow_ipip_packets_from_workloads.to_string(),
         "vxlanPort" => settings.vxlan_port.to_string(),
+        "secrets" => settings.secrets.display().to_string(),
         name => panic!("setting {name} is new: write it here too"),
     };
     SETTINGS.iter().map(|setting| (setting.flag(), value(setting.name))).collect()
