@@ -5,7 +5,7 @@
 //!   errors, each with the number of its message, and the last one's acknowledgement ◀──┘
 //! ```
 //!
-//! A socket of its own, asked and answered at once: the kernel has done everything when the write returns, and so much is
+//! Sockets of its own, asked and answered at once: the kernel has done everything when the write returns, and so much is
 //! written as a round has time for. `route.rs` waits for each route alone, which is right for a few.
 //!
 //! New routes are added with NLM_F_EXCL, so that another's route is never overwritten; a replacement is made only where
@@ -16,6 +16,7 @@
 //! asked for the main table alone: where nobody has put a route into that yet, there is none, and asking is an error.
 
 use std::io;
+use std::time::Duration;
 
 use config::net::Cidr;
 use netlink_packet_core::{
@@ -40,11 +41,17 @@ const DATAGRAMS: usize = 64;
 
 const ESRCH: i32 = 3;
 
-/// The socket.
+/// The kernel answers at once, or something is wrong: control waits no longer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The sockets: one for edits and one for dumps, so that the answers to one are never taken for those to the other.
 pub struct LearnedRoutes {
     socket: Socket,
+    reader: Socket,
     port: u32,
+    /// Of the last edit, and of the last question for a dump.
     sequence: u32,
+    asked: u32,
     /// Family whose dump is under way.
     reading: Option<AddressFamily>,
 }
@@ -52,15 +59,9 @@ pub struct LearnedRoutes {
 impl LearnedRoutes {
     /// In the calling thread's namespace, for good.
     pub fn open() -> Result<LearnedRoutes, HostError> {
-        let action = "open netlink socket for learned routes";
-        let mut socket = Socket::new(NETLINK_ROUTE).map_err(HostError::io(action))?;
-        let address = socket.bind_auto().map_err(HostError::io(action))?;
-        socket.connect(&SocketAddr::new(0, 0)).map_err(HostError::io(action))?;
-        let _ = socket.set_rx_buf_sz(ANSWERS);
-        // Old kernels have none of these: then answers are longer, and dumps are.
-        let _ = socket.set_cap_ack(true);
-        let _ = socket.set_netlink_get_strict_chk(true);
-        Ok(LearnedRoutes { socket, port: address.port_number(), sequence: 0, reading: None })
+        let (socket, port) = open()?;
+        let (reader, _) = open()?;
+        Ok(LearnedRoutes { socket, reader, port, sequence: 0, asked: 0, reading: None })
     }
 
     /// What notifications of our own changes say who made them.
@@ -89,7 +90,9 @@ impl LearnedRoutes {
             for message in messages(&datagram) {
                 let NetlinkPayload::Error(error) = message.payload else { continue };
                 let position = message.header.sequence_number.wrapping_sub(first) as usize;
-                let is_delete = matches!(edits.get(position), Some(Edit::Delete(..)));
+                // An answer to earlier edits, that came too late.
+                let Some(edit) = edits.get(position) else { continue };
+                let is_delete = matches!(edit, Edit::Delete(..));
                 let error = error.code.map(|_| error.to_io());
                 if let Some(error) = error.filter(|error| !(is_delete && error.raw_os_error() == Some(ESRCH))) {
                     refused.push((position, error));
@@ -119,9 +122,9 @@ impl LearnedRoutes {
         };
         let mut routes = Vec::new();
         for _ in 0..DATAGRAMS {
-            let (datagram, _) = self.socket.recv_from_full().map_err(failed())?;
+            let (datagram, _) = self.reader.recv_from_full().map_err(failed())?;
             for message in messages(&datagram) {
-                if message.header.sequence_number != self.sequence {
+                if message.header.sequence_number != self.asked {
                     continue;
                 }
                 match message.payload {
@@ -150,13 +153,27 @@ impl LearnedRoutes {
         let mut message = RouteMessage::default();
         message.header.address_family = family;
         message.header.protocol = RouteProtocol::from(LEARNED);
-        self.sequence = self.sequence.wrapping_add(1);
+        self.asked = self.asked.wrapping_add(1);
         let mut bytes = Vec::new();
-        append(&mut bytes, RouteNetlinkMessage::GetRoute(message), NLM_F_REQUEST | NLM_F_DUMP, self.sequence);
-        self.socket.send(&bytes, 0).map_err(HostError::io("list learned routes"))?;
+        append(&mut bytes, RouteNetlinkMessage::GetRoute(message), NLM_F_REQUEST | NLM_F_DUMP, self.asked);
+        self.reader.send(&bytes, 0).map_err(HostError::io("list learned routes"))?;
         self.reading = Some(family);
         Ok(family)
     }
+}
+
+/// A socket, and its number.
+fn open() -> Result<(Socket, u32), HostError> {
+    let failed = || HostError::io("open netlink socket for learned routes");
+    let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed())?;
+    let address = socket.bind_auto().map_err(failed())?;
+    socket.connect(&SocketAddr::new(0, 0)).map_err(failed())?;
+    socket2::SockRef::from(&socket).set_read_timeout(Some(PATIENCE)).map_err(failed())?;
+    let _ = socket.set_rx_buf_sz(ANSWERS);
+    // Old kernels have none of these: then answers are longer, and dumps are.
+    let _ = socket.set_cap_ack(true);
+    let _ = socket.set_netlink_get_strict_chk(true);
+    Ok((socket, address.port_number()))
 }
 
 fn request(edit: &Edit) -> (RouteNetlinkMessage, u16) {

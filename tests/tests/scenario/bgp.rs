@@ -324,7 +324,13 @@ fn routes_stay_while_either_side_restarts() {
         assert_eq!(route(), 1, "forgotten while we restarted");
         other.session(NODE[0]).is_established
     });
-    wait::while_true("our route is there", Duration::from_secs(3), || route() == 1);
+    wait::while_true("our route is there", Duration::from_secs(3), || {
+        let paths = other.paths("10.65.0.2/32");
+        if paths.len() != 1 {
+            println!("{paths:?}\n{}", daemon.cli(&["bgp", "why", "10.65.0.2/32"]));
+        }
+        paths.len() == 1
+    });
     ours::until_established(&daemon, FAR[0]);
 }
 
