@@ -173,6 +173,17 @@ impl AsPath {
         if last.kind == SegmentKind::Sequence { last.numbers.last().copied() } else { None }
     }
 
+    /// Without what is a confederation's own, as others are told. RFC 5065 §4.
+    pub fn without_confederation(self) -> AsPath {
+        let is_inner = |segment: &Segment| {
+            matches!(segment.kind, SegmentKind::ConfederationSequence | SegmentKind::ConfederationSet)
+        };
+        if !self.segments.iter().any(is_inner) {
+            return self;
+        }
+        AsPath { segments: self.segments.into_iter().filter(|segment| !is_inner(segment)).collect() }
+    }
+
     /// With these in front; a segment holds at most 255. RFC 4271 §5.1.2.
     pub fn prepended(&self, numbers: &[u32]) -> AsPath {
         if numbers.is_empty() {

@@ -12,7 +12,7 @@
 //! itself nor as the gateway of an own route.
 //!
 //! Invariants: what a next hop comes to is a function of own routes, learned routes, groups, and who is down. Resolving one
-//! takes at most [`MAX_STEPS`] searches; one that needs more is not reachable.
+//! takes at most `MAX_STEPS` searches; one that needs more is not reachable.
 //! See: RFC 4271 §5.1.3 and §9.1.2.1, route resolvability.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -30,7 +30,6 @@
 //! | `neighbours.rs` | BIRD and GoBGP talk to each other, seen by the harness that will judge our speaker |
 //! | `bgp.rs` | our speaker with BIRD and with GoBGP: what either tells is what the other shows, and packets follow |
 //! | `bgp_flood.rs` | peers that do harm without a wrong byte |
-//! | `bgp_input.rs` | wrong UPDATEs over real sockets, with another router behind |
 //! | `bfd.rs` | our BFD and BIRD's watch a link and a path of two hops |
 //! | `input.rs` | wrong manifests, restarts, endpoints that do not behave |
 //!
@@ -41,7 +40,6 @@
 mod bfd;
 mod bgp;
 mod bgp_flood;
-mod bgp_input;
 mod confirm;
 mod guarded;
 mod host;

@@ -141,7 +141,7 @@ pub fn export(rib: &Rib, prefix: Cidr, path: &Path, is_client: bool, to: &Audien
             changed.cluster_list = ours.chain(changed.cluster_list.iter().copied()).collect();
         }
     } else {
-        changed.as_path = changed.as_path.prepended(&[to.local_as]);
+        changed.as_path = changed.as_path.without_confederation().prepended(&[to.local_as]);
         changed.local_pref = None;
         // RFC 4271 §5.1.4: a MED is for the system that it was said to.
         changed.med = None;

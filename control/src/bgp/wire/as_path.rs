@@ -101,10 +101,7 @@ pub(super) fn needs_four(path: &AsPath) -> bool {
 
 /// What AS4_PATH says: everything but the confederation, whose members know long numbers. RFC 6793 §3, §6.
 pub(super) fn without_confederation(path: AsPath) -> AsPath {
-    if !path.segments.iter().any(|segment| is_confederation(segment.kind)) {
-        return path;
-    }
-    AsPath { segments: path.segments.into_iter().filter(|segment| !is_confederation(segment.kind)).collect() }
+    path.without_confederation()
 }
 
 pub(super) fn is_confederation(kind: SegmentKind) -> bool {
