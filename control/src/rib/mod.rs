@@ -68,14 +68,15 @@ impl GroupId {
 }
 
 /// Where all prefixes of a group lead.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Group {
     pub target: GroupTarget,
-    /// In the kernel; lower is better. Routes of different metrics are of different groups: a group keeps its metric.
+    /// In the kernel; lower is better. Routes of different metrics are of different groups: a group keeps its metric while a
+    /// prefix leads to it.
     pub metric: u32,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum GroupTarget {
     /// To all that can be reached of these, each flow to one of them.
     NextHops(Vec<IpAddr>),
@@ -229,7 +230,9 @@ impl Rib {
         let old = match self.groups.0.get_mut(&id) {
             Some(state) => {
                 (state.is_retired, state.is_unused) = (false, false);
-                group.metric = state.group.metric;
+                if state.prefixes > 0 {
+                    group.metric = state.group.metric;
+                }
                 Some(std::mem::replace(&mut state.group, group))
             }
             None => {
@@ -439,5 +442,39 @@ impl Rib {
             ),
         ];
         told.into_iter().filter(|(count, _)| *count > 0).map(|(count, text)| format!("{count} {text}")).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A number that is given again is another group: nothing of the old one stays.
+    #[test]
+    fn a_number_that_is_given_again_has_the_metric_of_its_new_group() {
+        let mut rib = Rib::default();
+        let prefix = Cidr::new([10, 9, 0, 0].into(), 16).unwrap();
+        let define =
+            |metric| (GroupId(1), Group { target: GroupTarget::NextHops(vec![[192, 0, 2, 1].into()]), metric });
+        let metric = |rib: &Rib| {
+            rib.learned.get(&prefix).and_then(|entry| rib.groups.definition(entry.group())).map(|group| group.metric)
+        };
+        rib.learn(LearnedBatch {
+            groups: vec![define(1024)],
+            routes: vec![(prefix, Some(GroupId(1)))],
+            ..LearnedBatch::default()
+        });
+        assert_eq!(metric(&rib), Some(1024));
+        // While a prefix leads there, the kernel has a route of that metric.
+        rib.learn(LearnedBatch { groups: vec![define(7)], ..LearnedBatch::default() });
+        assert_eq!(metric(&rib), Some(1024));
+        rib.learn(LearnedBatch { routes: vec![(prefix, None)], retired: vec![GroupId(1)], ..LearnedBatch::default() });
+        assert_eq!(metric(&rib), None);
+        rib.learn(LearnedBatch {
+            groups: vec![define(512)],
+            routes: vec![(prefix, Some(GroupId(1)))],
+            ..LearnedBatch::default()
+        });
+        assert_eq!(metric(&rib), Some(512));
     }
 }
