@@ -42,6 +42,8 @@ pub struct Bench<'a> {
     /// Behind the device.
     pub behind: &'a Neighbour,
     pub sentinels: u32,
+    /// Tells the device that it need not wait before it takes this peer again.
+    pub excuse: &'a dyn Fn(IpAddr),
 }
 
 /// What became of a case, as far as it can be seen from outside.
@@ -142,7 +144,7 @@ impl Bench<'_> {
             match Raw::establish(self.machine, address, self.device, &open) {
                 Ok((raw, _)) => return Ok(raw),
                 Err(error) if Instant::now() > end => return Err(format!("no session: {error}")),
-                Err(_) => std::thread::yield_now(),
+                Err(_) => (self.excuse)(address),
             }
         }
     }

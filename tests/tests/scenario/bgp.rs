@@ -14,7 +14,7 @@ use tests::talk::{pings, until_reachable};
 use tests::topology::Topology;
 use tests::wait;
 
-use crate::{FAR, NODE, TWO_AND_FAR, ip};
+use crate::{CHAIN, FAR, NODE, TWO_AND_FAR, ip};
 
 /// Another system.
 const OTHER: u32 = 65001;
@@ -191,24 +191,9 @@ fn a_password_is_needed_and_waited_for() {
     });
 }
 
-/// A router between two others of its system.
-const REFLECTED: &str = r#"
-endpoints:
-  - { name: web, addresses: [10.65.0.2, "fd65::2"] }
-hosts:
-  - name: far
-    addresses: [192.0.2.2/24, "2001:db8::2/64"]
-    uplink: up0
-    nodeAddresses: [192.0.2.1/24, "2001:db8::1/64"]
-  - name: tor
-    addresses: [172.31.1.2/24]
-    uplink: up1
-    nodeAddresses: [172.31.1.1/24]
-"#;
-
 #[test]
 fn a_reflector_passes_on_what_clients_say_and_says_who_said_it() {
-    let Some(topology) = Topology::up("bgp-reflect", REFLECTED) else { return };
+    let Some(topology) = Topology::up("bgp-reflect", CHAIN) else { return };
     let daemon = Daemon::start(&topology, &[]);
     let folder = topology.folder();
     let tor = Peer { local_address: Some(ip("172.31.1.2")), is_multihop: true, ..Peer::new(NODE[0], AS_NUMBER) };

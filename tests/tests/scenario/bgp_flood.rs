@@ -18,26 +18,12 @@ use tests::daemon::Daemon;
 use tests::topology::Topology;
 use tests::wait;
 
-use crate::ip;
+use crate::{CHAIN, ip};
 
-const CHAIN: &str = r#"
-endpoints:
-  - { name: web, addresses: [10.65.0.2, "fd65::2"] }
-hosts:
-  - name: far
-    addresses: [192.0.2.2/24, "2001:db8::2/64"]
-    uplink: up0
-    nodeAddresses: [192.0.2.1/24, "2001:db8::1/64"]
-  - name: tor
-    addresses: [172.31.1.2/24, "fd31::2/64"]
-    uplink: up1
-    nodeAddresses: [172.31.1.1/24, "fd31::1/64"]
-"#;
-
-const DEVICE: &str = "192.0.2.1";
-const BEHIND: [&str; 2] = ["172.31.1.1", "172.31.1.2"];
+pub const DEVICE: &str = "192.0.2.1";
+pub const BEHIND: [&str; 2] = ["172.31.1.1", "172.31.1.2"];
 /// Of the device and its inner peers; of the outer peers; of the router behind.
-const SYSTEMS: [u32; 3] = [64512, 65001, 65099];
+pub const SYSTEMS: [u32; 3] = [64512, 65001, 65099];
 /// Peers that the device knows: one that behaves, one that does not read, one that tells too much.
 const GOOD: [u8; 4] = [192, 0, 2, 20];
 const SLOW: [u8; 4] = [192, 0, 2, 21];

@@ -29,6 +29,7 @@
 //! | `told.rs` | what `trace` and `why` tell about host endpoints is what happens |
 //! | `neighbours.rs` | BIRD and GoBGP talk to each other, seen by the harness that will judge our speaker |
 //! | `bgp.rs` | our speaker with BIRD and with GoBGP: what either tells is what the other shows, and packets follow |
+//! | `bgp_input.rs` | wrong UPDATEs over real sockets, with another router behind |
 //! | `bgp_flood.rs` | peers that do harm without a wrong byte |
 //! | `bfd.rs` | our BFD and BIRD's watch a link and a path of two hops |
 //! | `input.rs` | wrong manifests, restarts, endpoints that do not behave |
@@ -40,6 +41,7 @@
 mod bfd;
 mod bgp;
 mod bgp_flood;
+mod bgp_input;
 mod confirm;
 mod guarded;
 mod host;
@@ -63,6 +65,21 @@ mod upgrade;
 mod workers;
 
 use std::net::IpAddr;
+
+/// A router between two others.
+const CHAIN: &str = r#"
+endpoints:
+  - { name: web, addresses: [10.65.0.2, "fd65::2"] }
+hosts:
+  - name: far
+    addresses: [192.0.2.2/24, "2001:db8::2/64"]
+    uplink: up0
+    nodeAddresses: [192.0.2.1/24, "2001:db8::1/64"]
+  - name: tor
+    addresses: [172.31.1.2/24, "fd31::2/64"]
+    uplink: up1
+    nodeAddresses: [172.31.1.1/24, "fd31::1/64"]
+"#;
 
 /// The machines of the drawing above.
 const TWO_AND_FAR: &str = r#"
