@@ -42,6 +42,13 @@ pub enum IpVersion {
 }
 
 impl IpVersion {
+    pub const BOTH: [IpVersion; 2] = [IpVersion::V4, IpVersion::V6];
+
+    /// Position in arrays of what is known for each, in the order of `BOTH`.
+    pub fn index(self) -> usize {
+        usize::from(self == IpVersion::V6)
+    }
+
     pub fn of(address: IpAddr) -> IpVersion {
         if address.is_ipv4() { IpVersion::V4 } else { IpVersion::V6 }
     }

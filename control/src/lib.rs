@@ -1,4 +1,5 @@
-//! The control side: what the router should be, and making it so. One thread owns all of it.
+//! The control side: what the router should be, and making it so. One thread owns all of it but sessions of BGP
+//! and BFD, which have one each.
 //!
 //! ```text
 //! datastore ─Update─▶ syncer ─▶ Resources ─▶ policy ─▶ NodeState ─compile─▶ Tables ─publish─▶ workers

@@ -13,14 +13,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use config::net::{Cidr, IpVersion};
-use control::bgp::rib::forwarding::{GroupId, NextHops};
-use control::bgp::rules::{ExportRules, ImportRules};
 use control::bgp::session::{ConnectionId, Event as SessionEvent};
 use control::bgp::speaker::{Action, Event, Note, Speaker};
 use control::bgp::speaker_state::{
-    BGP_PORT, Identity, LocalRoute, LocalRouteKind, NextHopMode, PeerKey, PeerKind, PeerState, Restart, SpeakerState,
-    Terms, Transport,
+    BGP_PORT, Identity, LocalRoute, LocalRouteKind, PeerKey, PeerKind, PeerState, Restart, SpeakerState, Terms,
+    Transport,
 };
+
+use control::rib::{Group, GroupId};
 
 use crate::random::Random;
 
@@ -32,8 +32,8 @@ pub struct Router {
     pub speaker: Speaker,
     pub address: IpAddr,
     /// Where packets would go.
-    pub forwarding: BTreeMap<Cidr, NextHops>,
-    groups: BTreeMap<GroupId, NextHops>,
+    pub forwarding: BTreeMap<Cidr, Group>,
+    groups: BTreeMap<GroupId, Group>,
     links: BTreeMap<(PeerKey, ConnectionId), Far>,
     pub notes: Vec<Note>,
 }
@@ -209,14 +209,14 @@ impl Mesh {
             let at = &mut self.routers[router];
             at.speaker.settle();
             let changes = at.speaker.take_forwarding();
-            at.groups.extend(changes.defined);
+            at.groups.extend(changes.groups);
             for (prefix, group) in changes.routes {
                 match group.and_then(|group| at.groups.get(&group)) {
-                    Some(next_hops) => _ = at.forwarding.insert(prefix, next_hops.clone()),
+                    Some(group) => _ = at.forwarding.insert(prefix, group.clone()),
                     None => _ = at.forwarding.remove(&prefix),
                 }
             }
-            for group in changes.gone {
+            for group in changes.retired {
                 at.groups.remove(&group);
             }
             if let Some(next_hops) = at.speaker.take_next_hops() {
@@ -246,11 +246,6 @@ impl Mesh {
             }
             self.deadlines.extend(deadline.map(|deadline| (deadline, router)));
         }
-    }
-
-    /// Tells a router where next hops are now.
-    pub fn tell_next_hops(&mut self, router: usize, metrics: &BTreeMap<IpAddr, Option<u32>>) {
-        self.with(router, |speaker, now, out| speaker.handle(Event::NextHops(metrics), now, out));
     }
 
     fn carry_out(&mut self, router: usize, action: Action) {
@@ -339,21 +334,12 @@ pub fn session(router: usize, peer: usize, systems: (u32, u32)) -> (PeerKey, Pee
         role: None,
         bfd: None,
     };
-    let terms = Terms {
-        reflector_client: false,
-        cluster_id: None,
-        next_hop: NextHopMode::Auto,
-        allow_own_as: 0,
-        max_prefixes: None,
-        import: Arc::new(ImportRules::default()),
-        export: Arc::new(ExportRules::default()),
-    };
     let state = PeerState {
         name: format!("Mesh_{}", key.address.to_string().replace('.', "_")),
         origin: "node-to-node mesh".to_owned(),
         kind: PeerKind::NodeMesh,
         transport,
-        terms,
+        terms: Terms::default(),
     };
     (key, state)
 }

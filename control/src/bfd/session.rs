@@ -401,4 +401,4 @@ impl Session {
 #[cfg(test)]
 mod pair;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -31,12 +31,11 @@ pub mod code {
     pub const PREFIX_SID: u8 = 40;
 }
 
-/// Well-known communities (RFC 1997, RFC 8326, RFC 9494, RFC 7999).
+/// Well-known communities (RFC 1997, RFC 9494).
 pub mod community {
     pub const NO_EXPORT: u32 = 0xffff_ff01;
     pub const NO_ADVERTISE: u32 = 0xffff_ff02;
     pub const NO_EXPORT_SUBCONFED: u32 = 0xffff_ff03;
-    pub const GRACEFUL_SHUTDOWN: u32 = 0xffff_0000;
     pub const LLGR_STALE: u32 = 0xffff_0006;
     pub const NO_LLGR: u32 = 0xffff_0007;
 }
@@ -135,6 +134,12 @@ pub enum SegmentKind {
     ConfederationSet,
 }
 
+impl SegmentKind {
+    pub fn is_confederation(self) -> bool {
+        matches!(self, SegmentKind::ConfederationSequence | SegmentKind::ConfederationSet)
+    }
+}
+
 impl AsPath {
     /// A path of one sequence.
     pub fn sequence(numbers: impl Into<Box<[u32]>>) -> AsPath {
@@ -161,9 +166,7 @@ impl AsPath {
 
     /// The system that the route came from: the first of the first sequence.
     pub fn neighbour(&self) -> Option<u32> {
-        let first = self.segments.iter().find(|segment| {
-            !matches!(segment.kind, SegmentKind::ConfederationSequence | SegmentKind::ConfederationSet)
-        })?;
+        let first = self.segments.iter().find(|segment| !segment.kind.is_confederation())?;
         if first.kind == SegmentKind::Sequence { first.numbers.first().copied() } else { None }
     }
 
@@ -175,13 +178,10 @@ impl AsPath {
 
     /// Without what is a confederation's own, as others are told. RFC 5065 §4.
     pub fn without_confederation(self) -> AsPath {
-        let is_inner = |segment: &Segment| {
-            matches!(segment.kind, SegmentKind::ConfederationSequence | SegmentKind::ConfederationSet)
-        };
-        if !self.segments.iter().any(is_inner) {
+        if !self.segments.iter().any(|segment| segment.kind.is_confederation()) {
             return self;
         }
-        AsPath { segments: self.segments.into_iter().filter(|segment| !is_inner(segment)).collect() }
+        AsPath { segments: self.segments.into_iter().filter(|segment| !segment.kind.is_confederation()).collect() }
     }
 
     /// With these in front; a segment holds at most 255. RFC 4271 §5.1.2.

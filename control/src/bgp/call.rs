@@ -7,12 +7,11 @@ use config::net::Cidr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::message::Notification;
+use super::session::notification::shutdown;
 use super::speaker::dump::DumpCall;
 use super::speaker::view::{ROUTES, Which};
 use super::speaker::{Action, Speaker};
 use super::speaker_state::PeerKey;
-use super::wire::notification::shutdown_data;
 use crate::http::api::{ApiError, ErrorCode};
 use crate::tell::to_json;
 
@@ -120,8 +119,7 @@ pub fn answer(
         BgpCall::ReloadIn { peer } => Ok(Value::Bool(speaker.reload_in(find(speaker, peer)?, now, actions))),
         BgpCall::ReloadOut { peer } => Ok(Value::Bool(speaker.reload_out(find(speaker, peer)?))),
         BgpCall::Disable { peer, text } => {
-            // Cease: administrative shutdown. RFC 4486 §4.
-            let notification = Notification::with(6, 2, shutdown_data(text.as_deref().unwrap_or_default()));
+            let notification = shutdown(text.as_deref().unwrap_or_default());
             Ok(Value::Bool(speaker.disable(find(speaker, peer)?, notification, now, actions)))
         }
         BgpCall::Enable { peer } => Ok(Value::Bool(speaker.enable(find(speaker, peer)?, now, actions))),

@@ -161,6 +161,35 @@ pub enum RefreshSubtype {
     End,
 }
 
+/// Codes of NOTIFICATIONs. RFC 4271 §4.5, RFC 9687.
+pub const OPEN_ERROR: u8 = 2;
+pub const HOLD_TIMER_EXPIRED: u8 = 4;
+pub const FSM_ERROR: u8 = 5;
+pub const CEASE: u8 = 6;
+pub const SEND_HOLD_TIMER_EXPIRED: u8 = 8;
+
+/// Subcodes of `OPEN_ERROR`. RFC 4271 §6.2, RFC 5492, RFC 9234.
+pub mod open_error {
+    pub const BAD_PEER_AS: u8 = 2;
+    pub const BAD_BGP_IDENTIFIER: u8 = 3;
+    pub const UNACCEPTABLE_HOLD_TIME: u8 = 6;
+    pub const UNSUPPORTED_CAPABILITY: u8 = 7;
+    pub const ROLE_MISMATCH: u8 = 11;
+}
+
+/// Subcodes of `CEASE`. RFC 4486, RFC 8538, RFC 9384.
+pub mod cease {
+    pub const MAXIMUM_PREFIXES: u8 = 1;
+    pub const ADMINISTRATIVE_SHUTDOWN: u8 = 2;
+    pub const PEER_DECONFIGURED: u8 = 3;
+    pub const ADMINISTRATIVE_RESET: u8 = 4;
+    pub const OTHER_CONFIGURATION_CHANGE: u8 = 6;
+    pub const CONNECTION_COLLISION: u8 = 7;
+    pub const OUT_OF_RESOURCES: u8 = 8;
+    pub const HARD_RESET: u8 = 9;
+    pub const BFD_DOWN: u8 = 10;
+}
+
 /// NOTIFICATION: why the session ends. RFC 4271 §4.5.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Notification {

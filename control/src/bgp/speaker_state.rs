@@ -148,7 +148,8 @@ pub struct BfdState {
     pub min_ttl: u8,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+/// By default everything is taken and told, with nothing special.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Terms {
     /// The peer is our client: what others in our system say is passed on to it, and the other way round (RFC 4456).
     pub reflector_client: bool,
@@ -169,8 +170,9 @@ pub struct MaxPrefixes {
     pub restart_after: Option<Duration>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum NextHopMode {
+    #[default]
     /// Ours towards other systems, and for routes of our own; unchanged inside the system.
     Auto,
     Itself,

@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use config::net::Cidr;
 use config::resource::Key;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
@@ -21,15 +21,16 @@ use super::Control;
 use crate::bfd::{Bfd, BfdKey, Change};
 use crate::bgp::call::{self, BgpCall};
 use crate::bgp::desired::Interest;
-use crate::bgp::rib::forwarding::ForwardingChanges;
-use crate::bgp::speaker_state::{BfdState, SpeakerState};
+use crate::bgp::speaker_state::{BfdState, Password, SpeakerState};
 use crate::bgp::thread::{Bgp, Input, Output};
 use crate::datastore::Datastore;
 use crate::event::Event;
 use crate::http::api::ApiError;
-use crate::rib::{Group, GroupId, GroupTarget, LearnedBatch};
+use crate::rib::LearnedBatch;
 use crate::tell::chain;
 
+/// How often it is looked for secrets that are missing: everything is worked out anew for it.
+const SECRETS_PAUSE: Duration = Duration::from_secs(1);
 /// A secret is this long at most; keys of TCP-MD5 are 80 octets.
 const SECRET_MAX: u64 = 4096;
 
@@ -43,6 +44,8 @@ pub struct Routing {
     watched: BTreeSet<IpAddr>,
     /// Neighbours that BFD has found gone.
     down: BTreeSet<IpAddr>,
+    /// When it was last looked for a secret that is missing.
+    looked: Instant,
 }
 
 impl Routing {
@@ -62,6 +65,7 @@ impl Routing {
             desired: Arc::default(),
             watched: BTreeSet::new(),
             down: BTreeSet::new(),
+            looked: Instant::now(),
         })
     }
 
@@ -165,7 +169,7 @@ impl<D: Datastore> Control<D> {
 
     pub(super) async fn bgp_said(&mut self, output: Output) {
         match output {
-            Output::Forwarding(changes) => self.learned(learned(changes)),
+            Output::Forwarding(changes) => self.learned(changes),
             Output::NextHops(wanted) => {
                 let watched = self.routing.watch(wanted);
                 self.learned(LearnedBatch { watched, ..LearnedBatch::default() });
@@ -201,31 +205,12 @@ impl<D: Datastore> Control<D> {
 
     /// Whether a secret that some session waits for is there now.
     pub(super) async fn look_for_secrets(&mut self) {
-        use crate::bgp::speaker_state::Password;
         let is_missing = |password: &Option<Password>| matches!(password, Some(Password::Missing(_)));
-        if self.routing.desired.peers.values().any(|peer| is_missing(&peer.transport.password)) {
+        let is_due = self.routing.looked.elapsed() >= SECRETS_PAUSE;
+        if is_due && self.routing.desired.peers.values().any(|peer| is_missing(&peer.transport.password)) {
+            self.routing.looked = Instant::now();
             self.want_routing().await;
         }
-    }
-}
-
-/// The changes as the routes of this node want them.
-fn learned(changes: ForwardingChanges) -> LearnedBatch {
-    let groups = changes.defined.into_iter().map(|(id, next_hops)| {
-        let target = match next_hops.primary.is_empty() {
-            true => GroupTarget::Blackhole,
-            false => GroupTarget::NextHops(next_hops.primary),
-        };
-        (GroupId(id.0), Group { target, metric: next_hops.metric })
-    });
-    let routes = changes.routes.into_iter();
-    let routes: Vec<(Cidr, Option<GroupId>)> =
-        routes.map(|(prefix, group)| (prefix, group.map(|id| GroupId(id.0)))).collect();
-    LearnedBatch {
-        groups: groups.collect(),
-        routes,
-        retired: changes.gone.into_iter().map(|id| GroupId(id.0)).collect(),
-        watched: Vec::new(),
     }
 }
 

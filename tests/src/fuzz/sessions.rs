@@ -8,18 +8,14 @@
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use config::net::IpVersion::{self, V4, V6};
 use control::bgp::message::{
     Capabilities, GracefulRestart, LongLived, Message, Notification, Open, Refresh, RefreshSubtype, Update,
 };
-use control::bgp::rules::{ExportRules, ImportRules};
 use control::bgp::session::{Action, ConnectionId, Event, Session, State};
-use control::bgp::speaker_state::{
-    Identity, MaxPrefixes, NextHopMode, PeerKey, PeerKind, PeerState, Restart, Terms, Transport,
-};
+use control::bgp::speaker_state::{Identity, MaxPrefixes, PeerKey, PeerKind, PeerState, Restart, Terms, Transport};
 use control::bgp::wire::Codec;
 
 use super::{Seen, Target};
@@ -59,13 +55,8 @@ fn state(how: u8) -> PeerState {
             bfd: None,
         },
         terms: Terms {
-            reflector_client: false,
-            cluster_id: None,
-            next_hop: NextHopMode::Auto,
-            allow_own_as: 0,
             max_prefixes: Some(MaxPrefixes { count: 10, restart_after: bit(6).then_some(Duration::from_secs(100)) }),
-            import: Arc::new(ImportRules::default()),
-            export: Arc::new(ExportRules::default()),
+            ..Terms::default()
         },
     }
 }

@@ -316,6 +316,7 @@ fn neighbor(view: &NeighborView) -> String {
             ),
         ),
     );
+    line("No room for:", flag(view.no_room > 0, &format!("{} routes", view.no_room)));
     line("Last fault:", optional(view.last_fault.as_ref()));
     for (label, incident) in [
         ("Last error sent:", &view.last_sent),

@@ -39,7 +39,7 @@ impl Bench {
     }
 
     fn hear(&mut self, state: State) -> &[Action] {
-        self.receive(from_other(state))
+        self.receive(packet(state, 7))
     }
 
     /// Lets the next deadline pass.
@@ -53,7 +53,7 @@ impl Bench {
         self.handle(Event::Timer);
         self.hear(State::Down);
         self.hear(State::Up);
-        self.receive(Packet { is_final: true, ..from_other(State::Up) });
+        self.receive(Packet { is_final: true, ..packet(State::Up, 7) });
         assert_eq!(self.session.state(), State::Up);
         assert_eq!(self.session.interval(), 10 * MS);
         self
@@ -71,7 +71,8 @@ impl Bench {
     }
 }
 
-fn from_other(state: State) -> Packet {
+/// What the other side, whose discriminator is 9, says.
+pub(in crate::bfd) fn packet(state: State, your_discriminator: u32) -> Packet {
     Packet {
         diagnostic: Diagnostic::None,
         state,
@@ -81,7 +82,7 @@ fn from_other(state: State) -> Packet {
         demand: false,
         detect_mult: 3,
         my_discriminator: 9,
-        your_discriminator: 7,
+        your_discriminator,
         desired_min_tx: Micros(10_000),
         required_min_rx: Micros(10_000),
         required_min_echo_rx: Micros(0),
@@ -164,7 +165,7 @@ fn silence_for_the_detection_time_is_down() {
 fn the_detection_time() {
     let check = |ours: u64, theirs: u32, multiplier: u8, expected: Duration| {
         let mut bench = Bench::with(wanted(10, ours, 5));
-        bench.receive(Packet { desired_min_tx: Micros(theirs), detect_mult: multiplier, ..from_other(State::Down) });
+        bench.receive(Packet { desired_min_tx: Micros(theirs), detect_mult: multiplier, ..packet(State::Down, 7) });
         assert_eq!(bench.session.detection_time(), Some(expected));
     };
     check(10, 20_000, 3, 60 * MS);
@@ -215,7 +216,7 @@ fn jitter() {
             let before = bench.now;
             bench.pass();
             waits.push((bench.now - before).as_micros());
-            bench.receive(Packet { desired_min_tx: Micros(10_000), ..from_other(State::Up) });
+            bench.receive(Packet { desired_min_tx: Micros(10_000), ..packet(State::Up, 7) });
         }
         let (shortest, longest) = (*waits.iter().min().unwrap(), *waits.iter().max().unwrap());
         assert!((7_500..7_600).contains(&shortest) && (most - 100..=most).contains(&longest), "{shortest} {longest}");
@@ -227,7 +228,7 @@ impl Bench {
         self.handle(Event::Timer);
         self.hear(State::Down);
         self.hear(State::Up);
-        self.receive(Packet { is_final: true, ..from_other(State::Up) });
+        self.receive(Packet { is_final: true, ..packet(State::Up, 7) });
         self
     }
 }
@@ -237,10 +238,10 @@ impl Bench {
 fn what_the_other_side_requires_is_kept_to() {
     let mut bench = Bench::new().up();
     bench.pass();
-    bench.receive(Packet { required_min_rx: Micros(200_000), ..from_other(State::Up) });
+    bench.receive(Packet { required_min_rx: Micros(200_000), ..packet(State::Up, 7) });
     assert_eq!(bench.session.interval(), 200 * MS);
     bench.now += 20 * MS;
-    bench.receive(Packet { required_min_rx: Micros(10_000), ..from_other(State::Up) });
+    bench.receive(Packet { required_min_rx: Micros(10_000), ..packet(State::Up, 7) });
     assert_eq!(bench.sent().len(), 1, "20 ms have passed since the last packet");
 }
 
@@ -248,10 +249,10 @@ fn what_the_other_side_requires_is_kept_to() {
 #[test]
 fn a_side_that_requires_nothing_gets_nothing() {
     let mut bench = Bench::new().up();
-    bench.receive(Packet { required_min_rx: Micros(0), ..from_other(State::Up) });
+    bench.receive(Packet { required_min_rx: Micros(0), ..packet(State::Up, 7) });
     let heard = bench.now;
     assert_eq!(bench.session.deadline(), Some(heard + 30 * MS), "only the detection time is left");
-    bench.receive(Packet { required_min_rx: Micros(0), poll: true, ..from_other(State::Up) });
+    bench.receive(Packet { required_min_rx: Micros(0), poll: true, ..packet(State::Up, 7) });
     assert!(bench.sent()[0].is_final);
 }
 
@@ -260,14 +261,14 @@ fn a_side_that_requires_nothing_gets_nothing() {
 fn a_poll_is_answered() {
     let mut bench = Bench::new().up();
     let deadline = bench.session.deadline();
-    bench.receive(Packet { poll: true, ..from_other(State::Up) });
+    bench.receive(Packet { poll: true, ..packet(State::Up, 7) });
     let sent = bench.sent();
     assert_eq!((sent.len(), sent[0].is_final, sent[0].poll), (1, true, false));
     assert_eq!(bench.session.deadline(), deadline);
     // Also while the session is down.
     let mut bench = Bench::new();
     bench.handle(Event::Timer);
-    bench.receive(Packet { poll: true, ..from_other(State::Up) });
+    bench.receive(Packet { poll: true, ..packet(State::Up, 7) });
     assert_eq!((bench.sent().len(), bench.sent()[0].is_final), (1, true));
 }
 
@@ -275,7 +276,7 @@ fn a_poll_is_answered() {
 #[test]
 fn demand_mode_of_the_other_side_is_respected() {
     let mut bench = Bench::new().up();
-    bench.receive(Packet { demand: true, ..from_other(State::Up) });
+    bench.receive(Packet { demand: true, ..packet(State::Up, 7) });
     assert_eq!(bench.session.deadline(), Some(bench.now + 30 * MS));
     // A Poll sequence of ours goes on all the same: RFC 5880 §6.5.
     bench.handle(Event::Configure(wanted(20, 10, 3)));
@@ -296,10 +297,10 @@ fn up_begins_a_poll_sequence() {
     assert_eq!((said.poll, said.desired_min_tx), (true, Micros(10_000)));
     bench.pass();
     assert!(bench.sent()[0].poll, "until it is answered");
-    bench.receive(Packet { is_final: true, ..from_other(State::Up) });
+    bench.receive(Packet { is_final: true, ..packet(State::Up, 7) });
     bench.pass();
     assert!(!bench.sent()[0].poll);
-    bench.receive(Packet { is_final: true, ..from_other(State::Up) });
+    bench.receive(Packet { is_final: true, ..packet(State::Up, 7) });
     assert_eq!(bench.session.state(), State::Up, "a Final that nobody asked for says nothing");
 }
 
@@ -310,7 +311,7 @@ fn a_longer_interval_waits_for_the_final_bit() {
     bench.handle(Event::Configure(wanted(50, 10, 3)));
     assert_eq!((bench.sent()[0].poll, bench.sent()[0].desired_min_tx), (true, Micros(50_000)));
     assert_eq!(bench.session.interval(), 10 * MS);
-    bench.receive(Packet { is_final: true, ..from_other(State::Up) });
+    bench.receive(Packet { is_final: true, ..packet(State::Up, 7) });
     assert_eq!(bench.session.interval(), 50 * MS);
     // A shorter one holds at once.
     bench.handle(Event::Configure(wanted(20, 10, 3)));
@@ -326,7 +327,7 @@ fn a_shorter_detection_time_waits_for_the_final_bit() {
     bench.handle(Event::Configure(wanted(10, 20, 3)));
     assert_eq!(bench.sent()[0].required_min_rx, Micros(20_000));
     assert_eq!(bench.session.detection_time(), Some(300 * MS));
-    bench.receive(Packet { is_final: true, ..from_other(State::Up) });
+    bench.receive(Packet { is_final: true, ..packet(State::Up, 7) });
     assert_eq!(bench.session.detection_time(), Some(60 * MS));
     // A longer one holds at once.
     bench.handle(Event::Configure(wanted(10, 200, 3)));
@@ -340,15 +341,15 @@ fn a_change_during_a_poll_sequence_gets_its_own() {
     let mut bench = Bench::new().up();
     bench.handle(Event::Configure(wanted(50, 10, 3)));
     bench.handle(Event::Configure(wanted(60, 10, 3)));
-    bench.receive(Packet { is_final: true, ..from_other(State::Up) });
+    bench.receive(Packet { is_final: true, ..packet(State::Up, 7) });
     assert_eq!(bench.session.interval(), 10 * MS, "the answer may be to the first");
     bench.pass();
     assert!(!bench.sent()[0].poll);
-    bench.receive(Packet { is_final: true, ..from_other(State::Up) });
+    bench.receive(Packet { is_final: true, ..packet(State::Up, 7) });
     assert_eq!(bench.session.interval(), 10 * MS, "a second answer to the first");
     bench.pass();
     assert!(bench.sent()[0].poll);
-    bench.receive(Packet { is_final: true, ..from_other(State::Up) });
+    bench.receive(Packet { is_final: true, ..packet(State::Up, 7) });
     assert_eq!(bench.session.interval(), 60 * MS);
 }
 
@@ -378,10 +379,10 @@ fn admin_down_is_said_until_it_is_known() {
 #[test]
 fn a_neighbour_that_starts_anew_is_taken_up_again() {
     let mut bench = Bench::new().up();
-    bench.receive(Packet { my_discriminator: 11, your_discriminator: 0, ..from_other(State::Down) });
+    bench.receive(Packet { my_discriminator: 11, your_discriminator: 0, ..packet(State::Down, 7) });
     assert_eq!(bench.session.state(), State::Down);
     assert_eq!(bench.sent()[0].your_discriminator, 11);
-    bench.receive(Packet { my_discriminator: 11, ..from_other(State::Init) });
+    bench.receive(Packet { my_discriminator: 11, ..packet(State::Init, 7) });
     assert_eq!(bench.session.state(), State::Up);
 }
 

@@ -1,6 +1,7 @@
 //! Whose a packet is, and what becomes of the sessions when others are wanted.
 
 use super::super::packet::Micros;
+use super::super::session::tests::packet;
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
@@ -19,23 +20,6 @@ fn key(text: &str) -> BfdKey {
 
 fn wanted(interval: u64) -> BfdState {
     BfdState { min_rx: interval as u32 * MS, min_tx: interval as u32 * MS, multiplier: 3, multihop: false, min_ttl: 0 }
-}
-
-fn packet(state: State, your_discriminator: u32) -> Packet {
-    Packet {
-        diagnostic: Diagnostic::None,
-        state,
-        poll: false,
-        is_final: false,
-        control_plane_independent: false,
-        demand: false,
-        detect_mult: 3,
-        my_discriminator: 9,
-        your_discriminator,
-        desired_min_tx: Micros(10_000),
-        required_min_rx: Micros(10_000),
-        required_min_echo_rx: Micros(0),
-    }
 }
 
 struct Bench {

@@ -135,7 +135,7 @@ impl<'a> Cluster<'a> {
     pub fn listen_addresses(&self) -> Vec<IpAddr> {
         match self.global(|spec| spec.bind_mode) {
             Some(BindMode::NodeIp) => {
-                [IpVersion::V4, IpVersion::V6].into_iter().filter_map(|version| self.own.address(version)).collect()
+                IpVersion::BOTH.into_iter().filter_map(|version| self.own.address(version)).collect()
             }
             Some(BindMode::None) | None => Vec::new(),
         }

@@ -24,8 +24,6 @@ use crate::policy::labels::{self, Labels, ProfileLabels};
 use crate::policy::labels_of_profile;
 use crate::resources::Resources;
 
-const VERSIONS: [IpVersion; 2] = [IpVersion::V4, IpVersion::V6];
-
 /// A session, and why there is one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Peering<'a> {
@@ -129,7 +127,7 @@ fn workloads(resources: &Resources, endpoints: &[&WorkloadEndpoint]) -> Vec<Work
     };
     let workload = |endpoint: &&WorkloadEndpoint| Workload {
         labels: labels::of_workload(endpoint, &profiles),
-        addresses: VERSIONS.iter().filter_map(|version| first(endpoint, *version)).collect(),
+        addresses: IpVersion::BOTH.iter().filter_map(|version| first(endpoint, *version)).collect(),
     };
     endpoints.iter().map(workload).collect()
 }
@@ -148,7 +146,7 @@ impl<'a> Found<'a, '_> {
             self.workloads(peer, selector);
         } else if let Some(selector) = &peer.spec.peer_selector {
             for remote in cluster.selected(selector) {
-                self.node(remote, &VERSIONS, kind, Some(peer), false);
+                self.node(remote, &IpVersion::BOTH, kind, Some(peer), false);
             }
         } else if peer.spec.peer_ip.is_some() {
             self.address(peer, kind);
@@ -214,9 +212,9 @@ impl<'a> Found<'a, '_> {
             return;
         }
         let versions: &[IpVersion] = match (&peer.spec.peer_selector, peer.spec.peer_ip) {
-            (Some(selector), _) if selector.matches(cluster.own.labels) => &VERSIONS,
+            (Some(selector), _) if selector.matches(cluster.own.labels) => &IpVersion::BOTH,
             (None, Some(at)) if node_at(cluster, peer).is_some_and(|node| node.name == cluster.own.name) => {
-                if at.address.is_ipv4() { &VERSIONS[..1] } else { &VERSIONS[1..] }
+                if at.address.is_ipv4() { &IpVersion::BOTH[..1] } else { &IpVersion::BOTH[1..] }
             }
             _ => return,
         };
@@ -228,7 +226,7 @@ impl<'a> Found<'a, '_> {
     fn mesh(&mut self) {
         let cluster = self.cluster;
         for remote in cluster.nodes.values().filter(|node| node.cluster_id.is_none()) {
-            self.node(remote, &VERSIONS, PeerKind::NodeMesh, None, false);
+            self.node(remote, &IpVersion::BOTH, PeerKind::NodeMesh, None, false);
         }
     }
 

@@ -33,7 +33,7 @@ impl<'a> Policy<'a> {
     pub fn new(resources: &'a Resources, cluster: &Cluster<'_>, routes: &LocalRoutes) -> Policy<'a> {
         Policy {
             resources,
-            normal_priorities: [IpVersion::V4, IpVersion::V6].map(|version| cluster.normal_priority(version)),
+            normal_priorities: IpVersion::BOTH.map(|version| cluster.normal_priority(version)),
             built_in: Arc::new(built_in(resources, cluster, routes)),
             made: BTreeMap::new(),
         }
@@ -45,7 +45,7 @@ impl<'a> Policy<'a> {
             return made.clone();
         }
         let of = |direction| {
-            let [v4, v6] = [IpVersion::V4, IpVersion::V6].map(|version| self.filters(filters, direction, version));
+            let [v4, v6] = IpVersion::BOTH.map(|version| self.filters(filters, direction, version));
             Filters { v4, v6, are_required }
         };
         let [normal_priority_v4, normal_priority_v6] = self.normal_priorities;

@@ -4,7 +4,6 @@
 //! §5), long-lived stale routes (RFC 9494 §4.3), the export rules, and last what every route has changed on its way.
 
 use std::borrow::Cow;
-use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -31,7 +30,7 @@ pub struct Audience {
     pub next_hop: NextHopMode,
     /// Our own address for IPv4 routes, and for IPv6 routes.
     pub own_next_hops: [Option<NextHop>; 2],
-    /// Families that may be told, by `family_index`.
+    /// Families that may be told, in the order of `IpVersion::BOTH`.
     pub families: [bool; 2],
     /// IPv4 routes may have an IPv6 next hop.
     pub extended_next_hop: bool,
@@ -43,15 +42,6 @@ pub struct Audience {
     /// They know what to do with stale routes.
     pub long_lived: bool,
     pub export: Arc<ExportRules>,
-}
-
-impl Hash for Audience {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.internal, self.client, self.cluster_id, self.local_as, self.next_hop, self.own_next_hops).hash(state);
-        (self.families, self.extended_next_hop, self.sends_path_ids, self.four_octet_as, self.longest).hash(state);
-        (self.role, self.long_lived).hash(state);
-        self.export.hash(state);
-    }
 }
 
 /// Why a path is not told.
@@ -93,7 +83,7 @@ impl NotTold {
 /// Whether a path goes to the audience, and with which attributes. Not interned.
 pub fn export(rib: &Rib, prefix: Cidr, path: &Path, is_client: bool, to: &Audience) -> Result<Attributes, NotTold> {
     let family = prefix.version();
-    if !to.families[super::super::rib::family_index(family)] {
+    if !to.families[family.index()] {
         return Err(NotTold::Family);
     }
     let local = path.local_kind();
@@ -198,7 +188,7 @@ fn next_hop(
         let kept = NextHop { link_local: None, ..changed.next_hop };
         return Some(kept).filter(fits).ok_or(NotTold::NextHop);
     }
-    let own = to.own_next_hops[super::super::rib::family_index(family)];
+    let own = to.own_next_hops[family.index()];
     let other = to.own_next_hops.iter().flatten().copied();
     own.into_iter().chain(other).find(fits).ok_or(NotTold::NextHop)
 }
@@ -215,7 +205,7 @@ fn with(communities: &[u32], one: u32) -> Box<[u32]> {
     }
 }
 
-/// For people: whether an address is usable as our own next hop.
+/// For each family the address that we tell as our own next hop: the session's, or else another of the node's.
 pub fn own_next_hops(local: Option<IpAddr>, others: &[IpAddr]) -> [Option<NextHop>; 2] {
     let is_usable = |address: &&IpAddr| !address.is_unspecified() && !address.is_loopback();
     let find = |family: IpVersion| {

@@ -61,6 +61,11 @@ impl Log {
         self.first + self.messages.len() as u64
     }
 
+    /// The number of the message in the middle of those that are kept.
+    pub fn middle(&self) -> u64 {
+        self.end() - self.messages.len() as u64 / 2
+    }
+
     /// The octets that are kept.
     pub fn bytes(&self) -> usize {
         self.bytes

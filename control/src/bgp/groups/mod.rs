@@ -36,10 +36,10 @@ use smallvec::SmallVec;
 
 use super::attribute::Attributes;
 use super::message::{Message, Nlri, Refresh, RefreshSubtype};
+use super::rib::Rib;
 use super::rib::path::{Path, PeerIndex};
 use super::rib::store::Same;
 use super::rib::table::PrefixIndex;
-use super::rib::{Rib, family_index};
 use super::wire::Codec;
 use export::{Audience, NotTold};
 use log::{For, Log, Logged};
@@ -48,8 +48,6 @@ use sent::{Sent, SentPath, SentPaths};
 
 /// Prefixes that a peer which catches up is told about at a time.
 const CATCH_UP: usize = 4096;
-const FAMILIES: [IpVersion; 2] = [IpVersion::V4, IpVersion::V6];
-
 /// Peers that are told the same.
 #[derive(Debug)]
 pub struct Group {
@@ -154,7 +152,7 @@ impl Group {
         for (place, number) in told.unwrap_or_default() {
             catch_up.mark(*place, *number);
         }
-        let families = FAMILIES.into_iter().filter(|family| self.audience.families[family_index(*family)]);
+        let families = IpVersion::BOTH.into_iter().filter(|family| self.audience.families[family.index()]);
         let families = families.filter(|_| told.is_none());
         catch_up.end = families.map(|family| (family, RefreshSubtype::Request)).collect();
         let member = Member { next: self.log.end(), catch_up: Some(catch_up), fell_behind: 0 };
@@ -189,6 +187,7 @@ impl Group {
         }
         let mut has_changed = false;
         let alone = self.members.keys().next().copied().filter(|_| self.members.len() == 1);
+        let is_read = self.members.values().any(|member| member.catch_up.is_none());
         let mut packed = Packed::default();
         for place in places {
             let paths = self.export(rib, *place, clients, alone);
@@ -198,7 +197,9 @@ impl Group {
             }
             has_changed = true;
             let numbers: SmallVec<[u16; 2]> = old.iter().chain(&paths).map(|path| path.number).collect();
-            self.pack(rib, *place, &paths, &mut packed);
+            if is_read {
+                self.pack(rib, *place, &paths, &mut packed);
+            }
             self.record(rib, *place, paths);
             for member in self.members.values_mut() {
                 if let Some(catch_up) = &mut member.catch_up {
@@ -208,10 +209,7 @@ impl Group {
                 }
             }
         }
-        let is_read = self.members.values().any(|member| member.catch_up.is_none());
-        if is_read {
-            packed.encode(&self.codec, &mut self.log);
-        }
+        packed.encode(&self.codec, &mut self.log);
         if self.log.bytes() > self.log_most {
             self.leave_behind();
         }
@@ -223,7 +221,7 @@ impl Group {
     fn export(&self, rib: &mut Rib, place: PrefixIndex, clients: &Clients, alone: Option<PeerIndex>) -> SentPaths {
         let prefix = rib.prefix(place);
         let entry = rib.entry(place);
-        let is_several = self.audience.sends_path_ids[family_index(prefix.version())];
+        let is_several = self.audience.sends_path_ids[prefix.version().index()];
         let Some(best) = entry.best else { return SentPaths::new() };
         let mut told = SentPaths::new();
         for (at, path) in entry.paths.iter().enumerate() {
@@ -254,7 +252,7 @@ impl Group {
     }
 
     fn record(&mut self, rib: &Rib, place: PrefixIndex, paths: SentPaths) {
-        let family = family_index(rib.prefix(place).version());
+        let family = rib.prefix(place).version().index();
         for path in self.sent.get(place) {
             self.told[family] = self.told[family].saturating_sub(1);
             let from = self.told_from.entry(path.source).or_default();
@@ -296,7 +294,7 @@ impl Group {
 
     /// The log is too long: those that are behind the middle of it catch up instead.
     fn leave_behind(&mut self) {
-        let middle = self.log.end() - self.log.since(0).count() as u64 / 2;
+        let middle = self.log.middle();
         for member in self.members.values_mut() {
             if member.catch_up.is_none() && member.next < middle {
                 member.fell_behind += 1;
@@ -437,7 +435,7 @@ impl Group {
         clients: &Clients,
     ) -> Vec<(Path, Result<Attributes, NotTold>)> {
         let prefix = rib.prefix(place);
-        let is_several = self.audience.sends_path_ids[family_index(prefix.version())];
+        let is_several = self.audience.sends_path_ids[prefix.version().index()];
         let entry = rib.entry(place);
         let told = entry.paths.iter().enumerate().map(|(at, path)| {
             let result = if path.peer == peer {
@@ -511,7 +509,7 @@ impl Packed {
     fn each(mut self, codec: &Codec, mut each: impl FnMut(For, &[u8], &[(PrefixIndex, u16)])) {
         self.lots.sort_by_key(|lot| lot.attributes.is_some());
         for lot in &self.lots {
-            for family in FAMILIES {
+            for family in IpVersion::BOTH {
                 let is_of = |nlri: &Nlri| nlri.prefix.version() == family;
                 // All of one family, as they nearly always are, need no copy.
                 let is_all = lot.nlri.iter().all(is_of);

@@ -1,7 +1,7 @@
 //! What packets to a prefix do: the group of next hops of its best paths, each group once.
 //!
-//! A group is the next hops that packets are spread over, and those that take over when none of them can be reached. When
-//! a next hop goes, whoever forwards changes the groups that it is in, and no prefix.
+//! A group is the next hops that packets are spread over. When one of them goes, whoever forwards changes the groups that it
+//! is in, and no prefix.
 //!
 //! Invariant: a group that some prefix has is in `groups`, with the number of its prefixes.
 
@@ -10,93 +10,66 @@ use std::net::IpAddr;
 
 use super::Rib;
 use super::path::Path;
-use super::table::PrefixIndex;
-
-/// Where packets go.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct NextHops {
-    /// Sorted, each once; packets are spread over them.
-    pub primary: Vec<IpAddr>,
-    /// The next best; empty when there is none.
-    pub backup: Vec<IpAddr>,
-    /// As told to the kernel.
-    pub metric: u32,
-}
-
-/// A group of next hops. Numbers are given again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GroupId(pub u32);
-
-impl GroupId {
-    pub const NONE: GroupId = GroupId(u32::MAX);
-}
-
-/// How forwarding differs from what was told last.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ForwardingChanges {
-    /// New groups; to be known before routes that have them.
-    pub defined: Vec<(GroupId, NextHops)>,
-    pub routes: Vec<(config::net::Cidr, Option<GroupId>)>,
-    /// Groups that no route has any more.
-    pub gone: Vec<GroupId>,
-}
+use super::table::{PIECE, PrefixIndex};
+use crate::bgp::decision::Lost;
+use crate::bgp::rules::filter::PREFERENCE_SUM;
+use crate::host::route::METRIC;
+use crate::rib::{Group, GroupId, GroupTarget, LearnedBatch};
 
 /// Groups in use, and which prefix has which.
 #[derive(Debug, Default)]
 pub struct Forwarding {
-    ids: BTreeMap<NextHops, GroupId>,
-    groups: Vec<(NextHops, u32)>,
+    ids: BTreeMap<Group, GroupId>,
+    groups: Vec<(Group, u32)>,
+    /// Numbers that may be given again.
     free: Vec<GroupId>,
     /// By place of the prefix.
-    given: Vec<GroupId>,
-    pending: ForwardingChanges,
+    given: Vec<Option<GroupId>>,
+    pending: LearnedBatch,
 }
-
-/// Metric in the kernel of a route without a local preference: Calico's.
-const NORMAL_METRIC: u32 = 1024;
-/// Local preference and metric add up to this.
-const PREFERENCE_AND_METRIC: u32 = 2_147_483_647;
 
 impl Forwarding {
     /// Looks at a prefix again.
     pub fn follow(&mut self, rib: &Rib, place: PrefixIndex) {
         if self.given.len() <= place.index() {
-            self.given.resize((place.index() / super::table::PIECE + 1) * super::table::PIECE, GroupId::NONE);
+            self.given.resize((place.index() / PIECE + 1) * PIECE, None);
         }
-        let new = next_hops(rib, place).map_or(GroupId::NONE, |next_hops| self.group(next_hops));
+        let new = group(rib, place).map(|group| self.id_of(group));
         let old = std::mem::replace(&mut self.given[place.index()], new);
         if old == new {
             return;
         }
-        if let Some((_, count)) = self.groups.get_mut(new.0 as usize) {
+        if let Some((_, count)) = new.and_then(|id| self.groups.get_mut(id.0 as usize)) {
             *count += 1;
         }
-        self.pending.routes.push((rib.prefix(place), (new != GroupId::NONE).then_some(new)));
-        if let Some((next_hops, count)) = self.groups.get_mut(old.0 as usize) {
+        self.pending.routes.push((rib.prefix(place), new));
+        if let Some(old) = old
+            && let Some((group, count)) = self.groups.get_mut(old.0 as usize)
+        {
             *count -= 1;
             if *count == 0 {
-                self.ids.remove(next_hops);
-                self.pending.gone.push(old);
+                self.ids.remove(group);
+                self.pending.retired.push(old);
             }
         }
     }
 
-    fn group(&mut self, next_hops: NextHops) -> GroupId {
-        if let Some(id) = self.ids.get(&next_hops) {
+    fn id_of(&mut self, group: Group) -> GroupId {
+        if let Some(id) = self.ids.get(&group) {
             return *id;
         }
         let id = match self.free.pop() {
             Some(id) => {
-                self.groups[id.0 as usize] = (next_hops.clone(), 0);
+                self.groups[id.0 as usize] = (group.clone(), 0);
                 id
             }
             None => {
-                self.groups.push((next_hops.clone(), 0));
+                self.groups.push((group.clone(), 0));
                 GroupId((self.groups.len() - 1) as u32)
             }
         };
-        self.pending.defined.push((id, next_hops.clone()));
-        self.ids.insert(next_hops, id);
+        self.pending.groups.push((id, group.clone()));
+        self.ids.insert(group, id);
         id
     }
 
@@ -105,46 +78,50 @@ impl Forwarding {
     }
 
     /// What changed since the last time. Groups that went can have their numbers given again after this.
-    pub fn take(&mut self) -> ForwardingChanges {
+    pub fn take(&mut self) -> LearnedBatch {
         let changes = std::mem::take(&mut self.pending);
-        self.free.extend(changes.gone.iter().copied());
+        self.free.extend(changes.retired.iter().copied());
         changes
-    }
-
-    /// Next hops that some group has.
-    pub fn next_hops(&self) -> impl Iterator<Item = IpAddr> {
-        self.ids.keys().flat_map(|group| group.primary.iter().chain(&group.backup)).copied()
-    }
-
-    pub fn group_of(&self, place: PrefixIndex) -> Option<&NextHops> {
-        let id = self.given.get(place.index())?;
-        self.groups.get(id.0 as usize).map(|(next_hops, _)| next_hops)
     }
 }
 
 /// Where packets to a prefix go. None: nowhere, or where this node's own routes lead.
-fn next_hops(rib: &Rib, place: PrefixIndex) -> Option<NextHops> {
+fn group(rib: &Rib, place: PrefixIndex) -> Option<Group> {
+    let best = rib.entry(place).best().filter(|best| !best.peer.is_local())?;
+    let preference = best.attributes.local_pref.filter(|_| rib.facts(best.peer).is_some_and(|facts| facts.internal));
+    let metric = preference.map(|preference| PREFERENCE_SUM.saturating_sub(preference)).filter(|metric| *metric > 0);
+    Some(Group { target: GroupTarget::NextHops(next_hops(rib, place)), metric: metric.unwrap_or(METRIC) })
+}
+
+/// Next hops that packets to a prefix are spread over, sorted, each once. None where this node's own routes lead.
+pub fn next_hops(rib: &Rib, place: PrefixIndex) -> Vec<IpAddr> {
     let entry = rib.entry(place);
-    let best = entry.best().filter(|best| !best.peer.is_local())?;
-    let metric = best.attributes.local_pref.filter(|_| rib.facts(best.peer).is_some_and(|facts| facts.internal));
-    let metric = metric.map_or(NORMAL_METRIC, |pref| PREFERENCE_AND_METRIC.saturating_sub(pref));
-    let metric = if metric == 0 { NORMAL_METRIC } else { metric };
-    let hop = |path: &Path| path.attributes.next_hop.address;
+    let Some(best) = entry.best().filter(|best| !best.peer.is_local()) else { return Vec::new() };
     if entry.paths.len() == 1 {
-        return Some(NextHops { primary: vec![hop(best)], backup: Vec::new(), metric });
+        return vec![hop(best)];
     }
     let decision = rib.decision(place);
     let paths = decision.multipath.iter().filter_map(|at| entry.paths.get(*at));
-    let mut primary: Vec<IpAddr> = paths.filter(|path| !path.peer.is_local()).map(hop).collect();
-    primary.sort_unstable();
-    primary.dedup();
-    // The one that lost last is the next best; a rough order is enough, since the decision is made again when it is needed.
-    let mut others: Vec<_> =
-        decision.lost.iter().filter_map(|(at, lost)| Some((*lost, entry.paths.get(*at)?))).collect();
-    others.retain(|(lost, path)| {
-        *lost > crate::bgp::decision::Lost::NextHopUnreachable && !path.peer.is_local() && !primary.contains(&hop(path))
+    let mut next_hops: Vec<IpAddr> = paths.filter(|path| !path.peer.is_local()).map(hop).collect();
+    next_hops.sort_unstable();
+    next_hops.dedup();
+    next_hops
+}
+
+/// For people: the next hop of the path that lost last, which takes over if `next_hops` go. A rough answer is enough, since
+/// the decision is made again then.
+pub fn next_best(rib: &Rib, place: PrefixIndex) -> Option<IpAddr> {
+    let next_hops = next_hops(rib, place);
+    let entry = rib.entry(place);
+    let decision = rib.decision(place);
+    let lost = decision.lost.iter().filter_map(|(at, lost)| Some((*lost, entry.paths.get(*at)?)));
+    let usable = lost.filter(|(lost, path)| {
+        *lost > Lost::NextHopUnreachable && !path.peer.is_local() && !next_hops.contains(&hop(path))
     });
-    let backup =
-        others.iter().max_by_key(|(lost, path)| (*lost, std::cmp::Reverse(hop(path)))).map(|(_, path)| hop(path));
-    Some(NextHops { primary, backup: backup.into_iter().collect(), metric })
+    let last = usable.max_by_key(|(lost, path)| (*lost, std::cmp::Reverse(hop(path))));
+    last.filter(|_| !next_hops.is_empty()).map(|(_, path)| hop(path))
+}
+
+fn hop(path: &Path) -> IpAddr {
+    path.attributes.next_hop.address
 }

@@ -95,14 +95,6 @@ struct PeerRow {
     counts: [PathCount; 2],
 }
 
-/// Position of a family in arrays of two.
-pub fn family_index(family: IpVersion) -> usize {
-    match family {
-        IpVersion::V4 => 0,
-        IpVersion::V6 => 1,
-    }
-}
-
 struct View<'a> {
     peers: &'a [Option<PeerRow>],
     metrics: &'a BTreeMap<IpAddr, Option<u32>>,
@@ -155,7 +147,7 @@ impl Rib {
 
     pub fn counts(&self, peer: PeerIndex, family: IpVersion) -> PathCount {
         let row = self.peers.get(usize::from(peer.0)).and_then(Option::as_ref);
-        row.map_or_else(PathCount::default, |row| row.counts[family_index(family)])
+        row.map_or_else(PathCount::default, |row| row.counts[family.index()])
     }
 
     fn row(&mut self, peer: PeerIndex) -> Option<&mut PeerRow> {
@@ -169,7 +161,7 @@ impl Rib {
             self.count_next_hop(path.attributes.next_hop.address, sign);
         }
         let Some(row) = self.row(path.peer) else { return };
-        let counts = &mut row.counts[family_index(family)];
+        let counts = &mut row.counts[family.index()];
         let add = |count: &mut u32| *count = count.saturating_add_signed(sign);
         add(&mut counts.received);
         if is_rejected {
@@ -256,7 +248,7 @@ impl Rib {
 
     /// Drops paths of a peer, of one family or of both. Returns how many went.
     pub fn drop_paths(&mut self, peer: PeerIndex, family: Option<IpVersion>, goes: impl Fn(&Path) -> bool) -> usize {
-        self.edit(peer, family, |path| goes(path).then_some(()).map(|()| None))
+        self.edit(peer, family, |path| goes(path).then_some(None))
     }
 
     /// The peer is gone, and its paths stay for a while.
@@ -340,8 +332,12 @@ impl Rib {
         let is_new =
             |(next_hop, metric): &(&IpAddr, &Option<u32>)| self.metrics.get(next_hop).copied().flatten() != **metric;
         let new: BTreeMap<IpAddr, Option<u32>> = metrics.iter().filter(is_new).map(|(n, m)| (*n, *m)).collect();
-        let known = metrics.iter().filter(|(next_hop, _)| self.next_hops.contains_key(*next_hop));
-        self.metrics.extend(known);
+        // One that no route leads to at the moment may be back before `take_next_hops`, and is not told again then.
+        for (next_hop, metric) in metrics {
+            if self.next_hops.contains_key(next_hop) || self.metrics.contains_key(next_hop) {
+                self.metrics.insert(*next_hop, *metric);
+            }
+        }
         if new.is_empty() {
             return;
         }

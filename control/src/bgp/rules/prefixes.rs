@@ -117,7 +117,7 @@ impl<V> PrefixTable<V> {
                 _ => joined.push((network, value)),
             }
         }
-        let lengths = [IpVersion::V4, IpVersion::V6].map(|version| {
+        let lengths = IpVersion::BOTH.map(|version| {
             let of_version = joined.iter().filter(|(network, _)| network.version() == version);
             let mut lengths: Vec<u8> = of_version.map(|(network, _)| network.length()).collect();
             lengths.sort_unstable();

@@ -147,9 +147,6 @@ pub struct Negotiated {
     pub route_refresh: bool,
     /// RFC 7313, by both.
     pub enhanced_refresh: bool,
-    /// RFC 7911: several paths to a prefix are sent, or taken.
-    pub add_path_send: Vec<IpVersion>,
-    pub add_path_receive: Vec<IpVersion>,
     /// Families that the peer's restart will not take away (RFC 4724); empty when one side cannot.
     pub graceful: Vec<IpVersion>,
     /// NOTIFICATIONs are survived too (RFC 8538).

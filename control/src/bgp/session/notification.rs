@@ -5,34 +5,11 @@
 use config::net::IpVersion;
 
 use crate::bgp::message::Notification;
+pub use crate::bgp::message::{
+    CEASE, FSM_ERROR, HOLD_TIMER_EXPIRED, OPEN_ERROR, SEND_HOLD_TIMER_EXPIRED, cease, open_error,
+};
+use crate::bgp::wire::afi_and_safi;
 use crate::bgp::wire::notification::shutdown_data;
-
-pub const OPEN_ERROR: u8 = 2;
-pub const HOLD_TIMER_EXPIRED: u8 = 4;
-pub const FSM_ERROR: u8 = 5;
-pub const CEASE: u8 = 6;
-pub const SEND_HOLD_TIMER_EXPIRED: u8 = 8;
-
-/// Subcodes of `OPEN_ERROR`.
-pub mod open_error {
-    pub const BAD_PEER_AS: u8 = 2;
-    pub const BAD_BGP_IDENTIFIER: u8 = 3;
-    pub const UNACCEPTABLE_HOLD_TIME: u8 = 6;
-    pub const UNSUPPORTED_CAPABILITY: u8 = 7;
-    pub const ROLE_MISMATCH: u8 = 11;
-}
-
-/// Subcodes of `CEASE`.
-pub mod cease {
-    pub const MAXIMUM_PREFIXES: u8 = 1;
-    pub const ADMINISTRATIVE_SHUTDOWN: u8 = 2;
-    pub const PEER_DECONFIGURED: u8 = 3;
-    pub const ADMINISTRATIVE_RESET: u8 = 4;
-    pub const OTHER_CONFIGURATION_CHANGE: u8 = 6;
-    pub const CONNECTION_COLLISION: u8 = 7;
-    pub const HARD_RESET: u8 = 9;
-    pub const BFD_DOWN: u8 = 10;
-}
 
 /// A shutdown or reset by the operator, with what the other side's operator should read; empty: nothing. What is too long
 /// is cut. RFC 9003 §2 has texts only with these two.
@@ -53,7 +30,9 @@ fn with_text(subcode: u8, text: &str) -> Notification {
 
 /// RFC 4486 §4: which family, and how many prefixes are allowed.
 pub(super) fn too_many_prefixes(family: IpVersion, count: u32) -> Notification {
-    let mut data = family_octets(family).to_vec();
+    let (afi, safi) = afi_and_safi(family);
+    let mut data = afi.to_be_bytes().to_vec();
+    data.push(safi);
     data.extend_from_slice(&count.to_be_bytes());
     Notification::with(CEASE, cease::MAXIMUM_PREFIXES, data)
 }
@@ -62,18 +41,11 @@ pub(super) fn too_many_prefixes(family: IpVersion, count: u32) -> Notification {
 pub(super) fn missing_families(families: &[IpVersion]) -> Notification {
     let mut data = Vec::new();
     for family in families {
-        let [high, low, safi] = family_octets(*family);
+        let (afi, safi) = afi_and_safi(*family);
+        let [high, low] = afi.to_be_bytes();
         data.extend_from_slice(&[1, 4, high, low, 0, safi]);
     }
     Notification::with(OPEN_ERROR, open_error::UNSUPPORTED_CAPABILITY, data)
-}
-
-/// AFI and SAFI.
-fn family_octets(family: IpVersion) -> [u8; 3] {
-    match family {
-        IpVersion::V4 => [0, 1, 1],
-        IpVersion::V6 => [0, 2, 1],
-    }
 }
 
 pub(super) fn is_collision(notification: &Notification) -> bool {

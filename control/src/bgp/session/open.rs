@@ -9,6 +9,7 @@ use config::net::IpVersion;
 use super::notification::{OPEN_ERROR, missing_families, open_error};
 use crate::bgp::message::{AddPath, Capabilities, GracefulRestart, LongLived, Notification, Open, Role};
 use crate::bgp::speaker_state::{Identity, Transport};
+use crate::bgp::wire::Codec;
 
 /// What fits the 12 bits of the restart time (RFC 4724 §3).
 const RESTART_TIME_MAX: Duration = Duration::from_secs(4095);
@@ -94,7 +95,7 @@ pub(super) fn check(theirs: &Open, ours: &Open, transport: &Transport) -> Result
     if !theirs.hold_time.is_zero() && theirs.hold_time < HOLD_TIME_MIN {
         return error(open_error::UNACCEPTABLE_HOLD_TIME);
     }
-    if families(theirs, ours).is_empty() {
+    if Codec::agreed(ours, theirs, is_internal(transport)).families().is_empty() {
         return Err(missing_families(&ours.capabilities.families));
     }
     // RFC 9234 §4.2: only where both say one; a peer that says none is let in.
@@ -117,18 +118,6 @@ fn counterpart(role: Role) -> Role {
     }
 }
 
-/// Families that both offer. RFC 4760 §8; who offers none means IPv4.
-pub(super) fn families(theirs: &Open, ours: &Open) -> Vec<IpVersion> {
-    let offered = |open: &Open, family: &IpVersion| match open.capabilities.families.as_slice() {
-        [] => *family == IpVersion::V4,
-        some => some.contains(family),
-    };
-    [IpVersion::V4, IpVersion::V6]
-        .into_iter()
-        .filter(|family| offered(ours, family) && offered(theirs, family))
-        .collect()
-}
-
 /// RFC 4271 §4.2: the smaller; zero is none.
 pub(super) fn hold_time(theirs: &Open, ours: &Open) -> Duration {
     theirs.hold_time.min(ours.hold_time)
@@ -144,18 +133,6 @@ pub(super) fn keepalive_time(hold_time: Duration, transport: &Transport) -> Dura
             transport.keepalive_time.unwrap_or(third).min(third).max(KEEPALIVE_TIME_MIN)
         }
     }
-}
-
-/// Families with several paths to a prefix: sent by us, taken by us. RFC 7911 §4.
-pub(super) fn add_path(theirs: &Open, ours: &Open, families: &[IpVersion]) -> (Vec<IpVersion>, Vec<IpVersion>) {
-    let of = |open: &Open, family: IpVersion| {
-        let found = open.capabilities.add_path.iter().find(|offer| offer.family == family);
-        found.map_or((false, false), |offer| (offer.send, offer.receive))
-    };
-    let both = |choose: fn((bool, bool), (bool, bool)) -> bool| {
-        families.iter().copied().filter(|family| choose(of(ours, *family), of(theirs, *family))).collect()
-    };
-    (both(|ours, theirs| ours.0 && theirs.1), both(|ours, theirs| ours.1 && theirs.0))
 }
 
 /// Families of the session that are in the peer's capability, when we have one too. RFC 4724 §4.2.

@@ -13,7 +13,7 @@ use super::notification::{CEASE, FSM_ERROR, cease};
 use super::{Session, open, timers};
 use crate::bgp::message::{Message, Notification, Open, Refresh, RefreshSubtype, Update};
 use crate::bgp::speaker_state::Transport;
-use crate::bgp::wire::Codec;
+use crate::bgp::wire::{self, Codec};
 
 impl Session {
     /// All whole messages of a read, one after the other. Ends early when the connection does.
@@ -58,7 +58,7 @@ impl Session {
                     Phase::Established => 3,
                 };
                 // RFC 6608 §4: the type of the message is said.
-                let notification = Notification::with(FSM_ERROR, subcode, [message_type(&message)]);
+                let notification = Notification::with(FSM_ERROR, subcode, [wire::message_type(&message)]);
                 self.end(id, End::Sent(notification), now, out);
             }
         }
@@ -266,8 +266,7 @@ impl Session {
 
 fn negotiate(connection: &Connection, transport: &Transport) -> Option<Negotiated> {
     let (ours, theirs) = (connection.ours.clone()?, connection.theirs.clone()?);
-    let families = open::families(&theirs, &ours);
-    let (add_path_send, add_path_receive) = open::add_path(&theirs, &ours, &families);
+    let families = connection.codec.families().to_vec();
     let restart = theirs.capabilities.graceful_restart.as_ref();
     let can = &theirs.capabilities;
     Some(Negotiated {
@@ -280,8 +279,6 @@ fn negotiate(connection: &Connection, transport: &Transport) -> Option<Negotiate
         keepalive_time: connection.keepalive_time,
         route_refresh: can.route_refresh || can.enhanced_refresh,
         enhanced_refresh: can.enhanced_refresh,
-        add_path_send,
-        add_path_receive,
         graceful: open::graceful(&theirs, &ours, &families),
         graceful_notification: open::graceful_notification(&theirs, &ours),
         end_of_rib_expected: restart.is_some_and(|capability| !capability.restarting),
@@ -292,15 +289,4 @@ fn negotiate(connection: &Connection, transport: &Transport) -> Option<Negotiate
         ours,
         theirs,
     })
-}
-
-/// RFC 4271 §4.1.
-fn message_type(message: &Message) -> u8 {
-    match message {
-        Message::Open(_) => 1,
-        Message::Update(_) => 2,
-        Message::Notification(_) => 3,
-        Message::Keepalive => 4,
-        Message::Refresh(_) => 5,
-    }
 }

@@ -10,15 +10,13 @@ mod pair;
 mod restart;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use config::net::IpVersion::{self, V4, V6};
 
 use super::*;
 use crate::bgp::message::{Capabilities, GracefulRestart, Update};
-use crate::bgp::rules::{ExportRules, ImportRules};
-use crate::bgp::speaker_state::{NextHopMode, PeerKind, Restart, Terms, Transport};
+use crate::bgp::speaker_state::{PeerKind, Restart, Terms, Transport};
 
 pub(super) const US: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 pub(super) const THEM: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
@@ -63,15 +61,7 @@ pub(super) fn peer_state() -> PeerState {
             role: None,
             bfd: None,
         },
-        terms: Terms {
-            reflector_client: false,
-            cluster_id: None,
-            next_hop: NextHopMode::Auto,
-            allow_own_as: 0,
-            max_prefixes: None,
-            import: Arc::new(ImportRules::default()),
-            export: Arc::new(ExportRules::default()),
-        },
+        terms: Terms::default(),
     }
 }
 

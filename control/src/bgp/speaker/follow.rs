@@ -14,16 +14,12 @@ use std::time::Instant;
 use config::net::Cidr;
 
 use super::super::attribute::Attributes;
-use super::super::message::{Nlri, Notification};
+use super::super::message::{CEASE, Nlri, Notification, cease};
 use super::super::rib::Said;
 use super::super::rib::path::{Path, PeerFacts, PeerIndex};
 use super::super::session::{Event as SessionEvent, Session};
 use super::super::speaker_state::{Identity, LocalRoute, PeerKey, PeerState, SpeakerState};
 use super::{Action, DEFERRAL, Deferral, Peer, Speaker, audience};
-
-/// Cease: peer de-configured, and other configuration change. RFC 4486 §3.
-const DECONFIGURED: (u8, u8) = (6, 3);
-const CONFIGURATION_CHANGE: (u8, u8) = (6, 6);
 
 impl Speaker {
     pub(super) fn follow(&mut self, desired: Arc<SpeakerState>, now: Instant, out: &mut Vec<Action>) {
@@ -37,8 +33,9 @@ impl Speaker {
         let going: Vec<PeerKey> =
             self.peers.keys().filter(|key| !is_same_identity || !wanted.contains_key(*key)).copied().collect();
         for key in going {
-            let (code, subcode) = if wanted.contains_key(&key) { CONFIGURATION_CHANGE } else { DECONFIGURED };
-            self.remove(key, Notification::new(code, subcode), now, out);
+            let stays = wanted.contains_key(&key);
+            let why = if stays { cease::OTHER_CONFIGURATION_CHANGE } else { cease::PEER_DECONFIGURED };
+            self.remove(key, Notification::new(CEASE, why), now, out);
         }
         self.follow_routes(&old, &desired);
         let Some(identity) = &desired.identity else { return };

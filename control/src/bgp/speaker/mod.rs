@@ -34,12 +34,13 @@ use super::attribute::community;
 use super::groups::export::{Audience, own_next_hops};
 use super::groups::{Clients, Group};
 use super::message::{Notification, Refresh, RefreshSubtype};
-use super::rib::forwarding::{Forwarding, ForwardingChanges};
+use super::rib::Rib;
+use super::rib::forwarding::Forwarding;
 use super::rib::path::{PeerFacts, PeerIndex, Stale};
 use super::rib::table::PrefixIndex;
-use super::rib::{Rib, family_index};
 use super::session::{Action as SessionAction, ConnectionId, Event as SessionEvent, Negotiated, Session, State};
 use super::speaker_state::{Identity, PeerKey, PeerState, SpeakerState, Transport};
+use crate::rib::LearnedBatch;
 
 /// How long a speaker that has restarted waits for its peers to tell it everything, before it tells them (RFC 4724 §4.1).
 const DEFERRAL: Duration = Duration::from_secs(60);
@@ -335,7 +336,7 @@ impl Speaker {
         if let Some(up) = peer.up.take() {
             self.leave(index, up.group);
         }
-        for family in [IpVersion::V4, IpVersion::V6] {
+        for family in IpVersion::BOTH {
             if keep.contains(&family) {
                 self.rib.mark_stale(index, family, Stale::Graceful);
             } else {
@@ -428,7 +429,7 @@ impl Speaker {
 
     /// Changes of forwarding since the last time. Packets do not wait for peers that have yet to tell us everything: after a
     /// restart the workers know of no route but these.
-    pub fn take_forwarding(&mut self) -> ForwardingChanges {
+    pub fn take_forwarding(&mut self) -> LearnedBatch {
         self.forwarding.take()
     }
 
@@ -554,7 +555,6 @@ fn audience(peer: &Peer, negotiated: &Negotiated, desired: &SpeakerState) -> Aud
     let identity = desired.identity.as_ref();
     let flags = |has: &dyn Fn(IpVersion) -> bool| [has(IpVersion::V4), has(IpVersion::V6)];
     let codec = &negotiated.codec;
-    debug_assert_eq!(family_index(IpVersion::V4), 0);
     Audience {
         internal: negotiated.internal,
         client: terms.reflector_client,
@@ -572,6 +572,3 @@ fn audience(peer: &Peer, negotiated: &Negotiated, desired: &SpeakerState) -> Aud
         export: terms.export.clone(),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::attribute::Attributes;
-use super::super::message::{Outcome, Role, Update};
-use super::super::rib::path::{Path, Rejected};
+use super::super::message::{Nlri, Outcome, Role, Update};
+use super::super::rib::path::{Path, Rejected, Stale};
 use super::super::rib::{Rib, Said};
 use super::super::rules::{Candidate, Judgement, Source};
 use super::super::session::Event as SessionEvent;
 use super::super::speaker_state::{PeerKey, PeerState, SpeakerState};
 use super::{Action, Note, Speaker};
-use config::net::Cidr;
+use config::net::{Cidr, IpVersion};
 
 impl Speaker {
     pub(super) fn receive(&mut self, key: PeerKey, update: Update, now: Instant, out: &mut Vec<Action>) {
@@ -36,14 +36,9 @@ impl Speaker {
         let mut families = [false; 2];
         for reachable in update.reachable {
             let received = self.rib.store.intern(reachable.attributes);
-            let checked = check(&received, &peer.state, internal, &self.desired);
-            let checked = match checked {
-                Ok(Some(changed)) => Ok(self.rib.store.intern(Arc::new(changed))),
-                Ok(None) => Ok(received.clone()),
-                Err(rejected) => Err(rejected),
-            };
+            let checked = checked(&mut self.rib, &received, &peer.state, internal, &self.desired);
             for nlri in reachable.nlri {
-                families[super::super::rib::family_index(nlri.prefix.version())] = true;
+                families[nlri.prefix.version().index()] = true;
                 let said = said(&mut self.rib, nlri.prefix, &received, &checked, &peer.state, internal);
                 if !self.rib.announce(index, nlri, said) {
                     peer.no_room = peer.no_room.saturating_add(1);
@@ -55,12 +50,10 @@ impl Speaker {
             self.note(Note::Faults(key, update.faults), out);
         }
         if let Some(limit) = limit {
-            let all = [config::net::IpVersion::V4, config::net::IpVersion::V6];
-            let over = all.into_iter().zip(families).filter(|(_, is_said)| *is_said);
-            let over = over.map(|(family, _)| family);
-            let over: Vec<_> = over.filter(|family| self.rib.counts(index, *family).received > limit.count).collect();
-            for family in over {
-                self.session(key, SessionEvent::MaxPrefixes { family }, now, out);
+            for family in IpVersion::BOTH.into_iter().filter(|family| families[family.index()]) {
+                if self.rib.counts(index, family).received > limit.count {
+                    self.session(key, SessionEvent::MaxPrefixes { family }, now, out);
+                }
             }
         }
     }
@@ -70,27 +63,33 @@ impl Speaker {
         let Some(peer) = self.peers.get(&key) else { return };
         let internal = self.rib.facts(peer.index).is_some_and(|facts| facts.internal);
         let mut all = Vec::new();
-        for (place, prefix, entry) in self.rib.iter() {
-            for path in entry.paths.iter().filter(|path| path.peer == peer.index) {
-                all.push((place, prefix, path.clone()));
-            }
+        for (_, prefix, entry) in self.rib.iter() {
+            all.extend(entry.paths.iter().filter(|path| path.peer == peer.index).map(|path| (prefix, path.clone())));
         }
-        for (_, prefix, path) in all {
+        for (prefix, path) in all {
             let received = path.received.clone().unwrap_or_else(|| path.attributes.clone());
-            let checked = match check(&received, &peer.state, internal, &self.desired) {
-                Ok(Some(changed)) => Ok(self.rib.store.intern(Arc::new(changed))),
-                Ok(None) => Ok(received.clone()),
-                Err(rejected) => Err(rejected),
-            };
+            let checked = checked(&mut self.rib, &received, &peer.state, internal, &self.desired);
             let said = said(&mut self.rib, prefix, &received, &checked, &peer.state, internal);
-            let nlri = super::super::message::Nlri { prefix, path_id: path.path_id };
+            let nlri = Nlri { prefix, path_id: path.path_id };
             let stale = path.stale;
             self.rib.announce(path.peer, nlri, said);
-            if stale != super::super::rib::path::Stale::No {
+            if stale != Stale::No {
                 self.rib.edit_one(path.peer, nlri, |path| path.stale = stale);
             }
         }
     }
+}
+
+/// The attributes with which a route goes on, if it does.
+fn checked(
+    rib: &mut Rib,
+    received: &Arc<Attributes>,
+    peer: &PeerState,
+    internal: bool,
+    desired: &SpeakerState,
+) -> Result<Arc<Attributes>, Rejected> {
+    let changed = check(received, peer, internal, desired)?;
+    Ok(changed.map_or_else(|| received.clone(), |changed| rib.store.intern(Arc::new(changed))))
 }
 
 /// Checks that do not depend on the prefix. Some: with other attributes.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::super::attribute::{AsPath, Attributes, Origin, SegmentKind};
 use super::super::groups::Group;
 use super::super::message::{Capabilities, Role};
+use super::super::rib::forwarding;
 use super::super::rib::path::{Path, Stale};
 use super::super::rib::table::PrefixIndex;
 use super::super::session::Messages;
@@ -125,6 +126,8 @@ pub struct NeighborView {
     pub last_loss: Option<IncidentView>,
     pub last_fault: Option<String>,
     pub refused_connections: u64,
+    /// Routes that there was no room for.
+    pub no_room: u64,
     pub per_family: Vec<FamilyView>,
 }
 
@@ -257,8 +260,6 @@ fn family_name(family: IpVersion) -> String {
     format!("IPv{family}")
 }
 
-const FAMILIES: [IpVersion; 2] = [IpVersion::V4, IpVersion::V6];
-
 impl Speaker {
     pub fn summary(&self, now: Instant) -> SummaryView {
         let identity = self.identity();
@@ -279,7 +280,7 @@ impl Speaker {
 
     fn peer_view(&self, key: &PeerKey, peer: &Peer, now: Instant) -> PeerView {
         let status = peer.session.status();
-        let counts = FAMILIES.map(|family| self.rib.counts(peer.index, family));
+        let counts = IpVersion::BOTH.map(|family| self.rib.counts(peer.index, family));
         let told = peer.up.as_ref().and_then(|up| self.groups.get(up.group)?.as_ref());
         let told = told.map(|group| group.view(peer.index)).unwrap_or_default();
         let sum = |of: fn(&super::super::rib::PathCount) -> u32| counts.iter().map(of).sum::<u32>();
@@ -336,7 +337,7 @@ impl Speaker {
         let (transport, terms) = (&peer.state.transport, &peer.state.terms);
         let told = peer.up.as_ref().and_then(|up| self.groups.get(up.group)?.as_ref());
         let told = told.map(|group| group.view(peer.index)).unwrap_or_default();
-        let per_family = FAMILIES.into_iter().zip(told.advertised).map(|(family, advertised)| {
+        let per_family = IpVersion::BOTH.into_iter().zip(told.advertised).map(|(family, advertised)| {
             let count = self.rib.counts(peer.index, family);
             FamilyView {
                 family: family_name(family),
@@ -368,6 +369,7 @@ impl Speaker {
             last_loss: status.last_loss.as_ref().map(incident),
             last_fault: peer.last_fault.clone(),
             refused_connections: status.refused,
+            no_room: peer.no_room,
             per_family: per_family.collect(),
             peer: self.peer_view(&key, peer, now),
         })
@@ -433,12 +435,11 @@ impl Speaker {
         paths.sort_by_key(|path| (!path.is_best, !path.is_multipath, path.from));
         let told = self.peers.iter().filter(|(key, _)| only.is_none_or(|address| address == key.address));
         let told = told.flat_map(|(key, peer)| self.told(key, peer, place)).collect();
-        let group = self.forwarding.group_of(place);
         Some(WhyView {
             prefix,
             paths,
-            next_hops: group.map(|group| group.primary.clone()).unwrap_or_default(),
-            backup: group.map(|group| group.backup.clone()).unwrap_or_default(),
+            next_hops: forwarding::next_hops(&self.rib, place),
+            backup: forwarding::next_best(&self.rib, place).into_iter().collect(),
             told,
         })
     }

@@ -28,13 +28,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use super::message::Notification;
-use super::rib::forwarding::ForwardingChanges;
+use super::message::{CEASE, Notification, cease};
 use super::session::{ConnectionId, Event as SessionEvent};
 use super::speaker::{Action, Event, Note, Speaker};
 use super::speaker_state::{PeerKey, SpeakerState};
+use crate::rib::LearnedBatch;
 use connection::{Connection, Io};
 use listener::Listeners;
 
@@ -73,7 +73,7 @@ pub type Call = Box<dyn FnOnce(&mut Speaker, Instant, &mut Vec<Action>) + Send>;
 /// What the thread tells.
 #[derive(Debug)]
 pub enum Output {
-    Forwarding(ForwardingChanges),
+    Forwarding(LearnedBatch),
     /// All next hops whose way has to be known.
     NextHops(BTreeSet<IpAddr>),
     /// What could not be done with sockets, or no longer: one sentence each.
@@ -95,7 +95,7 @@ impl Bgp {
         let (to_control, outputs) = mpsc::channel(OUTPUTS);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("bgp".to_owned()).spawn(move || {
-            runtime.block_on(Loop::new(Speaker::new(seed, restarted), to_control).run(from_control));
+            runtime.block_on(Loop::run(Speaker::new(seed, restarted), to_control, from_control));
         })?;
         Ok((Bgp { inputs, thread: Some(thread) }, outputs))
     }
@@ -104,24 +104,6 @@ impl Bgp {
     pub async fn tell(&self, input: Input) {
         // It has ended, in a panic that stops the process anyway.
         let _ = self.inputs.send(input).await;
-    }
-
-    /// Asks the speaker something. None: the thread has ended.
-    pub async fn ask<T: Send + 'static>(
-        &self,
-        question: impl FnOnce(&mut Speaker, Instant, &mut Vec<Action>) -> T + Send + 'static,
-    ) -> Option<T> {
-        let (answer, answered) = oneshot::channel();
-        let call: Call = Box::new(move |speaker, now, actions| {
-            let _ = answer.send(question(speaker, now, actions));
-        });
-        self.inputs.send(Input::Call(call)).await.ok()?;
-        answered.await.ok()
-    }
-
-    /// For whoever asks from elsewhere.
-    pub fn asker(&self) -> mpsc::Sender<Input> {
-        self.inputs.clone()
     }
 
     /// Ends the thread.
@@ -146,16 +128,21 @@ struct Loop {
 }
 
 impl Loop {
-    fn new(speaker: Speaker, outputs: mpsc::Sender<Output>) -> Loop {
-        // The receiver is made in `run`; until then nothing is sent.
-        let (events, _) = mpsc::channel(1);
-        let connections = HashMap::new();
-        Loop { speaker, outputs, events, connections, listeners: Listeners::default(), problems: Vec::new() }
+    async fn run(speaker: Speaker, outputs: mpsc::Sender<Output>, mut inputs: mpsc::Receiver<Input>) {
+        let (events, mut happened) = mpsc::channel(READS);
+        let mut this = Loop {
+            speaker,
+            outputs,
+            events,
+            connections: HashMap::new(),
+            listeners: Listeners::default(),
+            problems: Vec::new(),
+        };
+        this.turn(&mut inputs, &mut happened).await;
+        this.say_goodbye().await;
     }
 
-    async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
-        let (events, mut happened) = mpsc::channel(READS);
-        self.events = events;
+    async fn turn(&mut self, inputs: &mut mpsc::Receiver<Input>, happened: &mut mpsc::Receiver<Io>) {
         let mut actions = Vec::new();
         let outputs = self.outputs.clone();
         loop {
@@ -199,13 +186,11 @@ impl Loop {
             self.speaker.settle();
             self.feed();
             for key in self.speaker.too_slow() {
-                // Cease: out of resources. RFC 4486 §4.
-                let reset = SessionEvent::ResetBy(Notification::new(6, 8));
+                let reset = SessionEvent::ResetBy(Notification::new(CEASE, cease::OUT_OF_RESOURCES));
                 self.speaker.handle(Event::Session(key, reset), Instant::now(), &mut actions);
                 self.carry_out(&mut actions);
             }
         }
-        self.say_goodbye().await;
     }
 
     fn input(&mut self, input: Input, actions: &mut Vec<Action>) {
@@ -344,7 +329,7 @@ fn news(speaker: &mut Speaker, problems: &mut Vec<String>) -> Option<Output> {
     if let Some(next_hops) = speaker.take_next_hops() {
         return Some(Output::NextHops(next_hops));
     }
-    Some(speaker.take_forwarding()).filter(|changes| *changes != ForwardingChanges::default()).map(Output::Forwarding)
+    Some(speaker.take_forwarding()).filter(|changes| *changes != LearnedBatch::default()).map(Output::Forwarding)
 }
 
 /// What the log says of sessions.

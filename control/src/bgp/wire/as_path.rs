@@ -99,15 +99,6 @@ pub(super) fn needs_four(path: &AsPath) -> bool {
     path.numbers().any(|number| number > u16::MAX.into())
 }
 
-/// What AS4_PATH says: everything but the confederation, whose members know long numbers. RFC 6793 §3, §6.
-pub(super) fn without_confederation(path: AsPath) -> AsPath {
-    path.without_confederation()
-}
-
-pub(super) fn is_confederation(kind: SegmentKind) -> bool {
-    matches!(kind, SegmentKind::ConfederationSequence | SegmentKind::ConfederationSet)
-}
-
 /// The path that both tell of: AS4_PATH, in front of it what systems of two octets have put before AS_PATH since.
 /// RFC 6793 §4.2.3.
 pub(super) fn merge(path: AsPath, long: AsPath) -> AsPath {
@@ -116,7 +107,7 @@ pub(super) fn merge(path: AsPath, long: AsPath) -> AsPath {
     let mut front: Vec<Segment> = Vec::new();
     for segment in path.segments {
         // Those of the confederation go along when they are in front, or beside what goes along.
-        if is_confederation(segment.kind) {
+        if segment.kind.is_confederation() {
             front.push(segment);
             continue;
         }

@@ -23,14 +23,6 @@ pub(super) fn family(afi: u16, safi: u8) -> Option<IpVersion> {
     }
 }
 
-/// Place in an array of what is known per family.
-pub(super) fn slot(family: IpVersion) -> usize {
-    match family {
-        IpVersion::V4 => 0,
-        IpVersion::V6 => 1,
-    }
-}
-
 /// Both numbers.
 pub(in crate::bgp) fn afi_and_safi(family: IpVersion) -> (u16, u8) {
     (afi(family), UNICAST)

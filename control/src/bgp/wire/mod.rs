@@ -36,7 +36,7 @@ use config::net::IpVersion;
 use super::attribute::Attributes;
 use super::message::{AddPath, Message, Nlri, Notification, Open, Refresh, RefreshSubtype, Update};
 use as_path::Width;
-use family::{afi, slot};
+use family::afi;
 use reader::Reader;
 
 pub(super) use as_path::two_octets;
@@ -78,6 +78,16 @@ impl Kind {
         [Kind::Open, Kind::Update, Kind::Notification, Kind::Keepalive, Kind::Refresh]
             .into_iter()
             .find(|kind| *kind as u8 == number)
+    }
+
+    fn of_message(message: &Message) -> Kind {
+        match message {
+            Message::Open(_) => Kind::Open,
+            Message::Update(_) => Kind::Update,
+            Message::Notification(_) => Kind::Notification,
+            Message::Keepalive => Kind::Keepalive,
+            Message::Refresh(_) => Kind::Refresh,
+        }
     }
 
     /// Octets of the whole message. RFC 4271 §4, RFC 2918 §3.
@@ -170,7 +180,7 @@ impl Codec {
         };
         let (sends, receives) = (|one: &AddPath| one.send, |one: &AddPath| one.receive);
         for &family in families {
-            let slot = slot(family);
+            let slot = family.index();
             codec.sends_path_ids[slot] = can(&ours.add_path, family, sends) && can(&theirs.add_path, family, receives);
             codec.receives_path_ids[slot] =
                 can(&ours.add_path, family, receives) && can(&theirs.add_path, family, sends);
@@ -194,12 +204,12 @@ impl Codec {
 
     /// What we tell of this family has numbers for paths.
     pub fn sends_path_ids(&self, family: IpVersion) -> bool {
-        self.sends_path_ids[slot(family)]
+        self.sends_path_ids[family.index()]
     }
 
     /// What we are told of this family has numbers for paths.
     pub fn receives_path_ids(&self, family: IpVersion) -> bool {
-        self.receives_path_ids[slot(family)]
+        self.receives_path_ids[family.index()]
     }
 
     /// IPv4 routes may have an IPv6 next hop.
@@ -268,15 +278,9 @@ impl Codec {
 
     /// Appends a message; an UPDATE as one or more. What cannot be said of an UPDATE's routes is said to be gone.
     pub fn encode(&self, message: &Message, out: &mut Vec<u8>) {
-        let kind = match message {
-            Message::Update(update) => return self.encode_update(update, out),
-            Message::Open(_) => Kind::Open,
-            Message::Notification(_) => Kind::Notification,
-            Message::Keepalive => Kind::Keepalive,
-            Message::Refresh(_) => Kind::Refresh,
-        };
-        let mut octets = header(kind, 0);
+        let mut octets = header(Kind::of_message(message), 0);
         match message {
+            Message::Update(update) => return self.encode_update(update, out),
             Message::Open(open) => open::encode(open, &mut octets),
             Message::Notification(Notification { code, subcode, data }) => {
                 octets.extend([*code, *subcode]);
@@ -293,7 +297,7 @@ impl Codec {
                 octets.extend(afi.to_be_bytes());
                 octets.extend([subtype, safi]);
             }
-            Message::Update(_) | Message::Keepalive => (),
+            Message::Keepalive => (),
         }
         set_message_length(&mut octets);
         out.extend(octets);
@@ -309,7 +313,7 @@ impl Codec {
                 gone.extend(&reachable.nlri);
             }
         }
-        for family in [IpVersion::V4, IpVersion::V6] {
+        for family in IpVersion::BOTH {
             let nlri: Vec<Nlri> = gone.iter().copied().filter(|nlri| nlri.prefix.version() == family).collect();
             self.withdraw(&nlri, &mut |message: &[u8], _| out.extend(message));
         }
@@ -344,6 +348,11 @@ impl Codec {
     pub fn end_of_rib(&self, family: IpVersion, out: &mut Vec<u8>) {
         write::end_of_rib(family, out);
     }
+}
+
+/// The number of its type. RFC 4271 §4.1.
+pub fn message_type(message: &Message) -> u8 {
+    Kind::of_message(message) as u8
 }
 
 /// Appends attributes as a dump of a table has them: all that is known, with AS numbers of four octets. RFC 6396 §4.3.4.

@@ -5,15 +5,10 @@
 
 use std::fmt::Write;
 
-use crate::bgp::message::Notification;
+use crate::bgp::message::cease::{ADMINISTRATIVE_RESET, ADMINISTRATIVE_SHUTDOWN, HARD_RESET, MAXIMUM_PREFIXES};
+use crate::bgp::message::{CEASE, Notification};
 
 use super::reader::Reader;
-
-/// Cease, and its subcodes that carry a text or another NOTIFICATION.
-const CEASE: u8 = 6;
-const SHUTDOWN: u8 = 2;
-const RESET: u8 = 4;
-const HARD_RESET: u8 = 9;
 
 /// Octets of a text: its length is one octet. RFC 9003 §2.
 pub const TEXT_MAX: usize = 255;
@@ -28,7 +23,10 @@ pub fn shutdown_data(text: &str) -> Vec<u8> {
 
 /// What the other side's operator says. None: nothing, or nothing readable. Safe to show.
 pub fn shutdown_text(notification: &Notification) -> Option<String> {
-    let Notification { code: CEASE, subcode: SHUTDOWN | RESET, data } = notification else { return None };
+    let Notification { code: CEASE, subcode: ADMINISTRATIVE_SHUTDOWN | ADMINISTRATIVE_RESET, data } = notification
+    else {
+        return None;
+    };
     let text = Reader::new(data).short()?.rest();
     (!text.is_empty()).then(|| escaped(text))
 }
@@ -88,16 +86,18 @@ pub fn describe(notification: &Notification) -> String {
         None => format!("{} ({code}/{subcode})", code_name(*code)),
     };
     let more = match (*code, *subcode, &data[..]) {
-        (6, SHUTDOWN | RESET, _) => shutdown_text(notification).map(|said| format!("\"{said}\"")),
+        (CEASE, ADMINISTRATIVE_SHUTDOWN | ADMINISTRATIVE_RESET, _) => {
+            shutdown_text(notification).map(|said| format!("\"{said}\""))
+        }
         // One level only: a hard reset within a hard reset is not looked into.
-        (6, HARD_RESET, [code, subcode, ..]) => {
+        (CEASE, HARD_RESET, [code, subcode, ..]) => {
             let name = subcode_name(*code, *subcode).map(|name| format!("/{name}")).unwrap_or_default();
             let said = hard_reset_cause(notification).and_then(|cause| shutdown_text(&cause));
             let said = said.map(|said| format!(": \"{said}\"")).unwrap_or_default();
             Some(format!("{}{name} ({code}/{subcode}){said}", code_name(*code)))
         }
         // RFC 4486 §4: AFI, SAFI and the limit.
-        (6, 1, [a0, a1, safi, l0, l1, l2, l3]) => {
+        (CEASE, MAXIMUM_PREFIXES, [a0, a1, safi, l0, l1, l2, l3]) => {
             let (afi, limit) = (u16::from_be_bytes([*a0, *a1]), u32::from_be_bytes([*l0, *l1, *l2, *l3]));
             Some(format!("limit {limit} of AFI {afi}, SAFI {safi}"))
         }
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn what_an_operator_says_is_shown_and_does_nothing() {
         let check = |data: &[u8], expected: Option<&str>| {
-            let found = shutdown_text(&Notification::with(CEASE, SHUTDOWN, data));
+            let found = shutdown_text(&Notification::with(CEASE, ADMINISTRATIVE_SHUTDOWN, data));
             assert_eq!(found.as_deref(), expected);
         };
         let of = |text: &[u8]| [&[text.len() as u8][..], text].concat();
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_hard_reset_says_what_is_behind_it() {
-        let cause = Notification::with(CEASE, SHUTDOWN, shutdown_data("bye"));
+        let cause = Notification::with(CEASE, ADMINISTRATIVE_SHUTDOWN, shutdown_data("bye"));
         let hard = hard_reset(&cause);
         assert_eq!((hard.code, hard.subcode), (6, 9));
         assert_eq!(hard_reset_cause(&hard), Some(cause));

@@ -42,7 +42,7 @@ proptest! {
         })
     ) {
         // It does not know the segments of confederations.
-        prop_assume!(!told.attributes.as_path.segments.iter().any(|segment| as_path::is_confederation(segment.kind)));
+        prop_assume!(!told.attributes.as_path.segments.iter().any(|segment| segment.kind.is_confederation()));
         codec.reach(&told.attributes, &told.nlri, &mut |message: &[u8], _| {
             let ours = codec.decode(message).unwrap();
             let read = theirs(&codec, message);

@@ -248,7 +248,7 @@ impl<'a> Found<'a> {
             }
             code::AS4_PATH => match as_path::read(value, Width::Four) {
                 Ok(path) if !path.segments.is_empty() => {
-                    self.as4_path = Some(as_path::without_confederation(path));
+                    self.as4_path = Some(path.without_confederation());
                 }
                 Ok(_) => return Ok(Err("has no segment".to_owned().into())),
                 Err(reason) => return Ok(Err(reason.into())),
@@ -285,7 +285,7 @@ impl<'a> Found<'a> {
                 return Err("is empty, and comes from another system".to_owned());
             }
             // RFC 5065 §5: the confederation is nobody else's business, so its peers do not send it.
-            if path.segments.iter().any(|segment| as_path::is_confederation(segment.kind)) {
+            if path.segments.iter().any(|segment| segment.kind.is_confederation()) {
                 return Err("has segments of a confederation, and comes from another system".to_owned());
             }
         }

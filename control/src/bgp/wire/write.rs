@@ -310,7 +310,7 @@ pub(super) fn write_attributes(codec: &Codec, attributes: &Attributes, has_next_
         say(code::EXTENDED_COMMUNITIES, Class::OptionalTransitive, &mut value, out);
     }
     if width == Width::Two && as_path::needs_four(as_path) {
-        as_path::write(&as_path::without_confederation(as_path.clone()), Width::Four, &mut value);
+        as_path::write(&as_path.clone().without_confederation(), Width::Four, &mut value);
         // It may have been the confederation alone that needed it.
         if !value.is_empty() {
             say(code::AS4_PATH, Class::OptionalTransitive, &mut value, out);

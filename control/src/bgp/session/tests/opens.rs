@@ -179,9 +179,11 @@ fn both_sides_together_make_what_is_agreed_on() {
     open.capabilities.add_path =
         vec![AddPath { family: V4, send: true, receive: false }, AddPath { family: V6, send: false, receive: true }];
     let up = answer(|_| {}, &open).expect("up");
-    assert_eq!((up.add_path_send.clone(), up.add_path_receive.clone()), (vec![V6], vec![V4]));
+    let path_ids =
+        |up: &Negotiated| [V4, V6].map(|family| (up.codec.sends_path_ids(family), up.codec.receives_path_ids(family)));
+    assert_eq!(path_ids(&up), [(false, true), (true, false)]);
     let up = answer(|state| state.transport.add_path = false, &open).expect("up");
-    assert!(up.add_path_send.is_empty() && up.add_path_receive.is_empty());
+    assert_eq!(path_ids(&up), [(false, false); 2]);
     // A peer without anything.
     let bare = Open { capabilities: Capabilities::default(), ..their_open() };
     let up = answer(|_| {}, &bare).expect("up");
