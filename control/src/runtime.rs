@@ -90,6 +90,8 @@ pub async fn run(
 
     let cores = cores(&settings)?;
     let workers = cores.len();
+    // The private pair stays when a process ends, so whoever finds it is not the first of this boot.
+    let restarted = host.links().await?.iter().any(|link| link.name == HOST_LINK);
     let (kernel_end, _) = host.ensure_veth_pair(HOST_LINK, HOST_INTERFACE, workers as u32).await?;
     prepare_pair(&host, kernel_end.index).await?;
     let frame_size = frame_size(&host, &settings).await?;
@@ -144,8 +146,6 @@ pub async fn run(
     let socket = settings.api_socket.clone();
     let store_location = format!("embedded:{}", path.display());
     let saver = Saver::new(path.join(FLOWS_FILE));
-    // Routes with our mark are an earlier process's.
-    let restarted = !host.our_routes().await?.is_empty();
     let routing = Routing::start(&settings.node_name, restarted).map_err(StartError::Routing)?;
     let parts = Parts {
         settings,

@@ -57,9 +57,28 @@ struct Due {
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum What {
-    Connect { from: usize, peer: PeerKey, connection: ConnectionId, local: Option<IpAddr> },
-    Bytes { to: usize, peer: PeerKey, connection: ConnectionId, bytes: Vec<u8> },
-    Closed { to: usize, peer: PeerKey, connection: ConnectionId },
+    Connect {
+        from: usize,
+        peer: PeerKey,
+        connection: ConnectionId,
+        local: Option<IpAddr>,
+    },
+    Bytes {
+        to: usize,
+        peer: PeerKey,
+        connection: ConnectionId,
+        bytes: Vec<u8>,
+    },
+    Closed {
+        to: usize,
+        peer: PeerKey,
+        connection: ConnectionId,
+    },
+    /// Where these next hops are.
+    Answer {
+        router: usize,
+        next_hops: BTreeSet<IpAddr>,
+    },
 }
 
 pub struct Mesh {
@@ -75,6 +94,8 @@ pub struct Mesh {
     deadline_of: Vec<Option<Instant>>,
     /// The longest delay of a message.
     pub delay: Duration,
+    /// How long it takes until a router knows where a next hop is.
+    pub answer: Duration,
     pub handled: u64,
 }
 
@@ -101,6 +122,7 @@ impl Mesh {
             cut: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             delay: Duration::from_millis(20),
+            answer: Duration::ZERO,
             handled: 0,
         }
     }
@@ -154,6 +176,11 @@ impl Mesh {
                     self.session(to, peer, SessionEvent::Received { connection, bytes: &bytes });
                 }
             }
+            What::Answer { router, next_hops } => {
+                let metric = |hop: &IpAddr| (!self.unreachable.contains(hop)).then_some(0);
+                let metrics: BTreeMap<IpAddr, Option<u32>> = next_hops.iter().map(|hop| (*hop, metric(hop))).collect();
+                self.with(router, |speaker, now, out| speaker.handle(Event::NextHops(&metrics), now, out));
+            }
             What::Closed { to, peer, connection } => {
                 if self.routers[to].links.remove(&(peer, connection)).is_some() {
                     self.session(to, peer, SessionEvent::Closed { connection, reason: "closed".to_owned() });
@@ -161,6 +188,17 @@ impl Mesh {
             }
         }
         true
+    }
+
+    /// The process of a router is gone, and a new one that says so takes its place.
+    pub fn restart(&mut self, router: usize, seed: u64, state: SpeakerState) {
+        self.break_connections(router);
+        let at = &mut self.routers[router];
+        at.speaker = Speaker::new(seed, true);
+        at.links.clear();
+        at.groups.clear();
+        at.forwarding.clear();
+        self.configure(router, state);
     }
 
     /// All connections of a router break, seen by the other sides. Returns how many.
@@ -220,10 +258,7 @@ impl Mesh {
                 at.groups.remove(&group);
             }
             if let Some(next_hops) = at.speaker.take_next_hops() {
-                let metric = |hop: &IpAddr| (!self.unreachable.contains(hop)).then_some(0);
-                let metrics: BTreeMap<IpAddr, Option<u32>> = next_hops.iter().map(|hop| (*hop, metric(hop))).collect();
-                at.speaker.handle(Event::NextHops(&metrics), self.now, &mut actions);
-                continue;
+                self.push(self.now + self.answer, What::Answer { router, next_hops });
             }
             if actions.is_empty() {
                 break;

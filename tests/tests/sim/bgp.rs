@@ -9,6 +9,7 @@ use std::time::Duration;
 use control::bgp::message::Notification;
 use control::bgp::session::{Event as SessionEvent, State};
 use control::bgp::speaker::{Event, Note};
+use control::bgp::speaker_state::SpeakerState;
 use tests::mesh::{Mesh, address, block, session, state};
 
 /// Routers of a mesh in an ordinary run.
@@ -33,22 +34,26 @@ fn full_mesh(seed: u64, size: usize) -> Mesh {
 fn star(seed: u64, size: usize, restart: Duration) -> Mesh {
     let mut mesh = Mesh::new(seed, size);
     for router in 0..size {
-        let peers: Vec<usize> = if router == 0 { (1..size).collect() } else { vec![0] };
-        let peers = peers.into_iter().map(|peer| {
-            let (key, mut session) = session(router, peer, (SYSTEM, SYSTEM));
-            session.terms.reflector_client = router == 0;
-            session.transport.restart.restart_time = restart;
-            (key, session)
-        });
-        let mut state = state(router, SYSTEM, peers);
-        if router == 0
-            && let Some(identity) = &mut state.identity
-        {
-            identity.cluster_id = Some(Ipv4Addr::new(1, 1, 1, 1));
-        }
-        mesh.configure(router, state);
+        mesh.configure(router, star_state(router, size, restart));
     }
     mesh
+}
+
+fn star_state(router: usize, size: usize, restart: Duration) -> SpeakerState {
+    let peers: Vec<usize> = if router == 0 { (1..size).collect() } else { vec![0] };
+    let peers = peers.into_iter().map(|peer| {
+        let (key, mut session) = session(router, peer, (SYSTEM, SYSTEM));
+        session.terms.reflector_client = router == 0;
+        session.transport.restart.restart_time = restart;
+        (key, session)
+    });
+    let mut state = state(router, SYSTEM, peers);
+    if router == 0
+        && let Some(identity) = &mut state.identity
+    {
+        identity.cluster_id = Some(Ipv4Addr::new(1, 1, 1, 1));
+    }
+    state
 }
 
 fn number(name: &str, usual: usize) -> usize {
@@ -162,6 +167,27 @@ fn a_restart_is_not_seen_by_others_if_it_is_graceful_and_is_if_it_is_not() {
         let (has_changed, hard) = churn(seed, Duration::ZERO, Duration::from_secs(5));
         assert!(has_changed, "seed {seed}: without graceful restart nothing was seen, so this test sees nothing");
         assert_eq!(graceful, hard, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_reflector_that_restarts_takes_nothing_away_before_it_knows_its_next_hops() {
+    for seed in 0..4 {
+        let mut mesh = star(seed, 4, Duration::from_secs(120));
+        mesh.answer = Duration::from_millis(300);
+        mesh.run(Duration::from_secs(60));
+        let before: Vec<_> = (1..4).map(|router| mesh.routers[router].forwarding.clone()).collect();
+        assert!(before.iter().all(|forwarding| forwarding.len() == 3), "seed {seed}");
+        mesh.restart(0, seed + 100, star_state(0, 4, Duration::from_secs(120)));
+        for _ in 0..600 {
+            mesh.run(Duration::from_millis(100));
+            let now: Vec<_> = (1..4).map(|router| mesh.routers[router].forwarding.clone()).collect();
+            assert!(now == before, "seed {seed}: somebody saw the restart");
+        }
+        assert_eq!(mesh.table(0).len(), 4, "seed {seed}");
+        let has_stale =
+            |router: usize| mesh.routers[router].speaker.summary(mesh.now).peers.iter().any(|peer| peer.stale > 0);
+        assert!(!(0..4).any(has_stale), "seed {seed}");
     }
 }
 

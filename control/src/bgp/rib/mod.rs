@@ -323,6 +323,11 @@ impl Rib {
         Some(self.next_hops.keys().copied().collect())
     }
 
+    /// Whether control has yet to say where some next hop is: routes that lead there do not count until then.
+    pub fn has_unanswered(&self) -> bool {
+        self.next_hops.keys().any(|next_hop| !self.metrics.contains_key(next_hop))
+    }
+
     pub fn has_new_next_hops(&self) -> bool {
         self.is_next_hop_new
     }

@@ -186,7 +186,10 @@ impl Speaker {
                 due.into_iter().for_each(|key| self.session(key, SessionEvent::Timer, now, out));
             }
             Event::Desired(desired) => self.follow(desired, now, out),
-            Event::NextHops(metrics) => self.rib.set_metrics(metrics),
+            Event::NextHops(metrics) => {
+                self.rib.set_metrics(metrics);
+                self.end_deferral();
+            }
             Event::Session(key, event) => self.session(key, event, now, out),
             Event::Bfd { address, is_up } => {
                 let with_bfd =
@@ -349,9 +352,11 @@ impl Speaker {
         self.end_deferral();
     }
 
-    /// Nobody is waited for any more: everybody may be told.
+    /// Nobody is waited for any more, and what they said counts: everybody may be told. An end of RIB that came before routes
+    /// whose next hops are not known yet would take these away from peers that have kept them.
     fn end_deferral(&mut self) {
-        if self.deferral.take_if(|deferral| deferral.waits_for.is_empty()).is_some() {
+        let has_unanswered = self.rib.has_unanswered();
+        if self.deferral.take_if(|deferral| deferral.waits_for.is_empty() && !has_unanswered).is_some() {
             self.is_quiet = false;
         }
     }
