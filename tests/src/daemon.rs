@@ -54,7 +54,10 @@ impl Daemon {
         let folder = topology.folder();
         let log = File::options().create(true).append(true).open(folder.join("router.log")).unwrap();
         let mut command = topology.node().command(path());
-        command.arg("run").args(["--node-name", "router", "--uplinks", "up0"]);
+        command.arg("run").args(["--node-name", "router"]);
+        if !settings.contains(&"--uplinks") {
+            command.args(["--uplinks", "up0"]);
+        }
         command.arg("--datastore").arg(format!("embedded:{}", folder.join("store").display()));
         command.arg("--api-socket").arg(folder.join("api.sock")).args(settings);
         command.env_clear().env("PATH", env::var_os("PATH").unwrap_or_default());

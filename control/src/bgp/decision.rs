@@ -98,7 +98,12 @@ pub fn is_eligible(path: &Path, facts: &impl Facts) -> bool {
 
 /// Decides between all paths to one prefix.
 pub fn decide(paths: &[Path], facts: &impl Facts) -> Decision {
-    let mut round = Round { left: (0..paths.len()).collect(), lost: Vec::new() };
+    decide_among(paths, (0..paths.len()).collect(), facts)
+}
+
+/// Decides as if there were only these, by position. Panics if one is beyond the last.
+pub fn decide_among(paths: &[Path], among: Vec<usize>, facts: &impl Facts) -> Decision {
+    let mut round = Round { left: among, lost: Vec::new() };
     let internal = |at: usize| facts.peer(&paths[at]).internal;
     round.keep(Lost::Rejected, |at| paths[at].rejected.is_none());
     round.keep(Lost::NextHopUnreachable, |at| paths[at].peer.is_local() || facts.metric(&paths[at]).is_some());

@@ -71,6 +71,8 @@ impl GroupId {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Group {
     pub target: GroupTarget,
+    /// The way when none of the next hops can be reached: known beforehand, so that the switch waits for nobody.
+    pub backup: Option<IpAddr>,
     /// In the kernel; lower is better. Routes of different metrics are of different groups: a group keeps its metric while a
     /// prefix leads to it.
     pub metric: u32,
@@ -78,7 +80,7 @@ pub struct Group {
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum GroupTarget {
-    /// To all that can be reached of these, each flow to one of them.
+    /// To all that can be reached of these, each flow to one of them; to the backup if there is none.
     NextHops(Vec<IpAddr>),
     /// Nowhere: a block of addresses of this node, in which only endpoints have routes of their own.
     Blackhole,
@@ -226,6 +228,7 @@ impl Rib {
             // First those that come, so that those that stay are known all the time.
             let (next_hops, known) = (&mut self.next_hops, next_hops);
             known.retain(|address| next_hops.count(*address, true));
+            group.backup = group.backup.filter(|backup| !known.contains(backup) && next_hops.count(*backup, true));
         }
         let old = match self.groups.0.get_mut(&id) {
             Some(state) => {
@@ -257,7 +260,7 @@ impl Rib {
 
     fn release(&mut self, group: &Group) {
         if let GroupTarget::NextHops(next_hops) = &group.target {
-            for address in next_hops {
+            for address in next_hops.iter().chain(&group.backup) {
                 self.next_hops.count(*address, false);
             }
         }
@@ -385,7 +388,9 @@ impl Rib {
         for (id, state) in &mut self.groups.0 {
             let members: BTreeSet<Member> = match &state.group.target {
                 GroupTarget::NextHops(next_hops) => {
-                    next_hops.iter().flat_map(|address| self.next_hops.members(*address).iter().copied()).collect()
+                    let of = |address| self.next_hops.members(address).iter().copied();
+                    let members: BTreeSet<Member> = next_hops.iter().flat_map(|address| of(*address)).collect();
+                    if members.is_empty() { state.group.backup.into_iter().flat_map(of).collect() } else { members }
                 }
                 GroupTarget::Blackhole => BTreeSet::new(),
             };
@@ -454,8 +459,9 @@ mod tests {
     fn a_number_that_is_given_again_has_the_metric_of_its_new_group() {
         let mut rib = Rib::default();
         let prefix = Cidr::new([10, 9, 0, 0].into(), 16).unwrap();
-        let define =
-            |metric| (GroupId(1), Group { target: GroupTarget::NextHops(vec![[192, 0, 2, 1].into()]), metric });
+        let define = |metric| {
+            (GroupId(1), Group { target: GroupTarget::NextHops(vec![[192, 0, 2, 1].into()]), backup: None, metric })
+        };
         let metric = |rib: &Rib| {
             rib.learned.get(&prefix).and_then(|entry| rib.groups.definition(entry.group())).map(|group| group.metric)
         };

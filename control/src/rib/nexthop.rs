@@ -292,14 +292,15 @@ impl<D: Definitions> Search<'_, D> {
                 break;
             }
             let GroupTarget::NextHops(next_hops) = &group.target else { return None };
-            if next_hops.iter().any(|next_hop| self.on_the_way.contains(next_hop)) {
+            if next_hops.iter().chain(&group.backup).any(|next_hop| self.on_the_way.contains(next_hop)) {
                 continue;
             }
             if self.on_the_way.len() > MAX_DEPTH {
                 return None;
             }
-            let next_hops = next_hops.clone();
-            return next_hops.into_iter().filter_map(|next_hop| self.search(next_hop, members)).min();
+            let (next_hops, backup) = (next_hops.clone(), group.backup);
+            let metric = next_hops.into_iter().filter_map(|next_hop| self.search(next_hop, members)).min();
+            return metric.or_else(|| self.search(backup?, members));
         }
         let (_, path) = own?;
         match &path.hops {

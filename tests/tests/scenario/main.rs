@@ -29,6 +29,7 @@
 //! | `told.rs` | what `trace` and `why` tell about host endpoints is what happens |
 //! | `neighbours.rs` | BIRD and GoBGP talk to each other, seen by the harness that will judge our speaker |
 //! | `bgp.rs` | our speaker with BIRD and with GoBGP: what either tells is what the other shows, and packets follow |
+//! | `bgp_failover.rs` | the next hop of very many prefixes falls silent, and packets go by another |
 //! | `bgp_input.rs` | wrong UPDATEs over real sockets, with another router behind |
 //! | `bgp_flood.rs` | peers that do harm without a wrong byte |
 //! | `bfd.rs` | our BFD and BIRD's watch a link and a path of two hops |
@@ -40,6 +41,7 @@
 
 mod bfd;
 mod bgp;
+mod bgp_failover;
 mod bgp_flood;
 mod bgp_input;
 mod confirm;

@@ -106,9 +106,9 @@ impl Node {
         self.compiler.apply();
     }
 
-    fn define(&mut self, group: u32, next_hops: &[u8]) {
+    fn define(&mut self, group: u32, next_hops: &[u8], backup: Option<u8>) {
         let target = GroupTarget::NextHops(next_hops.iter().map(|number| next_hop(*number)).collect());
-        let groups = vec![(GroupId(group), Group { target, metric: METRIC })];
+        let groups = vec![(GroupId(group), Group { target, backup: backup.map(next_hop), metric: METRIC })];
         self.compiler.rib.learn(LearnedBatch { groups, ..LearnedBatch::default() });
     }
 
@@ -186,7 +186,7 @@ fn tell(what: &str, count: usize, time: Duration, bytes: Option<usize>) {
 /// Told in batches, and found; moved by a next hop that goes and comes; withdrawn.
 fn check(what: &str, prefixes: &[Cidr], told: bool) {
     let mut node = Node::new();
-    node.define(1, &[1, 2]);
+    node.define(1, &[1, 2], None);
     node.compile();
     let before = resident();
     let (begun, mut longest) = (Instant::now(), Duration::ZERO);
@@ -237,7 +237,7 @@ fn learned_routes_are_found_follow_their_next_hops_and_go() {
 #[test]
 fn a_link_that_goes_takes_its_next_hops_and_an_own_route_that_comes_gives_them_others() {
     let mut node = Node::new();
-    node.define(1, &[1]);
+    node.define(1, &[1], None);
     node.compile();
     let prefix = Cidr::parse("10.0.0.0/8").unwrap();
     node.learn(&[prefix], Some(1));
@@ -255,9 +255,30 @@ fn a_link_that_goes_takes_its_next_hops_and_an_own_route_that_comes_gives_them_o
     node.neighbours.get_mut(&(UPLINK, next_hop(1))).unwrap().state = NeighbourState::Failed;
     node.compile();
     assert!(node.ways(prefix.address()).is_empty());
-    node.define(1, &[1, 3]);
+    node.define(1, &[1, 3], None);
     node.settle();
     assert_eq!(node.ways(prefix.address()), [3], "the one that answers");
+}
+
+#[test]
+fn the_backup_is_the_way_of_all_prefixes_at_once() {
+    let prefixes = ipv4_prefixes(routes(ROUTES).min(100_000));
+    let mut node = Node::new();
+    node.define(1, &[1], Some(2));
+    node.compile();
+    for batch in prefixes.chunks(BATCH) {
+        node.learn(batch, Some(1));
+    }
+    let all_by = |node: &Node, way: u8| prefixes.iter().all(|prefix| node.ways(prefix.address()) == [way]);
+    assert!(all_by(&node, 1));
+    let begun = Instant::now();
+    node.compiler.rib.next_hop_down(next_hop(1));
+    node.settle();
+    tell("the only next hop goes, all by its backup", prefixes.len(), begun.elapsed(), None);
+    assert!(all_by(&node, 2));
+    node.compiler.rib.next_hop_up(next_hop(1));
+    node.settle();
+    assert!(all_by(&node, 1));
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! What packets to a prefix do: the group of next hops of its best paths, each group once.
 //!
-//! A group is the next hops that packets are spread over. When one of them goes, whoever forwards changes the groups that it
-//! is in, and no prefix.
+//! A group is the next hops that packets are spread over, and the one that takes over when all of them are gone. When one
+//! goes, whoever forwards changes the groups that it is in, and no prefix. With very many groups, which take the square of
+//! the number of next hops, new ones are made without the one that takes over.
 //!
 //! Invariant: a group that some prefix has is in `groups`, with the number of its prefixes.
+//! See: draft-ietf-rtgwg-bgp-pic, which calls this prefix-independent convergence.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,10 +13,12 @@ use std::net::IpAddr;
 use super::Rib;
 use super::path::Path;
 use super::table::{PIECE, PrefixIndex};
-use crate::bgp::decision::Lost;
 use crate::bgp::rules::filter::PREFERENCE_SUM;
 use crate::host::route::METRIC;
-use crate::rib::{Group, GroupId, GroupTarget, LearnedBatch};
+use crate::rib::{Group, GroupId, GroupTarget, LearnedBatch, MAX_GROUPS};
+
+/// From here on a group has to do without a backup: there are to be enough for all that have none.
+const WITH_BACKUP_MAX: usize = MAX_GROUPS / 2;
 
 /// Groups in use, and which prefix has which.
 #[derive(Debug, Default)]
@@ -54,9 +58,12 @@ impl Forwarding {
         }
     }
 
-    fn id_of(&mut self, group: Group) -> GroupId {
+    fn id_of(&mut self, mut group: Group) -> GroupId {
         if let Some(id) = self.ids.get(&group) {
             return *id;
+        }
+        if self.ids.len() >= WITH_BACKUP_MAX && group.backup.take().is_some() {
+            return self.id_of(group);
         }
         let id = match self.free.pop() {
             Some(id) => {
@@ -90,36 +97,34 @@ fn group(rib: &Rib, place: PrefixIndex) -> Option<Group> {
     let best = rib.entry(place).best().filter(|best| !best.peer.is_local())?;
     let preference = best.attributes.local_pref.filter(|_| rib.facts(best.peer).is_some_and(|facts| facts.internal));
     let metric = preference.map(|preference| PREFERENCE_SUM.saturating_sub(preference)).filter(|metric| *metric > 0);
-    Some(Group { target: GroupTarget::NextHops(next_hops(rib, place)), metric: metric.unwrap_or(METRIC) })
+    let Ways { next_hops, backup } = ways(rib, place);
+    Some(Group { target: GroupTarget::NextHops(next_hops), backup, metric: metric.unwrap_or(METRIC) })
 }
 
-/// Next hops that packets to a prefix are spread over, sorted, each once. None where this node's own routes lead.
-pub fn next_hops(rib: &Rib, place: PrefixIndex) -> Vec<IpAddr> {
+/// By whom packets to a prefix go.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Ways {
+    /// Packets are spread over these: sorted, each once.
+    pub next_hops: Vec<IpAddr>,
+    /// What is best when the paths by all of them are gone.
+    pub backup: Option<IpAddr>,
+}
+
+/// None where this node's own routes lead.
+pub fn ways(rib: &Rib, place: PrefixIndex) -> Ways {
     let entry = rib.entry(place);
-    let Some(best) = entry.best().filter(|best| !best.peer.is_local()) else { return Vec::new() };
+    let Some(best) = entry.best().filter(|best| !best.peer.is_local()) else { return Ways::default() };
     if entry.paths.len() == 1 {
-        return vec![hop(best)];
+        return Ways { next_hops: vec![hop(best)], backup: None };
     }
-    let decision = rib.decision(place);
-    let paths = decision.multipath.iter().filter_map(|at| entry.paths.get(*at));
-    let mut next_hops: Vec<IpAddr> = paths.filter(|path| !path.peer.is_local()).map(hop).collect();
+    let used = rib.decision(place).multipath;
+    let used = used.iter().filter_map(|at| entry.paths.get(*at)).filter(|path| !path.peer.is_local());
+    let mut next_hops: Vec<IpAddr> = used.map(hop).collect();
     next_hops.sort_unstable();
     next_hops.dedup();
-    next_hops
-}
-
-/// For people: the next hop of the path that lost last, which takes over if `next_hops` go. A rough answer is enough, since
-/// the decision is made again then.
-pub fn next_best(rib: &Rib, place: PrefixIndex) -> Option<IpAddr> {
-    let next_hops = next_hops(rib, place);
-    let entry = rib.entry(place);
-    let decision = rib.decision(place);
-    let lost = decision.lost.iter().filter_map(|(at, lost)| Some((*lost, entry.paths.get(*at)?)));
-    let usable = lost.filter(|(lost, path)| {
-        *lost > Lost::NextHopUnreachable && !path.peer.is_local() && !next_hops.contains(&hop(path))
-    });
-    let last = usable.max_by_key(|(lost, path)| (*lost, std::cmp::Reverse(hop(path))));
-    last.filter(|_| !next_hops.is_empty()).map(|(_, path)| hop(path))
+    let others: Vec<usize> = (0..entry.paths.len()).filter(|at| !next_hops.contains(&hop(&entry.paths[*at]))).collect();
+    let backup = rib.best_among(place, others).map(|at| &entry.paths[at]).filter(|path| !path.peer.is_local());
+    Ways { backup: backup.map(hop), next_hops }
 }
 
 fn hop(path: &Path) -> IpAddr {

@@ -468,6 +468,12 @@ impl Rib {
         decision::decide(&self.table.get(place).paths, &view)
     }
 
+    /// The position of the path that would be best if there were only these.
+    pub fn best_among(&self, place: PrefixIndex, among: Vec<usize>) -> Option<usize> {
+        let view = View { peers: &self.peers, metrics: &self.metrics };
+        decision::decide_among(&self.table.get(place).paths, among, &view).best
+    }
+
     /// Whether a path can be used at all.
     pub fn is_eligible(&self, path: &Path) -> bool {
         decision::is_eligible(path, &View { peers: &self.peers, metrics: &self.metrics })

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::bgp::attribute::Attributes;
 use crate::bgp::decision::decide;
+use crate::bgp::rib::forwarding::{Ways, ways};
 
 fn prefix(number: u8) -> Cidr {
     let address: IpAddr = if number.is_multiple_of(2) {
@@ -124,6 +125,12 @@ proptest! {
                 let decision = decide(&entry.paths, &view);
                 prop_assert_eq!(entry.best.map(usize::from), decision.best);
                 prop_assert_eq!(entry.is_multipath, decision.multipath.len() > 1);
+                // The backup is what is best when all that packets go by is gone.
+                let Ways { next_hops, backup } = ways(&rib, place);
+                let hop = |path: &Path| path.attributes.next_hop.address;
+                let left: Vec<Path> = entry.paths.iter().filter(|path| !next_hops.contains(&hop(path))).cloned().collect();
+                let next = decide(&left, &view).best.map(|at| &left[at]).filter(|next| !next.peer.is_local());
+                prop_assert_eq!(backup, next.filter(|_| !next_hops.is_empty()).map(hop));
                 prop_assert_eq!(rib.find(&prefix), Some(place));
                 let mut numbers: Vec<u16> = entry.paths.iter().map(|path| path.number).collect();
                 numbers.sort_unstable();

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::super::attribute::{AsPath, Attributes, Origin, SegmentKind};
 use super::super::groups::Group;
 use super::super::message::{Capabilities, Role};
-use super::super::rib::forwarding;
+use super::super::rib::forwarding::{self, Ways};
 use super::super::rib::path::{Path, Stale};
 use super::super::rib::table::PrefixIndex;
 use super::super::session::Messages;
@@ -435,13 +435,8 @@ impl Speaker {
         paths.sort_by_key(|path| (!path.is_best, !path.is_multipath, path.from));
         let told = self.peers.iter().filter(|(key, _)| only.is_none_or(|address| address == key.address));
         let told = told.flat_map(|(key, peer)| self.told(key, peer, place)).collect();
-        Some(WhyView {
-            prefix,
-            paths,
-            next_hops: forwarding::next_hops(&self.rib, place),
-            backup: forwarding::next_best(&self.rib, place).into_iter().collect(),
-            told,
-        })
+        let Ways { next_hops, backup } = forwarding::ways(&self.rib, place);
+        Some(WhyView { prefix, paths, next_hops, backup: backup.into_iter().collect(), told })
     }
 
     fn told(&self, key: &PeerKey, peer: &Peer, place: PrefixIndex) -> Vec<ToldView> {

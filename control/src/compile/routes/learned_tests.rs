@@ -28,7 +28,7 @@ fn link_of(next_hop: IpAddr) -> u32 {
 #[derive(Clone, Debug, Default)]
 struct State {
     local: BTreeMap<Cidr, (u16, u8)>,
-    groups: BTreeMap<u32, (u32, Vec<u8>)>,
+    groups: BTreeMap<u32, Group>,
     learned: BTreeMap<Cidr, u32>,
     /// Groups that were given up: whoever uses one again says anew what it is.
     retired: BTreeSet<u32>,
@@ -39,7 +39,7 @@ struct State {
 #[derive(Clone, Debug)]
 enum Event {
     Local(BTreeMap<Cidr, (u16, u8)>),
-    Learn { groups: Vec<(u32, Vec<u8>)>, routes: Vec<(Cidr, Option<u32>)>, retired: Vec<u32> },
+    Learn { groups: Vec<(u32, Group)>, routes: Vec<(Cidr, Option<u32>)>, retired: Vec<u32> },
     Down(u8, bool),
     Link(Option<u32>),
 }
@@ -55,6 +55,11 @@ fn strength(number: u8) -> Strength {
 /// A group keeps its metric: between those of local routes, and equal to one.
 fn metric_of(group: u32) -> u32 {
     2 + group % 3
+}
+
+fn group(id: u32, next_hops: &[u8], backup: Option<u8>) -> Group {
+    let target = GroupTarget::NextHops(next_hops.iter().map(|number| next_hop(*number)).collect());
+    Group { target, backup: backup.map(next_hop), metric: metric_of(id) }
 }
 
 /// What becomes of a packet: the interfaces and MAC addresses it may leave by.
@@ -87,12 +92,15 @@ impl State {
             }
             (Some((_, (way, _))), _) => return Some(BTreeSet::from([(*way, Vec::new())])),
         };
-        let (_, next_hops) = &self.groups[group];
-        let members = next_hops
-            .iter()
-            .map(|number| next_hop(*number))
-            .filter(|next_hop| !self.down.contains(next_hop) && self.without_link != Some(link_of(*next_hop)));
-        Some(members.map(|member| (100 + link_of(member) as u16, mac_of(member).to_vec())).collect())
+        let group = &self.groups[group];
+        let GroupTarget::NextHops(next_hops) = &group.target else { unreachable!("no blackholes here") };
+        let is_alive =
+            |next_hop: &IpAddr| !self.down.contains(next_hop) && self.without_link != Some(link_of(*next_hop));
+        let mut members: Vec<IpAddr> = next_hops.iter().copied().filter(is_alive).collect();
+        if members.is_empty() {
+            members.extend(group.backup.filter(is_alive));
+        }
+        Some(members.into_iter().map(|member| (100 + link_of(member) as u16, mac_of(member).to_vec())).collect())
     }
 
     fn uplinks(&self) -> BTreeMap<LinkIndex, InterfaceIndex> {
@@ -136,12 +144,8 @@ impl State {
     /// The same at once.
     fn anew(&self) -> Tables {
         let mut compiler = RouteCompiler::new(Publisher::new(()).grace());
-        let group = |(id, (metric, next_hops)): (&u32, &(u32, Vec<u8>))| {
-            let target = GroupTarget::NextHops(next_hops.iter().map(|number| next_hop(*number)).collect());
-            (GroupId(*id), Group { target, metric: *metric })
-        };
         compiler.rib.learn(LearnedBatch {
-            groups: self.groups.iter().map(group).collect(),
+            groups: self.groups.iter().map(|(id, group)| (GroupId(*id), group.clone())).collect(),
             routes: self.learned.iter().map(|(prefix, group)| (*prefix, Some(GroupId(*group)))).collect(),
             ..LearnedBatch::default()
         });
@@ -170,12 +174,11 @@ impl State {
                 let known = self.groups.keys().copied().filter(|id| !self.retired.contains(id));
                 let known: BTreeSet<u32> = known.chain(groups.iter().map(|(id, _)| *id)).collect();
                 let used: BTreeSet<u32> = routes.iter().filter_map(|(_, group)| *group).collect();
-                groups.extend(used.difference(&known).map(|id| (*id, vec![*id as u8])));
+                groups.extend(used.difference(&known).map(|id| (*id, group(*id, &[*id as u8], None))));
                 let mut batch = LearnedBatch::default();
-                for (id, next_hops) in groups {
-                    let target = GroupTarget::NextHops(next_hops.iter().map(|number| next_hop(*number)).collect());
-                    batch.groups.push((GroupId(id), Group { target, metric: metric_of(id) }));
-                    self.groups.insert(id, (metric_of(id), next_hops));
+                for (id, group) in groups {
+                    batch.groups.push((GroupId(id), group.clone()));
+                    self.groups.insert(id, group);
                     self.retired.remove(&id);
                 }
                 for (prefix, group) in routes {
@@ -230,17 +233,18 @@ fn prefixes() -> impl Strategy<Value = Vec<Cidr>> {
 
 fn event(prefixes: Vec<Cidr>) -> impl Strategy<Value = Event> {
     let one = prop::sample::select(prefixes);
-    let group = 0u32..5;
-    let next_hops = prop::collection::vec(prop_oneof![0u8..4, 16u8..18], 0..4);
+    let id = 0u32..5;
+    let next_hop = || prop_oneof![0u8..4, 16u8..18];
+    let defined = (id.clone(), prop::collection::vec(next_hop(), 0..4), prop::option::of(next_hop()));
+    let defined = defined.prop_map(|(id, next_hops, backup)| (id, group(id, &next_hops, backup)));
     let local = prop::collection::btree_map(one.clone(), (0u16..5, 0u8..5), 0..6).prop_map(Event::Local);
     let learn = (
-        prop::collection::vec((group.clone(), next_hops), 0..3),
-        prop::collection::vec((one, prop::option::weighted(0.7, group.clone())), 0..8),
-        prop::collection::vec(group, 0..2),
+        prop::collection::vec(defined, 0..3),
+        prop::collection::vec((one, prop::option::weighted(0.7, id.clone())), 0..8),
+        prop::collection::vec(id, 0..2),
     );
     let learn = learn.prop_map(|(groups, routes, retired)| Event::Learn { groups, routes, retired });
-    let down =
-        (prop_oneof![0u8..4, 16u8..18], any::<bool>()).prop_map(|(number, is_down)| Event::Down(number, is_down));
+    let down = (next_hop(), any::<bool>()).prop_map(|(number, is_down)| Event::Down(number, is_down));
     let link = prop::option::of(prop::sample::select(LINKS.to_vec())).prop_map(Event::Link);
     prop_oneof![2 => local, 5 => learn, 2 => down, 1 => link]
 }

@@ -104,12 +104,12 @@ fn resolve(rib: &mut Rib) {
     rib.settle(|_, _| {});
 }
 
-fn define(rib: &mut Rib, group: u32, next_hops: &[u8]) {
+fn define(rib: &mut Rib, group: u32, next_hops: &[u8], backup: Option<u8>) {
     let target = match next_hops {
         [255] => GroupTarget::Blackhole,
         next_hops => GroupTarget::NextHops(next_hops.iter().map(|number| next_hop(*number)).collect()),
     };
-    let groups = vec![(GroupId(group), Group { target, metric: metric(group) })];
+    let groups = vec![(GroupId(group), Group { target, backup: backup.map(next_hop), metric: metric(group) })];
     rib.learn(LearnedBatch { groups, ..LearnedBatch::default() });
 }
 
@@ -120,7 +120,7 @@ fn learn(rib: &mut Rib, prefix: Cidr, group: Option<u32>) {
 #[derive(Clone, Debug)]
 enum Event {
     Learn(u8, Option<u32>),
-    Define(u32, Vec<u8>),
+    Define(u32, Vec<u8>, Option<u8>),
     Down(u8, bool),
     Local(u8, bool),
     /// Somebody deletes a route of ours, or adds one of his own; the kernel tells us that something was lost.
@@ -133,7 +133,7 @@ fn event() -> impl Strategy<Value = Event> {
     let next_hops = prop_oneof![prop::collection::vec(1u8..5, 0..3), Just(vec![255])];
     prop_oneof![
         6 => (0..PREFIXES, prop::option::weighted(0.8, 0u32..4)).prop_map(|(p, group)| Event::Learn(p, group)),
-        2 => (0u32..4, next_hops).prop_map(|(group, next_hops)| Event::Define(group, next_hops)),
+        2 => (0u32..4, next_hops, prop::option::of(1u8..5)).prop_map(|(group, next_hops, backup)| Event::Define(group, next_hops, backup)),
         2 => (1u8..5, any::<bool>()).prop_map(|(next_hop, is_down)| Event::Down(next_hop, is_down)),
         1 => (0..PREFIXES, any::<bool>()).prop_map(|(p, is_there)| Event::Local(p, is_there)),
         1 => (0..PREFIXES).prop_map(Event::Stolen),
@@ -152,12 +152,12 @@ proptest! {
         for (key, group) in [(prefix(0), 0), (prefix(1), 1), (Cidr::parse("10.9.0.0/16").unwrap(), 0)] {
             kernel.make(&Edit::Add(Route::new(key, metric(group), Target::Blackhole)));
         }
-        (0..4).for_each(|group| define(&mut rib, group, &[group as u8 + 1]));
+        (0..4).for_each(|group| define(&mut rib, group, &[group as u8 + 1], None));
         let mut foreign = BTreeMap::new();
         for event in events {
             match event {
                 Event::Learn(number, group) => learn(&mut rib, prefix(number), group),
-                Event::Define(group, next_hops) => define(&mut rib, group, &next_hops),
+                Event::Define(group, next_hops, backup) => define(&mut rib, group, &next_hops, backup),
                 Event::Down(number, true) => rib.next_hop_down(next_hop(number)),
                 Event::Down(number, false) => rib.next_hop_up(next_hop(number)),
                 Event::Local(number, is_there) => {
@@ -225,9 +225,9 @@ proptest! {
 #[test]
 fn a_prefix_is_never_without_a_route_in_between() {
     let (mut rib, mut kernel, now) = (node(), Kernel::default(), Instant::now());
-    define(&mut rib, 0, &[1]);
-    define(&mut rib, 1, &[2]);
-    define(&mut rib, 2, &[3]);
+    define(&mut rib, 0, &[1], None);
+    define(&mut rib, 1, &[2], None);
+    define(&mut rib, 2, &[3], None);
     learn(&mut rib, prefix(0), Some(0));
     resolve(&mut rib);
     settle(&mut rib, &mut kernel, 10, now, &[]);
@@ -247,7 +247,7 @@ fn a_prefix_is_never_without_a_route_in_between() {
 #[test]
 fn rounds_are_bounded_and_so_is_the_queue() {
     let (mut rib, mut kernel, now) = (node(), Kernel::default(), Instant::now());
-    define(&mut rib, 0, &[1]);
+    define(&mut rib, 0, &[1], None);
     settle(&mut rib, &mut kernel, 10, now, &[]);
     let all = (0..MAX_QUEUE as u32 + 10).map(|number| Cidr::new(IpAddr::V4((number << 8).into()), 24).unwrap());
     rib.learn(LearnedBatch {
@@ -259,7 +259,7 @@ fn rounds_are_bounded_and_so_is_the_queue() {
     settle(&mut rib, &mut kernel, 1000, now, &[]);
     assert_eq!(kernel.ours().len(), MAX_QUEUE + 10);
     // All of them lead elsewhere: one change, and rounds of a thousand.
-    define(&mut rib, 0, &[2]);
+    define(&mut rib, 0, &[2], None);
     resolve(&mut rib);
     let mut rounds = 0;
     while let Step::Edit(edits) = rib.kernel_step(1000, now, &|_| false) {

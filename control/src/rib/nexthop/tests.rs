@@ -49,13 +49,15 @@ impl Node {
         node
     }
 
+    /// `HOP… | BACKUP`, or `blackhole`.
     fn learn(mut self, prefix: &str, metric: u32, next_hops: &str) -> Node {
         let id = GroupId(self.groups.len() as u32);
+        let (next_hops, backup) = next_hops.split_once(" | ").unwrap_or((next_hops, ""));
         let target = match next_hops {
             "blackhole" => GroupTarget::Blackhole,
             next_hops => GroupTarget::NextHops(addresses(next_hops)),
         };
-        self.groups.insert(id, Group { target, metric });
+        self.groups.insert(id, Group { target, backup: addresses(backup).pop(), metric });
         self.learned.insert(&Cidr::parse(prefix).unwrap(), id);
         self
     }
@@ -139,6 +141,23 @@ fn through_learned_routes() {
     let node = node.down("10.1.0.7");
     node.check("203.0.113.1", "2:10.2.0.7 2:10.2.0.8 metric 0");
     node.check("10.0.7.1", "unreachable");
+}
+
+#[test]
+fn by_the_backup_when_nothing_else_is_left() {
+    let node = node().learn("192.0.2.0/24", 1024, "10.1.0.7 10.1.0.8 | 172.16.0.1").learn(
+        "198.51.100.0/24",
+        1024,
+        "10.1.0.7 | 192.0.2.1",
+    );
+    node.check("192.0.2.1", "1:10.1.0.7 1:10.1.0.8 metric 0");
+    let node = node.down("10.1.0.7");
+    node.check("192.0.2.1", "1:10.1.0.8 metric 0");
+    node.check("198.51.100.1", "1:10.1.0.8 metric 0");
+    let node = node.down("10.1.0.8");
+    node.check("192.0.2.1", "1:10.1.0.1 2:10.2.0.1 metric 20");
+    node.check("198.51.100.1", "1:10.1.0.1 2:10.2.0.1 metric 20");
+    node.down("172.16.0.1").check("192.0.2.1", "unreachable");
 }
 
 #[test]
