@@ -8,6 +8,7 @@
 //! Left out: reading files, the environment and the host's name. The caller does, and hands over text.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::document::{self, Value};
@@ -39,6 +40,8 @@ pub struct Settings {
     pub poll: Poll,
     pub rebalance: Rebalance,
     pub bgp_kernel_routes: BgpKernelRoutes,
+    /// Who is told by BMP what BGP peers say.
+    pub bmp_station: Option<SocketAddr>,
     pub datastore: Datastore,
     pub api_socket: PathBuf,
     pub log_format: LogFormat,
@@ -91,6 +94,7 @@ impl Settings {
             poll: Poll::Sleep,
             rebalance: Rebalance::Off,
             bgp_kernel_routes: BgpKernelRoutes::On,
+            bmp_station: None,
             datastore: Datastore::Embedded("/var/lib/vrouter/db".into()),
             api_socket: "/run/vrouter/api.sock".into(),
             log_format: LogFormat::Text,

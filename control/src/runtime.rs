@@ -146,7 +146,7 @@ pub async fn run(
     let socket = settings.api_socket.clone();
     let store_location = format!("embedded:{}", path.display());
     let saver = Saver::new(path.join(FLOWS_FILE));
-    let routing = Routing::start(&settings.node_name, restarted).map_err(StartError::Routing)?;
+    let routing = Routing::start(&settings, restarted).map_err(StartError::Routing)?;
     let parts = Parts {
         settings,
         store,

@@ -298,6 +298,7 @@ impl Mesh {
                 }
             }
             Action::Send { peer, connection, bytes } => self.send(router, peer, connection, bytes),
+            Action::ConnectStation(_) | Action::CloseStation => {}
             Action::Note(note) => self.routers[router].notes.push(note),
         }
     }

@@ -1,5 +1,7 @@
 //! The table of settings: the name of each in the file, what it is for, and how it is taken from text.
 
+use std::net::SocketAddr;
+
 use super::{
     BgpKernelRoutes, BusyPoll, CORE_MAX, Datastore, EndpointOffload, EndpointToHostAction, Io, LogFormat, LogLevel,
     NAME_EXPECTED, NODE_NAME, PREFIX_MAX, PolicyChange, Poll, Rebalance, Refusal, Setting, SourceSpoofing, TRUTH, Take,
@@ -7,8 +9,10 @@ use super::{
 };
 use crate::resource;
 
+const STATION: &str = "an address and a port, such as 192.0.2.9:11019 or [2001:db8::9]:11019, or none";
+
 /// Everything that can be set, in the order it is shown.
-pub const SETTINGS: [Setting; 28] = [
+pub const SETTINGS: [Setting; 29] = [
     Setting {
         name: NODE_NAME,
         about: "this node's name in the datastore; default: the host's name",
@@ -59,6 +63,17 @@ pub const SETTINGS: [Setting; 28] = [
         take: Take::One(|settings, text| {
             let words = [("on", BgpKernelRoutes::On), ("off", BgpKernelRoutes::Off)];
             choose(&mut settings.bgp_kernel_routes, text, &words)
+        }),
+    },
+    Setting {
+        name: "bmpStation",
+        about: "who is told by BMP what BGP peers say: an address and port such as 192.0.2.9:11019; default: none",
+        take: Take::One(|settings, text| {
+            let station = if text == "none" { Ok(None) } else { text.parse().map(Some) };
+            let station: Option<SocketAddr> = station.map_err(|_| Refusal::new(STATION))?;
+            ensure(station.is_none_or(|station| station.port() > 0), STATION)?;
+            settings.bmp_station = station;
+            Ok(())
         }),
     },
     Setting {

@@ -25,7 +25,7 @@ fn nothing_given_is_the_defaults() {
 #[test]
 fn every_setting_from_a_file() {
     let text = "nodeName: n1\nuplinks: [eth1, eth2]\nworkers:\n- 2\n- 3\npoll: always\nrebalance: auto\nbgpKernelRoutes: off\n\
-            datastore: embedded:/data\napiSocket: /tmp/s\nlogFormat: json\nlogLevel: debug\nframesPerWorker: 2048\n\
+            bmpStation: 192.0.2.9:11019\ndatastore: embedded:/data\napiSocket: /tmp/s\nlogFormat: json\nlogLevel: debug\nframesPerWorker: 2048\n\
             flowTableSize: 4096\nflowQuota: 512\npolicyChange: reevaluate\ndefaultEndpointToHostAction: Accept\n\
             defaultWorkloadInterfacePrefix: tap\nxdpMode: native\nendpointOffload: leave\n\
             io: xsk-rs\nbusyPoll: off\nzeroCopy: auto\n\
@@ -39,6 +39,7 @@ fn every_setting_from_a_file() {
         poll: Poll::Always,
         rebalance: Rebalance::Auto,
         bgp_kernel_routes: BgpKernelRoutes::Off,
+        bmp_station: Some("192.0.2.9:11019".parse().unwrap()),
         datastore: Datastore::Embedded("/data".into()),
         api_socket: "/tmp/s".into(),
         log_format: LogFormat::Json,
@@ -89,7 +90,7 @@ fn refusals() {
         &[],
         &[],
         "v.yaml:2:1: logLvl: found an unknown setting, expected one of nodeName, uplinks, workers, poll, rebalance, \
-             bgpKernelRoutes, datastore, apiSocket, logFormat, logLevel, framesPerWorker, flowTableSize, flowQuota, policyChange, \
+             bgpKernelRoutes, bmpStation, datastore, apiSocket, logFormat, logLevel, framesPerWorker, flowTableSize, flowQuota, policyChange, \
              defaultEndpointToHostAction, defaultWorkloadInterfacePrefix, xdpMode, endpointOffload, \
              io, busyPoll, zeroCopy, failsafeInboundHostPorts, failsafeOutboundHostPorts, workloadSourceSpoofing, \
              allowVxlanPacketsFromWorkloads, allowIpipPacketsFromWorkloads, vxlanPort, secrets \
@@ -108,6 +109,13 @@ fn refusals() {
         &[],
         "v.yaml:1:27: failsafeInboundHostPorts: found \"22, sctp:7\", expected at most 256 of PORT, tcp:PORT, udp:PORT \
              or tcp:CIDR:PORT, or none",
+    );
+    check(
+        "bmpStation: station:11019\n",
+        &[],
+        &[],
+        "v.yaml:1:13: bmpStation: found \"station:11019\", expected an address and a port, such as 192.0.2.9:11019 or \
+             [2001:db8::9]:11019, or none",
     );
     check("poll: [sleep]\n", &[], &[], "v.yaml:1:7: poll: found a list, expected one value");
     check("- poll\n", &[], &[], "v.yaml:1:1: found a list, expected a map of settings");

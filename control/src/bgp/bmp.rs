@@ -6,7 +6,8 @@
 //!     peer: type 1 | flags 1 | distinguisher 8 | address 16 | AS 4 | router id 4 | seconds 4 | microseconds 4
 //! ```
 //!
-//! Encoders only: the connection to the station, and what happens when it is slow, are up to who calls.
+//! Encoders only. `station` knows when there is a connection; `speaker::monitor` what is told on it, and what happens when the
+//! station is slow.
 //!
 //! Left out: mirrored messages, what is left after rules (RFC 7854 §5, L set), what is sent (RFC 8671), the best routes (RFC 9069).
 //!
@@ -19,6 +20,8 @@ use config::net::IpVersion;
 
 use super::message::{Message, Notification, Open};
 use super::wire::{Codec, afi_and_safi};
+
+pub mod station;
 
 const VERSION: u8 = 3;
 
@@ -61,13 +64,12 @@ pub enum Down {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Counts {
     pub rejected_by_rules: u64,
-    pub duplicate_prefixes: u64,
+    /// Of routes that the peer had not told.
     pub duplicate_withdraws: u64,
     pub cluster_loops: u64,
     pub path_loops: u64,
     pub originator_loops: u64,
     pub updates_treated_as_withdraw: u64,
-    pub prefixes_treated_as_withdraw: u64,
     /// Routes that are there now, by family, before rules and after them.
     pub received: Vec<(IpVersion, u64)>,
     pub accepted: Vec<(IpVersion, u64)>,
@@ -169,13 +171,11 @@ pub fn statistics(peer: &Peer, at: Duration, counts: &Counts, out: &mut Vec<u8>)
     let mut count: u32 = 0;
     let counters = [
         (0, counts.rejected_by_rules),
-        (1, counts.duplicate_prefixes),
         (2, counts.duplicate_withdraws),
         (3, counts.cluster_loops),
         (4, counts.path_loops),
         (5, counts.originator_loops),
         (11, counts.updates_treated_as_withdraw),
-        (12, counts.prefixes_treated_as_withdraw),
     ];
     for (kind, value) in counters {
         push_tlv(kind, &(value as u32).to_be_bytes(), out);
@@ -383,7 +383,7 @@ mod tests {
         let counts = Counts {
             rejected_by_rules: 1,
             path_loops: 5,
-            prefixes_treated_as_withdraw: 0x1_0000_0002,
+            updates_treated_as_withdraw: 0x1_0000_0002,
             received: vec![(IpVersion::V4, 300), (IpVersion::V6, 2)],
             accepted: vec![(IpVersion::V4, 100)],
             ..Counts::default()
@@ -393,10 +393,10 @@ mod tests {
             1,
             &[
                 &PEER,
-                &[0, 0, 0, 13],
-                &[0, 0, 0, 4, 0, 0, 0, 1, 0, 1, 0, 4, 0, 0, 0, 0, 0, 2, 0, 4, 0, 0, 0, 0],
+                &[0, 0, 0, 11],
+                &[0, 0, 0, 4, 0, 0, 0, 1, 0, 2, 0, 4, 0, 0, 0, 0],
                 &[0, 3, 0, 4, 0, 0, 0, 0, 0, 4, 0, 4, 0, 0, 0, 5, 0, 5, 0, 4, 0, 0, 0, 0],
-                &[0, 11, 0, 4, 0, 0, 0, 0, 0, 12, 0, 4, 0, 0, 0, 2],
+                &[0, 11, 0, 4, 0, 0, 0, 2],
                 &[0, 7, 0, 8, 0, 0, 0, 0, 0, 0, 1, 46],
                 &[0, 9, 0, 11, 0, 1, 1, 0, 0, 0, 0, 0, 0, 1, 44],
                 &[0, 9, 0, 11, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 2],
@@ -405,6 +405,6 @@ mod tests {
             ],
         );
         let BmpMessageBody::StatsReport(found) = read.message_body else { panic!("counts") };
-        assert_eq!(found.counters.len(), 13);
+        assert_eq!(found.counters.len(), 11);
     }
 }

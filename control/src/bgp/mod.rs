@@ -18,7 +18,7 @@
 //! | `speaker/` | owns all of these, and says who hears of what |
 //! | `call.rs` | what people ask and order |
 //! | `thread/` | sockets and timers: the only part that has any |
-//! | `mrt.rs` `bmp.rs` | tables and messages for tools: dumps to files, monitoring stations |
+//! | `mrt.rs` `bmp.rs` `bmp/` | tables and messages for tools: dumps to files, monitoring stations |
 //! | `speaker_state.rs` `rules.rs` | what the speaker should be; what is taken and told |
 //! | `desired/` | what the resources of the cluster come to, for one node |
 //!

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use config::resource::Key;
+use config::settings::Settings;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
@@ -49,13 +50,13 @@ pub struct Routing {
 }
 
 impl Routing {
-    /// Starts BGP's thread. `node` makes its timers differ from those of other nodes; `restarted`: an earlier process of this
-    /// boot spoke for it, and peers that can have kept its routes.
+    /// Starts BGP's thread, by the settings. `restarted`: an earlier process of this boot spoke for the node, and peers that
+    /// can have kept its routes.
     ///
     /// Errors: the thread cannot be made.
-    pub fn start(node: &str, restarted: bool) -> std::io::Result<Routing> {
-        let seed = u64::from(crc32fast::hash(node.as_bytes()));
-        let (bgp, outputs) = Bgp::start(seed, restarted)?;
+    pub fn start(settings: &Settings, restarted: bool) -> std::io::Result<Routing> {
+        let node = &settings.node_name;
+        let (bgp, outputs) = Bgp::start(node, restarted, settings.bmp_station)?;
         let interest = Interest::new(node);
         Ok(Routing {
             bgp,

@@ -213,6 +213,7 @@ fn summary(peers: u32) -> SummaryView {
         waiting_bytes: 0,
         is_deferred: false,
         peers: (0..peers).map(peer).collect(),
+        station: None,
         problems: vec![],
     }
 }

@@ -190,7 +190,7 @@ impl Model {
                 self.ups += 1;
                 3
             }
-            Action::Down { keep, reason } => {
+            Action::Down { keep, reason, end: _ } => {
                 assert!(self.up.take().is_some(), "down without up");
                 assert!(!reason.is_empty());
                 let kind = if keep.is_empty() { 4 } else { 5 };

@@ -276,6 +276,7 @@ fn as_flags(settings: &Settings) -> Vec<(String, String)> {
         "io" => word(if settings.io == Io::Raw { "raw" } else { "xsk-rs" }),
         "rebalance" => word(if settings.rebalance == Rebalance::Auto { "auto" } else { "off" }),
         "bgpKernelRoutes" => word(if settings.bgp_kernel_routes == BgpKernelRoutes::On { "on" } else { "off" }),
+        "bmpStation" => settings.bmp_station.map_or_else(|| word("none"), |station| station.to_string()),
         "busyPoll" => word(if settings.busy_poll == BusyPoll::Auto { "auto" } else { "off" }),
         "zeroCopy" => word(if settings.zero_copy == ZeroCopy::Auto { "auto" } else { "off" }),
         "failsafeInboundHostPorts" => failsafes(&settings.failsafe_inbound_host_ports),

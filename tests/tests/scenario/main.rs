@@ -32,6 +32,7 @@
 //! | `bgp_failover.rs` | the next hop of very many prefixes falls silent, and packets go by another |
 //! | `bgp_input.rs` | wrong UPDATEs over real sockets, with another router behind |
 //! | `bgp_flood.rs` | peers that do harm without a wrong byte |
+//! | `bmp.rs` | a monitoring station hears what a peer says, whenever it comes |
 //! | `bfd.rs` | our BFD and BIRD's watch a link and a path of two hops |
 //! | `input.rs` | wrong manifests, restarts, endpoints that do not behave |
 //!
@@ -44,6 +45,7 @@ mod bgp;
 mod bgp_failover;
 mod bgp_flood;
 mod bgp_input;
+mod bmp;
 mod confirm;
 mod guarded;
 mod host;

@@ -254,6 +254,14 @@ fn summary(view: &SummaryView, is_wide: bool) -> String {
         }
         text.push_str(&table.text());
     }
+    if let Some(station) = &view.station {
+        let state = match (station.is_connected, station.is_dumped) {
+            (true, true) => "is told what peers say".to_owned(),
+            (true, false) => "is being told what peers have said".to_owned(),
+            (false, _) => format!("not connected: {}", harmless(station.problem.as_deref().unwrap_or("connecting"))),
+        };
+        let _ = writeln!(text, "BMP station {}: {state}", station.address);
+    }
     for problem in &view.problems {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "! {}", harmless(problem));

@@ -19,7 +19,7 @@ use crate::bgp::wire::notification::hard_reset;
 
 /// How a connection ends.
 #[derive(Debug, Clone)]
-pub(super) enum End {
+pub enum End {
     /// By us, and we say why.
     Sent(Notification),
     /// By the peer, who says why.
@@ -76,7 +76,7 @@ impl Session {
             self.refreshing.clear();
             self.history.flaps = self.history.flaps.saturating_add(1);
             let kept = if is_graceful(&connection, &end) { self.kept(&connection) } else { Vec::new() };
-            self.helper.lost(end.text(), &kept, now, out);
+            self.helper.lost(end.clone(), &kept, now, out);
         }
         if self.connections.is_empty() {
             self.follow(&end, connection.established_at, now);

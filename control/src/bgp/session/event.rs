@@ -13,6 +13,8 @@ use crate::bgp::message::{Notification, Open, Refresh, Role, Update};
 use crate::bgp::speaker_state::PeerState;
 use crate::bgp::wire::Codec;
 
+pub use super::ending::End;
+
 /// A TCP connection of one session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
@@ -114,6 +116,7 @@ pub enum Action {
     /// Established no longer. Routes of the families in `keep` stay, as stale; all others of the peer go.
     Down {
         reason: String,
+        end: End,
         keep: Vec<IpVersion>,
     },
     /// The peer begins to tell a family again: what it has said so far is stale (RFC 7313 §4).

@@ -49,8 +49,7 @@ use std::time::Instant;
 use config::net::IpVersion;
 
 use self::connection::{Connection, Phase};
-use self::ending::End;
-pub use self::event::{Action, ConnectionId, Event, Negotiated};
+pub use self::event::{Action, ConnectionId, End, Event, Negotiated};
 use self::notification::{CEASE, SEND_HOLD_TIMER_EXPIRED, cease, too_many_prefixes};
 use self::open::RestartBits;
 use self::restart::Helper;

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use config::net::IpVersion;
 
+use super::ending::End;
 use super::event::Action;
 use super::status::StaleStatus;
 use crate::bgp::message::Open;
@@ -73,7 +74,7 @@ impl Helper {
     }
 
     /// The session was up, and is not: `kept` stays, all else goes.
-    pub(super) fn lost(&mut self, reason: String, kept: &[Kept], now: Instant, out: &mut Vec<Action>) {
+    pub(super) fn lost(&mut self, end: End, kept: &[Kept], now: Instant, out: &mut Vec<Action>) {
         let mut before = std::mem::take(&mut self.entries);
         for kept in kept {
             let old = before.iter().position(|entry| entry.family == kept.family).map(|at| before.swap_remove(at));
@@ -91,7 +92,8 @@ impl Helper {
                 synchronize_until: None,
             });
         }
-        out.push(Action::Down { reason, keep: kept.iter().map(|kept| kept.family).collect() });
+        let keep = kept.iter().map(|kept| kept.family).collect();
+        out.push(Action::Down { reason: end.text(), end, keep });
         // A restart time of zero is over at once.
         self.expire(now, out);
     }

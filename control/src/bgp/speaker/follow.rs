@@ -78,6 +78,7 @@ impl Speaker {
             up: None,
             deadline: None,
             faults: [0; 2],
+            refusals: Default::default(),
             last_fault: None,
             no_room: 0,
             is_disabled: false,

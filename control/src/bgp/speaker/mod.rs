@@ -11,15 +11,19 @@
 //! | file | what it does |
 //! |---|---|
 //! | `follow.rs` | from one desired state to the next, without disturbing what did not change |
+//! | `orders.rs` | what an operator wants done |
 //! | `receive.rs` | what is taken from a peer, and what is refused |
 //! | `view.rs` | what is shown |
 //! | `dump.rs` | the table for tools that read MRT |
+//! | `monitor.rs` | what a monitoring station hears, by BMP |
 //!
 //! Invariants: a peer is a member of one group exactly while its session is established; an action that names a connection
 //! names its peer too, since connections are numbered by session.
 
 pub mod dump;
 mod follow;
+pub mod monitor;
+mod orders;
 mod receive;
 pub mod view;
 
@@ -33,7 +37,7 @@ use config::net::IpVersion;
 use super::attribute::community;
 use super::groups::export::{Audience, own_next_hops};
 use super::groups::{Clients, Group};
-use super::message::{Notification, Refresh, RefreshSubtype};
+use super::message::{Refresh, RefreshSubtype};
 use super::rib::Rib;
 use super::rib::forwarding::Forwarding;
 use super::rib::path::{PeerFacts, PeerIndex, Stale};
@@ -81,6 +85,9 @@ pub enum Action {
         connection: ConnectionId,
         bytes: Vec<u8>,
     },
+    /// To the monitoring station.
+    ConnectStation(SocketAddr),
+    CloseStation,
     /// Something that whoever watches wants to hear.
     Note(Note),
 }
@@ -116,6 +123,7 @@ pub struct Speaker {
     /// What happened last, for those who watch; and how much ever did.
     news: VecDeque<view::EventView>,
     news_begun: u64,
+    monitor: Option<monitor::Monitor>,
     /// Nobody has anything to be told: found so, and nothing has changed since.
     is_quiet: bool,
 }
@@ -129,6 +137,7 @@ struct Peer {
     deadline: Option<Instant>,
     /// Attributes that were wrong, by what was done: discarded, withdrawn.
     faults: [u64; 2],
+    refusals: monitor::Refusals,
     last_fault: Option<String>,
     /// Routes that there was no room for.
     no_room: u64,
@@ -166,6 +175,7 @@ impl Speaker {
             timers: BTreeSet::new(),
             news: VecDeque::new(),
             news_begun: 0,
+            monitor: None,
             is_quiet: false,
         }
     }
@@ -184,6 +194,7 @@ impl Speaker {
                 let due = self.timers.iter().take_while(|(deadline, _)| *deadline <= now);
                 let due: Vec<PeerKey> = due.map(|(_, key)| *key).collect();
                 due.into_iter().for_each(|key| self.session(key, SessionEvent::Timer, now, out));
+                self.station_timer(now, out);
             }
             Event::Desired(desired) => self.follow(desired, now, out),
             Event::NextHops(metrics) => {
@@ -227,7 +238,9 @@ impl Speaker {
     /// When `Event::Timer` is due.
     pub fn deadline(&self) -> Option<Instant> {
         let first = self.timers.first().map(|(deadline, _)| *deadline);
-        first.into_iter().chain(self.deferral.as_ref().map(|deferral| deferral.until)).min()
+        let deferral = self.deferral.as_ref().map(|deferral| deferral.until);
+        let station = self.monitor.as_ref().and_then(monitor::Monitor::deadline);
+        [first, deferral, station].into_iter().flatten().min()
     }
 
     fn session(&mut self, key: PeerKey, event: SessionEvent<'_>, now: Instant, out: &mut Vec<Action>) {
@@ -256,11 +269,13 @@ impl Speaker {
             SessionAction::Send { connection, bytes } => out.push(Action::Send { peer: key, connection, bytes }),
             SessionAction::Up(negotiated) => {
                 self.come_up(key, negotiated);
+                self.tell_up(key, now);
                 self.note(Note::Up(key), out);
             }
             SessionAction::Update(update) => self.receive(key, update, now, out),
             SessionAction::Refresh(refresh) => self.refresh(key, refresh),
-            SessionAction::Down { reason, keep } => {
+            SessionAction::Down { reason, end, keep } => {
+                self.tell_down(key, end, now);
                 self.go_down(key, &keep);
                 self.note(Note::Down(key, reason), out);
             }
@@ -268,6 +283,7 @@ impl Speaker {
                 self.rib.mark_stale(index, family, Stale::Graceful);
             }
             SessionAction::DropStale(family) => {
+                self.tell_stale(key, family, now);
                 self.rib.drop_paths(index, Some(family), |path| path.stale != Stale::No);
             }
             SessionAction::LongLived(family) => {
@@ -284,6 +300,7 @@ impl Speaker {
                     deferral.waits_for.remove(&(key, family));
                 }
                 self.end_deferral();
+                self.tell_end_of_rib(key, family, now);
                 self.note(Note::EndOfRib(key, family), out);
             }
         }
@@ -495,49 +512,6 @@ impl Speaker {
 
     pub fn rib(&self) -> &Rib {
         &self.rib
-    }
-
-    /// By the operator: the session is ended with this, and not tried again until it is enabled.
-    pub fn disable(&mut self, key: PeerKey, notification: Notification, now: Instant, out: &mut Vec<Action>) -> bool {
-        let Some(peer) = self.peers.get_mut(&key) else { return false };
-        peer.is_disabled = true;
-        self.session(key, SessionEvent::Stop { notification }, now, out);
-        true
-    }
-
-    pub fn enable(&mut self, key: PeerKey, now: Instant, out: &mut Vec<Action>) -> bool {
-        let Some(peer) = self.peers.get_mut(&key) else { return false };
-        peer.is_disabled = false;
-        self.session(key, SessionEvent::Start, now, out);
-        true
-    }
-
-    /// By the operator: everything that was received is judged again; peers that can are asked for it again.
-    pub fn reload_in(&mut self, key: PeerKey, now: Instant, out: &mut Vec<Action>) -> bool {
-        let Some(peer) = self.peers.get(&key) else { return false };
-        let families = peer.state.transport.families.clone();
-        self.judge_again(key);
-        for family in families {
-            self.session(key, SessionEvent::RequestRefresh(family), now, out);
-        }
-        true
-    }
-
-    /// By the operator: the peer is told everything again.
-    pub fn reload_out(&mut self, key: PeerKey) -> bool {
-        let Some(peer) = self.peers.get(&key) else { return false };
-        for family in peer.state.transport.families.clone() {
-            self.refresh(key, Refresh { family: Some(family), subtype: RefreshSubtype::Request });
-        }
-        true
-    }
-
-    /// The end: every session is told, gracefully if the peer is to keep our routes.
-    pub fn shut_down(&mut self, notification: Option<Notification>, now: Instant, out: &mut Vec<Action>) {
-        let Some(notification) = notification else { return };
-        for key in self.peers.keys().copied().collect::<Vec<_>>() {
-            self.session(key, SessionEvent::Stop { notification: notification.clone() }, now, out);
-        }
     }
 }
 

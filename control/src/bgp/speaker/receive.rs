@@ -18,6 +18,7 @@ use config::net::{Cidr, IpVersion};
 
 impl Speaker {
     pub(super) fn receive(&mut self, key: PeerKey, update: Update, now: Instant, out: &mut Vec<Action>) {
+        self.tell_update(key, &update, now);
         let Some(peer) = self.peers.get_mut(&key) else { return };
         let Some(up) = &peer.up else { return };
         for fault in &update.faults {
@@ -28,10 +29,14 @@ impl Speaker {
             *count = count.saturating_add(1);
             peer.last_fault = Some(fault.reason.clone());
         }
+        let is_malformed = update.faults.iter().any(|fault| fault.outcome != Outcome::AttributeDiscard);
+        let refusals = &mut peer.refusals;
+        refusals.malformed_updates = refusals.malformed_updates.saturating_add(is_malformed.into());
         let internal = up.negotiated.internal;
         let index = peer.index;
         for nlri in &update.withdrawn {
-            self.rib.withdraw(index, *nlri);
+            let was_known = self.rib.withdraw(index, *nlri);
+            refusals.unknown_withdraws = refusals.unknown_withdraws.saturating_add((!was_known).into());
         }
         let mut families = [false; 2];
         for reachable in update.reachable {
@@ -40,6 +45,7 @@ impl Speaker {
             for nlri in reachable.nlri {
                 families[nlri.prefix.version().index()] = true;
                 let said = said(&mut self.rib, nlri.prefix, &received, &checked, &peer.state, internal);
+                refusals.count(said.rejected);
                 if !self.rib.announce(index, nlri, said) {
                     peer.no_room = peer.no_room.saturating_add(1);
                 }

@@ -16,6 +16,7 @@ use super::super::rib::path::{Path, Stale};
 use super::super::rib::table::PrefixIndex;
 use super::super::session::Messages;
 use super::super::speaker_state::{PeerKey, PeerKind};
+use super::monitor::{Monitor, StationView};
 use super::receive::rules_reason;
 use super::{Peer, Speaker};
 
@@ -40,6 +41,8 @@ pub struct SummaryView {
     /// After a restart: peers are told nothing before all was heard.
     pub is_deferred: bool,
     pub peers: Vec<PeerView>,
+    /// Who is told everything by BMP.
+    pub station: Option<StationView>,
     pub problems: Vec<String>,
 }
 
@@ -274,6 +277,7 @@ impl Speaker {
             waiting_bytes: self.groups.iter().flatten().map(Group::log_bytes).sum(),
             is_deferred: self.deferral.is_some(),
             peers: self.peers.iter().map(|(key, peer)| self.peer_view(key, peer, now)).collect(),
+            station: self.monitor.as_ref().map(Monitor::view),
             problems: self.desired.problems.clone(),
         }
     }

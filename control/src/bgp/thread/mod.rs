@@ -18,25 +18,30 @@
 //! |---|---|
 //! | `connection.rs` | one connection: connect, read, write, close |
 //! | `listener.rs` | who may connect |
+//! | `station.rs` | the connection to a monitoring station |
 
 mod connection;
 mod listener;
+mod station;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
 
+use super::bmp::station::Event as StationEvent;
 use super::message::{CEASE, Notification, cease};
 use super::session::{ConnectionId, Event as SessionEvent};
+use super::speaker::monitor::Monitor;
 use super::speaker::{Action, Event, Note, Speaker};
 use super::speaker_state::{PeerKey, SpeakerState};
 use crate::rib::LearnedBatch;
 use connection::{Connection, Io};
 use listener::Listeners;
+use station::{Link, StationIo};
 
 /// Octets in a read.
 const READ: usize = 256 << 10;
@@ -49,6 +54,8 @@ const EVENTS: usize = 64;
 /// What waits for the speaker, and for control.
 const INPUTS: usize = 1024;
 const OUTPUTS: usize = 4;
+/// Octets of a piece for the monitoring station, one of which waits for its socket.
+const PIECE: usize = 64 << 10;
 /// How long what was to be sent may take when the thread ends.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -87,15 +94,24 @@ pub struct Bgp {
 }
 
 impl Bgp {
-    /// `seed` makes timers differ between nodes. `restarted`: packets went on while we were gone.
+    /// `node` makes timers differ from those of other nodes. `restarted`: packets went on while we were gone. `station`: who
+    /// is told everything, by BMP.
     ///
     /// Errors: the thread or its runtime cannot be made.
-    pub fn start(seed: u64, restarted: bool) -> io::Result<(Bgp, mpsc::Receiver<Output>)> {
+    pub fn start(
+        node: &str,
+        restarted: bool,
+        station: Option<SocketAddr>,
+    ) -> io::Result<(Bgp, mpsc::Receiver<Output>)> {
         let (inputs, from_control) = mpsc::channel(INPUTS);
         let (to_control, outputs) = mpsc::channel(OUTPUTS);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut speaker = Speaker::new(u64::from(crc32fast::hash(node.as_bytes())), restarted);
+        if let Some(address) = station {
+            speaker.monitor_by(Monitor::new(address, node, Instant::now()));
+        }
         let thread = std::thread::Builder::new().name("bgp".to_owned()).spawn(move || {
-            runtime.block_on(Loop::run(Speaker::new(seed, restarted), to_control, from_control));
+            runtime.block_on(Loop::run(speaker, to_control, from_control));
         })?;
         Ok((Bgp { inputs, thread: Some(thread) }, outputs))
     }
@@ -125,11 +141,16 @@ struct Loop {
     connections: HashMap<(PeerKey, ConnectionId), Connection>,
     listeners: Listeners,
     problems: Vec<String>,
+    station: Option<Link>,
+    station_events: mpsc::Sender<StationIo>,
+    /// Links to the station so far.
+    links: u64,
 }
 
 impl Loop {
     async fn run(speaker: Speaker, outputs: mpsc::Sender<Output>, mut inputs: mpsc::Receiver<Input>) {
         let (events, mut happened) = mpsc::channel(READS);
+        let (station_events, mut of_station) = mpsc::channel(READS);
         let mut this = Loop {
             speaker,
             outputs,
@@ -137,12 +158,20 @@ impl Loop {
             connections: HashMap::new(),
             listeners: Listeners::default(),
             problems: Vec::new(),
+            station: None,
+            station_events,
+            links: 0,
         };
-        this.turn(&mut inputs, &mut happened).await;
+        this.turn(&mut inputs, &mut happened, &mut of_station).await;
         this.say_goodbye().await;
     }
 
-    async fn turn(&mut self, inputs: &mut mpsc::Receiver<Input>, happened: &mut mpsc::Receiver<Io>) {
+    async fn turn(
+        &mut self,
+        inputs: &mut mpsc::Receiver<Input>,
+        happened: &mut mpsc::Receiver<Io>,
+        of_station: &mut mpsc::Receiver<StationIo>,
+    ) {
         let mut actions = Vec::new();
         let outputs = self.outputs.clone();
         loop {
@@ -180,11 +209,13 @@ impl Loop {
                     }
                     Err(_) => break,
                 },
+                Some(event) = of_station.recv() => self.happened_at_station(event, &mut actions),
                 () = wait => self.speaker.handle(Event::Timer, Instant::now(), &mut actions),
             }
             self.carry_out(&mut actions);
             self.speaker.settle();
             self.feed();
+            self.feed_station();
             for key in self.speaker.too_slow() {
                 let reset = SessionEvent::ResetBy(Notification::new(CEASE, cease::OUT_OF_RESOURCES));
                 self.speaker.handle(Event::Session(key, reset), Instant::now(), &mut actions);
@@ -285,6 +316,11 @@ impl Loop {
                         connection.send(bytes);
                     }
                 }
+                Action::ConnectStation(address) => {
+                    self.links += 1;
+                    self.station = Some(Link::connect(self.links, address, self.station_events.clone()));
+                }
+                Action::CloseStation => self.station.take().map(Link::abort).unwrap_or_default(),
                 Action::Note(note) => tell(&note),
             }
         }
@@ -311,9 +347,47 @@ impl Loop {
         }
     }
 
+    fn happened_at_station(&mut self, io: StationIo, actions: &mut Vec<Action>) {
+        if self.station.as_ref().is_none_or(|link| link.number() != io.link) {
+            return;
+        }
+        let event = match io.event {
+            // There is room for the next piece.
+            station::StationEvent::Written => return,
+            station::StationEvent::Connected => {
+                tracing::info!("bmp station connected");
+                StationEvent::Connected
+            }
+            station::StationEvent::Lost(reason) => {
+                tracing::debug!(reason, "bmp station");
+                self.station = None;
+                StationEvent::Lost(reason)
+            }
+        };
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.speaker.station(event, Instant::now(), since_1970, actions);
+    }
+
+    /// Gives the monitoring station the next piece, if its socket has taken the last one.
+    fn feed_station(&mut self) {
+        if !self.speaker.has_for_station() {
+            return;
+        }
+        if let Some(room) = self.station.as_ref().and_then(Link::room) {
+            let mut piece = Vec::new();
+            self.speaker.pull_for_station(PIECE, &mut piece);
+            room.send(piece);
+        }
+    }
+
     /// What was to be sent still is, for a moment.
-    async fn say_goodbye(self) {
+    async fn say_goodbye(mut self) {
         let deadline = tokio::time::Instant::now() + GOODBYE;
+        if let Some(link) = self.station.take() {
+            let mut last = Vec::new();
+            self.speaker.pull_for_station(usize::MAX, &mut last);
+            let _ = tokio::time::timeout_at(deadline, async { link.close(last).await.await }).await;
+        }
         let closing: Vec<_> = self.connections.into_values().filter_map(Connection::close).collect();
         for writer in closing {
             let _ = tokio::time::timeout_at(deadline, writer).await;

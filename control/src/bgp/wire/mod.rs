@@ -193,6 +193,17 @@ impl Codec {
         Codec { longest_path: numbers, ..self }
     }
 
+    /// How a monitoring station is told what came with this: AS numbers of four octets, and the peer's numbers of paths. The
+    /// family of a next hop is no question, for it came so.
+    pub fn as_received(self) -> Codec {
+        let sends_path_ids = self.receives_path_ids;
+        Codec { four_octet_as: true, extended_next_hop: true, sends_path_ids, ..self }
+    }
+
+    pub fn with_extended_messages(self) -> Codec {
+        Codec { extended_message: true, ..self }
+    }
+
     /// Families that both speak, IPv4 first.
     pub fn families(&self) -> &[IpVersion] {
         self.families
