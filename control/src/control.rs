@@ -38,10 +38,12 @@ use crate::saved_flows::save::Saver;
 use crate::show::drops::{Drops, Naming};
 use crate::show::preview::Preview;
 use crate::tell::{chain, to_json};
+use reports::Reports;
 use routing::Routing;
 
 mod learned;
 mod moving;
+mod reports;
 pub mod routing;
 mod waiting;
 
@@ -104,6 +106,7 @@ pub struct Control<D> {
     pub(crate) flows: Arc<FlowTable>,
     pub(crate) saver: Saver,
     pub(crate) routing: Routing,
+    reports: Reports,
     pub(crate) clock: Clock,
     pub(crate) names: RuleNames,
     pub(crate) routes: Vec<RouteRow>,
@@ -187,6 +190,7 @@ impl<D: Datastore> Control<D> {
             flows: parts.flows,
             saver: parts.saver,
             routing: parts.routing,
+            reports: Reports::new(Instant::now()),
             clock: parts.clock,
             names: RuleNames::default(),
             routes: Vec::new(),
@@ -497,6 +501,7 @@ impl<D: Datastore> Control<D> {
         self.follow_in_kernel();
         self.save_some_flows();
         self.look_for_secrets().await;
+        self.report().await;
         self.dirty.reconcile |= self.has_problems("host") && self.reconciled.elapsed() >= self.reconcile_pause;
         self.dirty.tables |= self.has_problems("interfaces") && self.retried.elapsed() > RETRY;
     }

@@ -41,6 +41,7 @@ pub mod guard;
 pub mod host;
 pub mod http;
 pub mod judge;
+pub mod node_report;
 pub mod node_state;
 pub mod placement;
 pub mod policy;

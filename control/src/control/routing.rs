@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use config::resource::Key;
 use config::settings::Settings;
@@ -22,6 +22,7 @@ use super::Control;
 use crate::bfd::{Bfd, BfdKey, Change};
 use crate::bgp::call::{self, BgpCall};
 use crate::bgp::desired::Interest;
+use crate::bgp::speaker::Speaker;
 use crate::bgp::speaker_state::{BfdState, Password, SpeakerState};
 use crate::bgp::thread::{Bgp, Input, Output};
 use crate::datastore::Datastore;
@@ -42,6 +43,8 @@ pub struct Routing {
     bfd: Option<(Bfd, mpsc::Receiver<Change>)>,
     interest: Interest,
     desired: Arc<SpeakerState>,
+    /// When that changed last.
+    reconfigured: Option<SystemTime>,
     watched: BTreeSet<IpAddr>,
     /// Neighbours that BFD has found gone.
     down: BTreeSet<IpAddr>,
@@ -64,6 +67,7 @@ impl Routing {
             bfd: None,
             interest,
             desired: Arc::default(),
+            reconfigured: None,
             watched: BTreeSet::new(),
             down: BTreeSet::new(),
             looked: Instant::now(),
@@ -102,12 +106,27 @@ impl Routing {
             .await;
     }
 
+    /// Sends anything else to be looked up there.
+    pub(super) async fn call(&self, call: impl FnOnce(&Speaker, Instant) + Send + 'static) {
+        self.bgp.tell(Input::Call(Box::new(move |speaker, now, _| call(speaker, now)))).await;
+    }
+
+    pub(super) fn reconfigured(&self) -> Option<SystemTime> {
+        self.reconfigured
+    }
+
+    /// The node's own, of the families that it speaks.
+    pub(super) fn addresses(&self) -> &[IpAddr] {
+        self.desired.identity.as_ref().map_or(&[], |identity| &identity.addresses)
+    }
+
     async fn follow(&mut self, wanted: SpeakerState) -> Vec<String> {
         let mut problems = wanted.problems.clone();
         if *self.desired == wanted {
             return problems;
         }
         self.desired = Arc::new(wanted);
+        self.reconfigured = Some(SystemTime::now());
         problems.extend(self.want_bfd());
         self.bgp.tell(Input::Desired(self.desired.clone())).await;
         problems

@@ -36,7 +36,7 @@ impl<D> Control<D> {
     }
 
     /// The longest route to an address.
-    fn route_to(&self, address: IpAddr) -> Option<&RouteRow> {
+    pub(super) fn route_to(&self, address: IpAddr) -> Option<&RouteRow> {
         self.routes.iter().filter(|row| row.prefix.contains(address)).max_by_key(|row| row.prefix.length())
     }
 

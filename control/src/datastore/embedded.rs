@@ -288,7 +288,8 @@ struct Batch {
     history: Vec<(Change, Vec<u8>)>,
     /// How many changes leave the front of the history.
     forgotten: Vec<(u64, u32)>,
-    transaction: (Arc<Transaction>, Vec<u8>),
+    /// None: it is not remembered.
+    transaction: Option<(Arc<Transaction>, Vec<u8>)>,
     forgotten_transactions: Vec<u64>,
     /// What waits for its confirmation after this commit.
     pending: Option<Pending>,
@@ -355,7 +356,7 @@ impl Mirror {
             deletes: Vec::new(),
             history: Vec::new(),
             forgotten: Vec::new(),
-            transaction: (Arc::new(transaction), encoded),
+            transaction: (!note.is_report).then(|| (Arc::new(transaction), encoded)),
             forgotten_transactions: Vec::new(),
             pending: self.pending_after(revision, note, now)?,
         };
@@ -409,8 +410,9 @@ impl Mirror {
 
     /// Drops the oldest transactions until the new one fits, but not the one that waits for its confirmation.
     fn choose_forgotten_transactions(&self, batch: &mut Batch) {
+        let Some((_, new)) = &batch.transaction else { return };
         let mut count = self.transactions.len() + 1;
-        let mut bytes = self.transaction_bytes + batch.transaction.1.len();
+        let mut bytes = self.transaction_bytes + new.len();
         let waits = batch.pending.as_ref().map(|pending| pending.revision);
         for kept in &self.transactions {
             if count <= MAX_TRANSACTIONS && bytes <= MAX_TRANSACTION_BYTES {
@@ -465,8 +467,9 @@ impl Mirror {
             *bytes -= if stays { 0 } else { kept.bytes };
             stays
         });
-        let (transaction, encoded) = batch.transaction;
-        self.remember(transaction, encoded.len());
+        if let Some((transaction, encoded)) = batch.transaction {
+            self.remember(transaction, encoded.len());
+        }
         self.pending = batch.pending;
         for key in batch.deletes {
             self.objects.remove(&key);

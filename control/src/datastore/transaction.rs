@@ -52,13 +52,20 @@ pub struct Note {
     pub undoes: Option<Revision>,
     /// Taken back unless it is confirmed within this time.
     pub confirm_within: Option<Duration>,
+    /// Nobody asked for it, and nobody wants to take it back: it is not remembered.
+    pub is_report: bool,
 }
 
 impl Note {
     /// Something the daemon does by itself.
     pub fn own(verb: &str) -> Note {
         let author = Author { name: "vrouter".to_string(), uid: None };
-        Note { author, verb: verb.to_string(), undoes: None, confirm_within: None }
+        Note { author, verb: verb.to_string(), undoes: None, confirm_within: None, is_report: false }
+    }
+
+    /// Something that the daemon has seen, as opposed to done.
+    pub fn report() -> Note {
+        Note { is_report: true, ..Note::own("report") }
     }
 }
 

@@ -31,7 +31,7 @@ fn ana() -> Author {
 
 fn note(confirm: Option<u64>) -> Note {
     let confirm_within = confirm.map(Duration::from_secs);
-    Note { author: ana(), verb: "apply".to_string(), undoes: None, confirm_within }
+    Note { author: ana(), verb: "apply".to_string(), undoes: None, confirm_within, is_report: false }
 }
 
 fn later(seconds: u64) -> SystemTime {
@@ -221,4 +221,18 @@ async fn a_transaction_that_is_too_large_is_remembered_without_objects() {
     let kept = store.transactions().await.unwrap();
     assert!(!kept[0].is_whole && kept[0].changes.len() > 50 && kept[0].changes[0].after.is_none());
     assert!(matches!(take_back(&store, None, false).await, Err(StoreError::UndoNotKept { .. })));
+}
+
+#[tokio::test]
+async fn a_report_is_stored_and_not_remembered() {
+    let place = Place::new();
+    let store = place.open();
+    put(&store, "a", 1).await;
+    let before = store.transactions().await.unwrap();
+    store.commit_as(vec![Write::Put(profile("a", 2))], &Note::report(), now()).await.unwrap();
+    assert_eq!(store.transactions().await.unwrap(), before);
+    drop(store);
+    let store = place.open();
+    assert_eq!(store.transactions().await.unwrap(), before);
+    assert_eq!(content(&store, "a").await.as_deref(), Some("2"));
 }

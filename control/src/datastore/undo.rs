@@ -54,7 +54,7 @@ pub async fn undo<D: Datastore>(
     if !changed.is_empty() {
         return Err(StoreError::ChangedSince { revision, changed });
     }
-    let note = Note { author, verb: verb.to_string(), undoes: Some(revision), confirm_within: None };
+    let note = Note { author, verb: verb.to_string(), undoes: Some(revision), confirm_within: None, is_report: false };
     let committed = match undo.dry_run {
         true => store.preview_as(writes, &note, now).await?,
         false => store.commit_as(writes, &note, now).await?,

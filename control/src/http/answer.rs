@@ -155,7 +155,7 @@ fn note(caller: &Author, verb: &str, confirm_seconds: Option<u64>) -> Result<Not
         return Err(ApiError::new(ErrorCode::BadBody, message));
     }
     let confirm_within = confirm_seconds.map(Duration::from_secs);
-    Ok(Note { author: caller.clone(), verb: verb.to_string(), undoes: None, confirm_within })
+    Ok(Note { author: caller.clone(), verb: verb.to_string(), undoes: None, confirm_within, is_report: false })
 }
 
 /// What waits for a confirmation, as shown.

@@ -338,3 +338,47 @@ fn a_silent_neighbour_is_noticed_by_bfd() {
     other.freeze(false);
     FAR.iter().for_each(|address| drop(ours::until_established(&daemon, address)));
 }
+
+/// A CalicoNodeStatus is answered by the node that it names, again and again, and is no change that anybody made.
+#[test]
+fn a_node_reports_its_status() {
+    let Some(topology) = Topology::up("bgp-status", TWO_AND_FAR) else { return };
+    let daemon = Daemon::start(&topology, &[]);
+    let other = Neighbour::start(Kind::Bird, &topology.at("far"), &topology.folder(), &far(OTHER));
+    daemon.apply(&ours::manifests(&sessions(OTHER), ""));
+    other.until_established(NODE[0]);
+    let wish = |name: &str, node: &str| {
+        format!(
+            "apiVersion: projectcalico.org/v3\nkind: CalicoNodeStatus\nmetadata: {{ name: {name} }}\n\
+             spec: {{ node: {node}, classes: [Agent, BGP, Routes], updatePeriodSeconds: 1 }}\n---\n"
+        )
+    };
+    daemon.apply(&(wish("here", "router") + &wish("elsewhere", "another")));
+    let history = daemon.cli(&["history", "-o", "json"]);
+    let get = |name: &str| -> serde_json::Value {
+        serde_json::from_str(&daemon.cli(&["get", "caliconodestatus", name, "-o", "json"])).unwrap()
+    };
+    let report = wait::until("the report of a session that is up", SOON, || {
+        Some(get("here")).filter(|object| object["status"]["bgp"]["numberEstablishedV4"] == 1)
+    });
+    let status = &report["status"];
+    assert_eq!(report["spec"]["updatePeriodSeconds"], 1, "{report}");
+    assert_eq!(status["agent"]["birdV4"]["state"], "Ready", "{report}");
+    assert_eq!(status["bgp"]["peersV4"][0]["peerIP"], FAR[0], "{report}");
+    assert_eq!(status["bgp"]["peersV4"][0]["type"], "NodePeer", "{report}");
+    wait::until_true("the learned route in a report", SOON, || {
+        let report = get("here");
+        let routes = report["status"]["routes"]["routesV4"].as_array().cloned().unwrap_or_default();
+        routes.iter().any(|route| {
+            route["destination"] == "10.1.0.0/16"
+                && route["gateway"] == FAR[0]
+                && route["interface"] == "up0"
+                && route["type"] == "FIB"
+                && route["learnedFrom"]["peerIP"] == FAR[0]
+        })
+    });
+    let first = report["status"]["lastUpdated"].clone();
+    wait::until_true("another report", SOON, || get("here")["status"]["lastUpdated"] != first);
+    assert!(get("elsewhere")["status"].is_null());
+    assert_eq!(daemon.cli(&["history", "-o", "json"]), history);
+}

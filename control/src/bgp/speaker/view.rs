@@ -8,9 +8,8 @@ use std::time::Instant;
 use config::net::{Cidr, IpVersion};
 use serde::{Deserialize, Serialize};
 
-use super::super::attribute::{AsPath, Attributes, Origin, SegmentKind};
+use super::super::attribute::{Attributes, Origin};
 use super::super::groups::Group;
-use super::super::message::{Capabilities, Role};
 use super::super::rib::forwarding::{self, Ways};
 use super::super::rib::path::{Path, Stale};
 use super::super::rib::table::PrefixIndex;
@@ -19,6 +18,9 @@ use super::super::speaker_state::{PeerKey, PeerKind};
 use super::monitor::{Monitor, StationView};
 use super::receive::rules_reason;
 use super::{Peer, Speaker};
+use words::{as_path_text, capabilities, family_name, role_name};
+
+mod words;
 
 /// Routes shown at a time, unless more are asked for.
 pub const ROUTES: usize = 1000;
@@ -259,10 +261,6 @@ fn messages(messages: Messages) -> MessagesView {
     MessagesView { opens, updates, notifications, keepalives, refreshes }
 }
 
-fn family_name(family: IpVersion) -> String {
-    format!("IPv{family}")
-}
-
 impl Speaker {
     pub fn summary(&self, now: Instant) -> SummaryView {
         let identity = self.identity();
@@ -425,6 +423,31 @@ impl Speaker {
         routes
     }
 
+    /// The accepted paths to the first prefixes of each family, the best of a prefix first; at most so many of a family.
+    pub fn first_paths(&self, limit: usize) -> Vec<RouteView> {
+        let mut routes = Vec::new();
+        for family in IpVersion::BOTH {
+            let of_family = self.rib.iter().filter(|(_, prefix, _)| prefix.version() == family);
+            let mut places: Vec<(Cidr, PrefixIndex)> = of_family.map(|(place, prefix, _)| (prefix, place)).collect();
+            if places.len() > limit {
+                places.select_nth_unstable(limit);
+                places.truncate(limit);
+            }
+            places.sort_unstable();
+            let begun = routes.len();
+            for (_, place) in places {
+                let paths = self.rib.entry(place).paths.iter().enumerate();
+                let accepted = paths.filter(|(_, path)| path.rejected.is_none());
+                let mut of_prefix: Vec<RouteView> =
+                    accepted.map(|(at, path)| self.path_view(place, at, path, false)).collect();
+                of_prefix.sort_by_key(|route| (!route.is_best, !route.is_multipath, route.from));
+                routes.extend(of_prefix);
+            }
+            routes.truncate(begun + limit);
+        }
+        routes
+    }
+
     /// The prefix that packets to an address go by.
     pub fn prefix_for(&self, address: IpAddr) -> Option<Cidr> {
         self.rib.longest(address).map(|place| self.rib.prefix(place))
@@ -526,54 +549,4 @@ impl Speaker {
             reason: None,
         }
     }
-}
-
-/// As everybody writes paths: sets in braces, confederations in parentheses.
-pub fn as_path_text(path: &AsPath) -> String {
-    let segments = path.segments.iter().map(|segment| {
-        let numbers: Vec<String> = segment.numbers.iter().map(u32::to_string).collect();
-        match segment.kind {
-            SegmentKind::Sequence => numbers.join(" "),
-            SegmentKind::Set => format!("{{{}}}", numbers.join(" ")),
-            SegmentKind::ConfederationSequence => format!("({})", numbers.join(" ")),
-            SegmentKind::ConfederationSet => format!("({{{}}})", numbers.join(" ")),
-        }
-    });
-    segments.collect::<Vec<_>>().join(" ")
-}
-
-fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Provider => "provider",
-        Role::RouteServer => "rs",
-        Role::RouteServerClient => "rs-client",
-        Role::Customer => "customer",
-        Role::Peer => "peer",
-    }
-}
-
-/// Capabilities in words.
-fn capabilities(capabilities: &Capabilities) -> Vec<String> {
-    let mut words: Vec<String> =
-        capabilities.families.iter().map(|family| format!("multiprotocol {}", family_name(*family))).collect();
-    let mut say = |is_there: bool, word: &str| {
-        if is_there {
-            words.push(word.to_owned());
-        }
-    };
-    say(capabilities.four_octet_as, "four-octet AS");
-    say(capabilities.route_refresh, "route refresh");
-    say(capabilities.enhanced_refresh, "enhanced route refresh");
-    say(capabilities.extended_message, "extended message");
-    say(capabilities.extended_next_hop, "extended next hop");
-    say(capabilities.graceful_restart.is_some(), "graceful restart");
-    say(!capabilities.long_lived.is_empty(), "long-lived graceful restart");
-    for add_path in &capabilities.add_path {
-        let directions = [(add_path.send, "send"), (add_path.receive, "receive")];
-        let directions: Vec<&str> = directions.into_iter().filter(|(is_so, _)| *is_so).map(|(_, word)| word).collect();
-        words.push(format!("add-path {} {}", family_name(add_path.family), directions.join(" and ")));
-    }
-    words.extend(capabilities.role.map(|role| format!("role {}", role_name(role))));
-    words.extend(capabilities.others.iter().map(|code| format!("code {code}")));
-    words
 }

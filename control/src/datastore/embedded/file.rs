@@ -68,7 +68,9 @@ pub(super) fn persist(database: &Database, batch: &Batch) -> Result<(), redb::Er
         for revision in &batch.forgotten_transactions {
             transactions.remove(revision)?;
         }
-        transactions.insert(batch.revision.0, batch.transaction.1.as_slice())?;
+        if let Some((_, bytes)) = &batch.transaction {
+            transactions.insert(batch.revision.0, bytes.as_slice())?;
+        }
         write_pending(&transaction, batch.pending.as_ref())?;
         let mut meta = transaction.open_table(META)?;
         meta.insert(META_REVISION, batch.revision.0)?;
