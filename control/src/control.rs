@@ -45,6 +45,7 @@ mod learned;
 mod moving;
 mod reports;
 pub mod routing;
+mod secrets;
 mod waiting;
 
 /// The private pair: the kernel's end, and ours.

@@ -9,7 +9,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -19,11 +18,12 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Control;
+use super::secrets::Secrets;
 use crate::bfd::{Bfd, BfdKey, Change};
 use crate::bgp::call::{self, BgpCall};
 use crate::bgp::desired::Interest;
 use crate::bgp::speaker::Speaker;
-use crate::bgp::speaker_state::{BfdState, Password, SpeakerState};
+use crate::bgp::speaker_state::{BfdState, SpeakerState};
 use crate::bgp::thread::{Bgp, Input, Output};
 use crate::datastore::Datastore;
 use crate::event::Event;
@@ -31,10 +31,8 @@ use crate::http::api::ApiError;
 use crate::rib::LearnedBatch;
 use crate::tell::chain;
 
-/// How often it is looked for secrets that are missing: everything is worked out anew for it.
+/// How often secrets are looked at.
 const SECRETS_PAUSE: Duration = Duration::from_secs(1);
-/// A secret is this long at most; keys of TCP-MD5 are 80 octets.
-const SECRET_MAX: u64 = 4096;
 
 /// The threads, and what they were told last.
 pub struct Routing {
@@ -48,7 +46,8 @@ pub struct Routing {
     watched: BTreeSet<IpAddr>,
     /// Neighbours that BFD has found gone.
     down: BTreeSet<IpAddr>,
-    /// When it was last looked for a secret that is missing.
+    secrets: Secrets,
+    /// When they were looked at last.
     looked: Instant,
 }
 
@@ -70,6 +69,7 @@ impl Routing {
             reconfigured: None,
             watched: BTreeSet::new(),
             down: BTreeSet::new(),
+            secrets: Secrets::default(),
             looked: Instant::now(),
         })
     }
@@ -170,9 +170,8 @@ impl<D: Datastore> Control<D> {
     }
 
     async fn want_routing(&mut self) {
-        let folder = self.settings.secrets.clone();
-        let secrets = move |name: &str, key: &str| secret(&folder, name, key);
-        let wanted = self.routing.interest.desired(&self.resources, &secrets);
+        let Routing { secrets, interest, .. } = &mut self.routing;
+        let wanted = secrets.with(&self.settings.secrets, |look| interest.desired(&self.resources, look));
         let problems = self.routing.follow(wanted).await;
         self.note("bgp", problems);
         // Nobody will say any more that these are back.
@@ -223,27 +222,14 @@ impl<D: Datastore> Control<D> {
         }
     }
 
-    /// Whether a secret that some session waits for is there now.
+    /// Whether a secret of some session is another now, or there at last.
     pub(super) async fn look_for_secrets(&mut self) {
-        let is_missing = |password: &Option<Password>| matches!(password, Some(Password::Missing(_)));
-        let is_due = self.routing.looked.elapsed() >= SECRETS_PAUSE;
-        if is_due && self.routing.desired.peers.values().any(|peer| is_missing(&peer.transport.password)) {
-            self.routing.looked = Instant::now();
+        if self.routing.looked.elapsed() < SECRETS_PAUSE {
+            return;
+        }
+        self.routing.looked = Instant::now();
+        if self.routing.secrets.look(&self.settings.secrets) {
             self.want_routing().await;
         }
     }
-}
-
-/// `FOLDER/NAME/KEY`, as Kubernetes mounts secrets. Spaces at its end are none of it.
-fn secret(folder: &Path, name: &str, key: &str) -> Option<Arc<str>> {
-    // Names come from resources that others may write: they name one file in one folder and nothing else.
-    let is_plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['/', '\0']);
-    if !is_plain(name) || !is_plain(key) {
-        return None;
-    }
-    let path = folder.join(name).join(key);
-    let is_short = std::fs::metadata(&path).ok()?.len() <= SECRET_MAX;
-    let text = is_short.then(|| std::fs::read_to_string(&path).ok())??;
-    let text = text.trim_end();
-    (!text.is_empty()).then(|| text.into())
 }

@@ -33,6 +33,7 @@
 //! | `bgp_input.rs` | wrong UPDATEs over real sockets, with another router behind |
 //! | `bgp_flood.rs` | peers that do harm without a wrong byte |
 //! | `bmp.rs` | a monitoring station hears what a peer says, whenever it comes |
+//! | `secrets.rs` | a session's password is changed under it |
 //! | `bfd.rs` | our BFD and BIRD's watch a link and a path of two hops |
 //! | `input.rs` | wrong manifests, restarts, endpoints that do not behave |
 //!
@@ -64,6 +65,7 @@ mod rule_order;
 mod rule_peers;
 mod rule_services;
 mod rule_sets;
+mod secrets;
 mod told;
 mod upgrade;
 mod workers;
