@@ -4,9 +4,10 @@
 //! told. A function of what should be (`NodeState`) and what is there (`HostView`); names of rules are numbered for good,
 //! so that counters outlive a snapshot.
 //!
-//! Routes, of equal prefixes the later wins: the kernel's routes by uplinks, neighbours on uplinks, pools (nowhere), static
-//! routes, the node's own addresses, local endpoints. How each stands against a learned route, `rib` says.
+//! Routes, of equal prefixes the later wins: the kernel's routes by uplinks, neighbours on uplinks, pools and the node's blocks
+//! (nowhere), static routes, the node's own addresses, local endpoints. How each stands against a learned route, `rib` says.
 
+mod host;
 mod policy;
 mod routes;
 
@@ -67,6 +68,10 @@ pub struct Choices {
     pub felix: FelixSettings,
     /// Makes this node's choices among next hops its own.
     pub seed: u64,
+    /// Blocks of addresses that are this node's, but for those of one address.
+    pub blocks: BTreeSet<Cidr>,
+    /// BGP peers, and the gateway that each is reached by.
+    pub gateways: BTreeMap<IpAddr, IpAddr>,
 }
 
 /// What comes out.
@@ -144,6 +149,7 @@ pub fn compile(
     };
     compiler.kernel_routes();
     compiler.pools();
+    compiler.blocks(&choices.blocks);
     compiler.static_routes();
     compiler.own_addresses();
     let (mut interfaces, endpoints) = compiler.interfaces();
@@ -158,7 +164,7 @@ pub fn compile(
     }
 
     let prefixes = compiler.our_prefixes();
-    let desired = compiler.desired(claims.keys());
+    let desired = compiler.desired(claims.keys(), choices);
     let Compiler { places, ways, routes: rows, .. } = compiler;
     let local = rows.iter().map(|(prefix, (local, _))| (prefix.masked(), *local)).collect();
     let Snapshot { adjacencies, mut groups, routes } = places.follow(ways, local);
@@ -321,6 +327,13 @@ impl Compiler<'_> {
     fn pools(&mut self) {
         for pool in &self.state.pools {
             self.blackhole(*pool, Strength::Weak);
+        }
+    }
+
+    /// In a block of this node endpoints have routes of their own, and nobody else has any.
+    fn blocks(&mut self, blocks: &BTreeSet<Cidr>) {
+        for block in blocks {
+            self.blackhole(*block, Strength::Firm);
         }
     }
 
@@ -500,48 +513,6 @@ impl Compiler<'_> {
         let all: BTreeSet<(IpAddr, u8)> =
             endpoints.chain(&self.state.pools).map(|prefix| (prefix.masked().address(), prefix.length())).collect();
         all.into_iter().collect()
-    }
-
-    /// The host's own way to endpoints leads through the private pair; next hops on uplinks stay resolved.
-    fn desired<'n>(&self, guarded: impl Iterator<Item = &'n String>) -> HostState {
-        let mut desired = HostState { managed: self.managed.clone(), ..HostState::default() };
-        for attachment in self.host.attached.values().filter(|a| a.kind == InterfaceKind::Workload) {
-            if let Some(link) = self.link_of(attachment) {
-                desired.links.insert(link.index, LinkState { up: true, mac: GATEWAY_MAC, mtu: link.mtu });
-            }
-        }
-        let Some(host_link) = self.host.host_link else { return desired };
-        // What passes between the host and a guarded uplink has the uplink's MTU.
-        let links = guarded.filter_map(|name| self.host.attached.get(name)).filter_map(|a| self.link_of(a));
-        if let Some(mtu) = links.map(|link| link.mtu).max() {
-            let ours = self.host.attached.values().find(|a| a.kind == InterfaceKind::Host).map(|a| a.link);
-            let pair = [Some(host_link), ours].into_iter().flatten().filter_map(|link| self.host.links.get(&link));
-            for link in pair.filter(|link| link.mtu < mtu) {
-                let mac = link.mac.unwrap_or_default();
-                desired.links.insert(link.index, LinkState { up: true, mac, mtu });
-            }
-        }
-        let gateways = [IpAddr::V4(GATEWAY_IPV4.into()), IpAddr::V6(GATEWAY_IPV6.into())];
-        for gateway in gateways {
-            desired.neighbours.insert((host_link, gateway), GATEWAY_MAC);
-        }
-        for endpoint in &self.state.endpoints {
-            let is_attached = self.host.attached.contains_key(&endpoint.interface);
-            for address in endpoint.addresses.iter().filter(|_| is_attached) {
-                let gateway = if address.is_ipv4() { gateways[0] } else { gateways[1] };
-                let hop = NextHop { link: host_link, gateway: Some(gateway), onlink: address.is_ipv4() };
-                let mut route = Route::new(*address, METRIC, Target::Forward(vec![hop]));
-                route.source = self.host_source(address.is_ipv4());
-                desired.routes.insert(route);
-            }
-        }
-        desired
-    }
-
-    /// The address that the host uses towards endpoints: the node's, if the kernel has it.
-    fn host_source(&self, is_ipv4: bool) -> Option<IpAddr> {
-        let own = |address: &&IpAddr| self.host.addresses.iter().any(|own| own.address == **address);
-        self.state.node_addresses.iter().filter(|address| address.is_ipv4() == is_ipv4).find(own).copied()
     }
 }
 

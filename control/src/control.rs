@@ -386,6 +386,8 @@ impl<D: Datastore> Control<D> {
             },
             felix: self.state().felix.clone(),
             seed: compile::seed_of(&self.settings.node_name),
+            blocks: self.routing.blocks(),
+            gateways: self.routing.gateways(),
         };
         let host_link = self.kernel.links.values().find(|link| link.name == HOST_LINK).map(|link| link.index);
         let view = HostView {

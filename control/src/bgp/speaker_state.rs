@@ -28,8 +28,6 @@ pub struct SpeakerState {
     pub routes: BTreeMap<Cidr, LocalRoute>,
     /// Peers, and the gateway that each is reached by: a host route to have before the session.
     pub gateways: BTreeMap<IpAddr, IpAddr>,
-    /// Interfaces whose addresses are no routes to tell; `*` stands for anything.
-    pub ignored_interfaces: Vec<String>,
     /// What could not be done as asked, one sentence each.
     pub problems: Vec<String>,
 }

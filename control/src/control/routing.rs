@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use config::net::Cidr;
 use config::resource::Key;
 use config::settings::Settings;
 use serde_json::Value;
@@ -23,7 +24,7 @@ use crate::bfd::{Bfd, BfdKey, Change};
 use crate::bgp::call::{self, BgpCall};
 use crate::bgp::desired::Interest;
 use crate::bgp::speaker::Speaker;
-use crate::bgp::speaker_state::{BfdState, SpeakerState};
+use crate::bgp::speaker_state::{BfdState, LocalRouteKind, SpeakerState};
 use crate::bgp::thread::{Bgp, Input, Output};
 use crate::datastore::Datastore;
 use crate::event::Event;
@@ -120,6 +121,17 @@ impl Routing {
         self.desired.identity.as_ref().map_or(&[], |identity| &identity.addresses)
     }
 
+    /// Blocks of addresses of this node.
+    pub(super) fn blocks(&self) -> BTreeSet<Cidr> {
+        let blocks = self.desired.routes.iter().filter(|(_, route)| route.kind == LocalRouteKind::Block);
+        blocks.map(|(block, _)| *block).collect()
+    }
+
+    /// Peers that are reached by a gateway.
+    pub(super) fn gateways(&self) -> BTreeMap<IpAddr, IpAddr> {
+        self.desired.gateways.clone()
+    }
+
     async fn follow(&mut self, wanted: SpeakerState) -> Vec<String> {
         let mut problems = wanted.problems.clone();
         if *self.desired == wanted {
@@ -172,7 +184,9 @@ impl<D: Datastore> Control<D> {
     async fn want_routing(&mut self) {
         let Routing { secrets, interest, .. } = &mut self.routing;
         let wanted = secrets.with(&self.settings.secrets, |look| interest.desired(&self.resources, look));
+        let before = (self.routing.blocks(), self.routing.gateways());
         let problems = self.routing.follow(wanted).await;
+        self.dirty.tables |= before != (self.routing.blocks(), self.routing.gateways());
         self.note("bgp", problems);
         // Nobody will say any more that these are back.
         let routing = &mut self.routing;

@@ -246,6 +246,7 @@ async fn round() {
     desired.managed.insert((link, [10, 9, 0, 7].into()));
     desired.routes.insert(route("10.0.0.5/32", via.clone()));
     desired.routes.insert(route("10.0.0.0/26", Target::Blackhole));
+    desired.routes.insert(route("fd00:10::/122", Target::Blackhole));
     desired.sysctls.insert("ipv4/conf/vrouter/rp_filter".to_owned(), "2".to_owned());
 
     let check = async |desired: &HostState| {

@@ -67,7 +67,6 @@ fn state(resources: &Resources, node: &str, endpoints: &BTreeSet<Key>, secrets: 
     state.problems.sort();
     state.problems.dedup();
     state.routes = routes.routes;
-    state.ignored_interfaces = cluster.global(|spec| Some(spec.ignored_interfaces.clone())).unwrap_or_default();
     state.identity = (!state.peers.is_empty()).then(|| identity(&cluster));
     state
 }

@@ -169,9 +169,6 @@ fn told(node: &str, state: &SpeakerState) -> String {
         let kind = format!("{:?}", route.kind).to_lowercase();
         line(format!("  {prefix:<18} {kind} {}{interface}: {}", route.metric, who_is_told(state, *prefix)));
     }
-    for interface in &state.ignored_interfaces {
-        line(format!("  not {interface}"));
-    }
     for problem in &state.problems {
         line(format!("  ! {problem}"));
     }
