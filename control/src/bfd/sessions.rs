@@ -154,10 +154,6 @@ impl Entry {
         self.key.peer == arrival.from && self.wanted.multihop == arrival.multihop && is_interface && is_local
     }
 
-    fn min_ttl(&self) -> u8 {
-        if self.wanted.multihop { self.wanted.min_ttl } else { TTL_UNTOUCHED }
-    }
-
     fn status(&self, now: Instant) -> SessionStatus {
         SessionStatus {
             key: self.key.clone(),
@@ -309,6 +305,7 @@ impl Sessions {
 
     /// Whose packet it is: RFC 5880 §6.8.6 with RFC 5881 §5 and RFC 5883 §3.
     fn select(&self, arrival: &Arrival) -> Result<(u32, Packet), Refused> {
+        // Over several hops any TTL will do: BIRD sends 64, and nobody knows how many routers have taken from it.
         if !arrival.multihop && arrival.ttl != TTL_UNTOUCHED {
             return Err(Refused::Ttl);
         }
@@ -321,9 +318,6 @@ impl Sessions {
         // to come from where the session's packets come from.
         if !entry.is_path_of(arrival) {
             return Err(Refused::WrongPath);
-        }
-        if arrival.ttl < entry.min_ttl() {
-            return Err(Refused::Ttl);
         }
         Ok((entry.session.discriminator(), packet))
     }

@@ -141,9 +141,8 @@ pub struct BfdState {
     pub min_rx: Duration,
     pub min_tx: Duration,
     pub multiplier: u8,
+    /// Over several hops, where a packet may come with any TTL (RFC 5883). A single hop asks for 255.
     pub multihop: bool,
-    /// Multihop: what comes in with a lower TTL is dropped; 0 takes all (RFC 5883 §5). A single hop asks for 255 whatever this says.
-    pub min_ttl: u8,
 }
 
 /// By default everything is taken and told, with nothing special.

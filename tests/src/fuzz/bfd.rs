@@ -83,7 +83,7 @@ fn is_decodable(packet: &Packet) -> bool {
 fn parameters(bytes: &[u8]) -> Option<Parameters> {
     let [tx, rx, multiplier, ..] = *bytes else { return None };
     let interval = |byte: u8| Duration::from_millis(u64::from(byte) * 4);
-    let wanted = BfdState { min_tx: interval(tx), min_rx: interval(rx), multiplier, multihop: false, min_ttl: 0 };
+    let wanted = BfdState { min_tx: interval(tx), min_rx: interval(rx), multiplier, multihop: false };
     Parameters::of(&wanted).ok()
 }
 

@@ -149,7 +149,7 @@ impl Pair {
 
 fn parameters(min_tx: u64, min_rx: u64, multiplier: u8) -> Parameters {
     let (min_tx, min_rx) = (Duration::from_millis(min_tx), Duration::from_millis(min_rx));
-    Parameters::of(&BfdState { min_rx, min_tx, multiplier, multihop: false, min_ttl: 0 }).unwrap()
+    Parameters::of(&BfdState { min_rx, min_tx, multiplier, multihop: false }).unwrap()
 }
 
 fn any_parameters(pair: &mut Pair) -> Parameters {

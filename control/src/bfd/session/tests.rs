@@ -6,7 +6,7 @@ const MS: Duration = Duration::from_millis(1);
 
 fn wanted(min_tx: u64, min_rx: u64, multiplier: u8) -> Parameters {
     let (min_tx, min_rx) = (Duration::from_millis(min_tx), Duration::from_millis(min_rx));
-    Parameters::of(&BfdState { min_rx, min_tx, multiplier, multihop: false, min_ttl: 0 }).unwrap()
+    Parameters::of(&BfdState { min_rx, min_tx, multiplier, multihop: false }).unwrap()
 }
 
 /// A session and what it did last.
@@ -389,7 +389,7 @@ fn a_neighbour_that_starts_anew_is_taken_up_again() {
 #[test]
 fn parameters_are_within_bounds() {
     let check = |min_tx, min_rx, multiplier, is_good: bool| {
-        let wanted = BfdState { min_rx, min_tx, multiplier, multihop: false, min_ttl: 0 };
+        let wanted = BfdState { min_rx, min_tx, multiplier, multihop: false };
         assert_eq!(Parameters::of(&wanted).is_ok(), is_good, "{wanted:?}");
     };
     check(MS, MS, 1, true);

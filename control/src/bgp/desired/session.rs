@@ -146,7 +146,7 @@ impl<'a> Sessions<'a> {
             add_path: true,
             restart: self.restart(spec, annotations),
             role: self.role(key, peering, local_as, annotations),
-            bfd: self.bfd(key, peering, ttl_security, annotations),
+            bfd: self.bfd(key, peering, annotations),
         }
     }
 
@@ -191,13 +191,7 @@ impl<'a> Sessions<'a> {
     }
 
     /// One hop where the peer is on a link of ours, several (RFC 5883) where that is asked for by naming timers.
-    fn bfd(
-        &self,
-        key: PeerKey,
-        peering: &Peering<'_>,
-        ttl_security: Option<u8>,
-        annotations: &BgpAnnotations,
-    ) -> Option<BfdState> {
+    fn bfd(&self, key: PeerKey, peering: &Peering<'_>, annotations: &BgpAnnotations) -> Option<BfdState> {
         let mode = peering.peer.and_then(|peer| peer.spec.failure_detection_mode);
         let is_near = peering.kind == PeerKind::LocalWorkload || self.cluster.own.is_near(key.address);
         let (min_rx, min_tx, multiplier) = match (annotations.bfd, mode) {
@@ -206,9 +200,7 @@ impl<'a> Sessions<'a> {
             (None, Some(FailureDetectionMode::BfdIfDirectlyConnected)) if is_near => BFD_TIMERS,
             (None, _) => return None,
         };
-        // Where the session asks for a TTL, its BFD does too: one hop away is 255 (RFC 5082 §3, RFC 5883 §5).
-        let min_ttl = ttl_security.map_or(0, |hops| u8::MAX.saturating_sub(hops.saturating_sub(1)));
-        Some(BfdState { min_rx, min_tx, multiplier, multihop: !is_near, min_ttl })
+        Some(BfdState { min_rx, min_tx, multiplier, multihop: !is_near })
     }
 
     fn password(&mut self, key: PeerKey, peering: &Peering<'_>, password: &BgpPassword) -> Option<Password> {

@@ -217,7 +217,6 @@ fn session(peer: &PeerState) -> String {
     if let Some(bfd) = transport.bfd {
         let hops = if bfd.multihop { "multihop" } else { "one hop" };
         add(true, format!("bfd {:?}/{:?} x {} {hops}", bfd.min_tx, bfd.min_rx, bfd.multiplier));
-        add(bfd.min_ttl > 0, format!("ttl {} or more", bfd.min_ttl));
     }
     let families: Vec<String> = transport.families.iter().map(ToString::to_string).collect();
     write!(text, "; IPv{}; {}", families.join(" and "), peer.origin).unwrap();
