@@ -23,8 +23,8 @@ use fastpath::table::acl::Acl;
 use fastpath::table::adjacency::{Adjacency, AdjacencyKind};
 use fastpath::table::interface::{Endpoint, Interface, InterfaceKind};
 use fastpath::table::{
-    AdjacencyIndex, EndpointIndex, GATEWAY_IPV4, GATEWAY_IPV6, HostEndpointIndex, InterfaceIndex, PolicyChange,
-    RouterAddresses, RuleIndex, Tables, WorkerIndex,
+    AdjacencyIndex, EndpointIndex, HostEndpointIndex, InterfaceIndex, PolicyChange, RouterAddresses, RuleIndex, Tables,
+    WorkerIndex,
 };
 
 pub use policy::PolicyCompiler;
@@ -33,10 +33,9 @@ pub use routes::{Refresh, RouteCompiler};
 
 use crate::felix::FelixSettings;
 use crate::guard;
-use crate::host::route::METRIC;
 use crate::host::{GATEWAY_MAC, InterfaceAddress, Link, LinkIndex, Neighbour, NextHop, Route, Target};
 use crate::node_state::{NodeState, RouteTarget};
-use crate::reconcile::{HostState, LinkState};
+use crate::reconcile::HostState;
 use crate::rib::nexthop::{Hops, Member, Path, Strength};
 
 /// An interface that is attached to the fast path.

@@ -101,7 +101,7 @@ pub struct Control<D> {
     pub(crate) calculation: Calculation,
     policy: PolicyCompiler,
     acl: Acl,
-    route_compiler: RouteCompiler,
+    pub(crate) route_compiler: RouteCompiler,
     pub(crate) attachments: Attachments,
     pub(crate) publisher: Publisher<Tables>,
     pub(crate) flows: Arc<FlowTable>,

@@ -224,6 +224,7 @@ mod tests {
             prefixes: 0,
             paths: 0,
             attribute_sets: 0,
+            memory_bytes: 4096,
             waiting_bytes: 0,
             is_deferred: false,
             peers: vec![

@@ -281,6 +281,11 @@ impl RouteCompiler {
         self.rib.kernel_refused(edit, now);
     }
 
+    /// Whether packets go by a learned route of this metric, if there is one to the prefix.
+    pub(crate) fn is_learned(&self, prefix: &Cidr, metric: u32) -> bool {
+        self.local.get(prefix).is_none_or(|local| local.strength.yields_to(metric))
+    }
+
     /// What could not be done, for people.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.rib.problems();

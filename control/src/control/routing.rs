@@ -23,6 +23,7 @@ use super::secrets::Secrets;
 use crate::bfd::{Bfd, BfdKey, Change};
 use crate::bgp::call::{self, BgpCall};
 use crate::bgp::desired::Interest;
+use crate::bgp::session::BfdFinding;
 use crate::bgp::speaker::Speaker;
 use crate::bgp::speaker_state::{BfdState, LocalRouteKind, SpeakerState};
 use crate::bgp::thread::{Bgp, Input, Output};
@@ -223,9 +224,12 @@ impl<D: Datastore> Control<D> {
             // It is there again, or has shut BFD down on purpose, which says nothing about packets (RFC 5882 §4.2).
             self.next_hop_up(address);
         }
-        if change.up || change.is_failure {
-            self.routing.bgp.tell(Input::Bfd { address, is_up: change.up }).await;
-        }
+        let finding = match (change.up, change.is_failure) {
+            (true, _) => BfdFinding::Up,
+            (false, true) => BfdFinding::Failed,
+            (false, false) => BfdFinding::Down,
+        };
+        self.routing.bgp.tell(Input::Bfd { address, finding }).await;
     }
 
     /// Tells BGP which next hops can be reached.

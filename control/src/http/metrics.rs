@@ -172,6 +172,7 @@ fn bgp(page: &mut Page, bgp: &SummaryView) {
         ("bgp_peers", "BGP sessions that there should be", bgp.peers.len()),
         ("bgp_prefixes", "Prefixes that somebody says something about", bgp.prefixes),
         ("bgp_paths", "Paths to these prefixes, those that were not taken too", bgp.paths),
+        ("bgp_memory_bytes", "Memory of the speaker by what it holds, approximately", bgp.memory_bytes),
     ];
     for (name, help, value) in gauges {
         page.family(name, "gauge", help);

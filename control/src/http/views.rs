@@ -13,8 +13,10 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 mod memory;
+mod route;
 
 pub use memory::MemoryView;
+pub use route::{RouteKind, RouteView};
 
 /// What one interface is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,27 +82,6 @@ pub struct InterfaceView {
     pub tx_packets: u64,
     pub tx_bytes: u64,
     pub drops: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RouteKind {
-    LocalEndpoint,
-    NextHop,
-    Blackhole,
-    /// The kernel's own address: the packet is punted to the host.
-    Host,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RouteView {
-    pub prefix: String,
-    pub kind: RouteKind,
-    pub next_hop: Option<IpAddr>,
-    pub interface: Option<String>,
-    /// State of the adjacency behind the route; none for a black hole.
-    pub adjacency: Option<NeighbourState>,
-    pub mac: Option<String>,
 }
 
 /// How far we know an L2 peer. The words of RFC 4861, section 7.3.2.

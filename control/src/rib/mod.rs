@@ -24,6 +24,7 @@
 //! | `learned.rs` | prefix → group, small |
 //! | `nexthop.rs` | next hop → neighbours on links, by the node's other routes |
 //! | `kernel.rs` | the same prefixes in the kernel, for the host's own packets, a few at a time |
+//! | `shown.rs` | what people see of it |
 //! | `buckets.rs` | the share of each member in a group, so that few flows move |
 //!
 //! Invariants: at most [`MAX_ROUTES`] prefixes, [`MAX_GROUPS`] groups, [`MAX_NEXT_HOPS`] next hops in each and
@@ -34,6 +35,7 @@ pub mod buckets;
 pub mod kernel;
 pub mod learned;
 pub mod nexthop;
+mod shown;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -8,9 +8,9 @@ mod memory;
 pub mod nearest;
 pub mod preview;
 pub mod recent;
+mod routes;
 pub mod why;
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use config::resource::Kind;
@@ -22,13 +22,12 @@ use fastpath::table::interface::InterfaceKind;
 use netlink_packet_route::neighbour::NeighbourState as KernelState;
 use serde_json::Value;
 
-use crate::compile::RouteRowKind;
 use crate::control::Control;
 use crate::host::{Link, Neighbour};
 use crate::http::api::{ShowFilter, ShowKind};
 use crate::http::views::{
     self, CopyMode, DatastoreView, FlowView, InterfaceView, NeighbourSource, NeighbourState, NeighbourView, PollMode,
-    PreparationView, QueueView, RouteKind, RouteView, StatusView, VersionView, WorkerView, XdpMode,
+    PreparationView, QueueView, StatusView, VersionView, WorkerView, XdpMode,
 };
 use crate::tell::to_json;
 
@@ -47,7 +46,7 @@ pub fn show<D>(control: &Control<D>, what: ShowKind, filter: &ShowFilter) -> Val
             to_json(&rows.take(limit).collect::<Vec<_>>())
         }
         ShowKind::Routes => {
-            let rows = routes(control, filter.address).filter(|row| is_wanted(row.interface.as_deref()));
+            let rows = routes::routes(control, filter.address).filter(|row| is_wanted(row.interface.as_deref()));
             to_json(&rows.take(limit).collect::<Vec<_>>())
         }
         ShowKind::Neighbours => {
@@ -149,33 +148,6 @@ fn interfaces<D>(control: &Control<D>) -> impl Iterator<Item = InterfaceView> {
             tx_bytes: of(|interface| interface.sent_bytes.get()),
             drops: of(|interface| interface.dropped.iter().map(Counter::get).sum()),
         }
-    })
-}
-
-/// All routes, or the one that an address takes.
-fn routes<D>(control: &Control<D>, address: Option<IpAddr>) -> impl Iterator<Item = RouteView> {
-    let taken = address.map(|address| {
-        let covering = control.routes.iter().filter(|row| row.prefix.contains(address));
-        covering.max_by_key(|row| row.prefix.length()).map(|row| row.prefix)
-    });
-    let rows = control.routes.iter().filter(move |row| taken.is_none_or(|taken| taken == Some(row.prefix)));
-    rows.map(|row| RouteView {
-        prefix: row.prefix.to_string(),
-        kind: match row.kind {
-            RouteRowKind::LocalEndpoint => RouteKind::LocalEndpoint,
-            RouteRowKind::NextHop => RouteKind::NextHop,
-            RouteRowKind::Blackhole => RouteKind::Blackhole,
-            RouteRowKind::Host => RouteKind::Host,
-        },
-        next_hop: row.next_hop,
-        interface: row.interface.clone(),
-        adjacency: match (row.kind, row.mac) {
-            (RouteRowKind::Blackhole, _) => None,
-            (RouteRowKind::LocalEndpoint | RouteRowKind::Host, Some(_)) => Some(NeighbourState::Permanent),
-            (_, Some(_)) => Some(NeighbourState::Reachable),
-            (_, None) => Some(NeighbourState::Incomplete),
-        },
-        mac: row.mac.map(|mac| mac.to_string()),
     })
 }
 

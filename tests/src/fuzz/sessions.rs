@@ -14,7 +14,7 @@ use config::net::IpVersion::{self, V4, V6};
 use control::bgp::message::{
     Capabilities, GracefulRestart, LongLived, Message, Notification, Open, Refresh, RefreshSubtype, Update,
 };
-use control::bgp::session::{Action, ConnectionId, Event, Session, State};
+use control::bgp::session::{Action, BfdFinding, ConnectionId, Event, Session, State};
 use control::bgp::speaker_state::{Identity, MaxPrefixes, PeerKey, PeerKind, PeerState, Restart, Terms, Transport};
 use control::bgp::wire::Codec;
 
@@ -328,8 +328,9 @@ impl Model {
             }
             18 => self.event(Event::Update(Box::new(state(how)))),
             _ => match how % 7 {
-                0 => self.event(Event::BfdDown),
-                1 => self.event(Event::BfdUp),
+                0 => self.event(Event::Bfd(BfdFinding::Failed)),
+                1 if other & 1 == 0 => self.event(Event::Bfd(BfdFinding::Down)),
+                1 => self.event(Event::Bfd(BfdFinding::Up)),
                 2 => self.event(Event::MaxPrefixes { family: family(other) }),
                 3 => self.event(Event::ResetBy(Notification::new(other >> 4, other & 15))),
                 4 => self.event(Event::RequestRefresh(family(other))),

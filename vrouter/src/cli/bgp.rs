@@ -213,8 +213,8 @@ fn summary(view: &SummaryView, is_wide: bool) -> String {
     let mut text = match (view.router_id, view.as_number) {
         (Some(id), Some(number)) => {
             let cluster = view.cluster_id.map(|cluster| format!(", reflects as cluster {cluster}")).unwrap_or_default();
-            let (prefixes, paths) = (view.prefixes, view.paths);
-            format!("Router {id}, AS {number}{cluster}: {prefixes} prefixes, {paths} paths\n")
+            let (prefixes, paths, memory) = (view.prefixes, view.paths, size(view.memory_bytes));
+            format!("Router {id}, AS {number}{cluster}: {prefixes} prefixes, {paths} paths, about {memory}\n")
         }
         _ => {
             "This node does not speak BGP: it has nobody to speak to, or no Node resource with an address\n".to_owned()
@@ -426,6 +426,13 @@ fn monitor(client: &Client, format: Format) -> Result<(), CliError> {
         }
         after = Some(news.next);
         std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+fn size(octets: usize) -> String {
+    match octets {
+        0..1_048_576 => format!("{} KiB", octets.div_ceil(1024)),
+        _ => format!("{:.1} MiB", octets as f64 / (1 << 20) as f64),
     }
 }
 

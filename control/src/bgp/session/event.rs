@@ -31,6 +31,16 @@ impl ConnectionId {
     }
 }
 
+/// What BFD has found (RFC 5880).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BfdFinding {
+    Up,
+    /// Packets do not get there any longer.
+    Failed,
+    /// It is not watched any more, which says nothing about packets (RFC 5882 §4.2).
+    Down,
+}
+
 /// What can happen.
 #[derive(Debug, Clone)]
 pub enum Event<'a> {
@@ -78,9 +88,7 @@ pub enum Event<'a> {
     OutputProgress {
         connection: ConnectionId,
     },
-    /// RFC 5880: packets do not get there any longer, or do again.
-    BfdDown,
-    BfdUp,
+    Bfd(BfdFinding),
     /// More prefixes of the family than `Terms::max_prefixes` allows.
     MaxPrefixes {
         family: IpVersion,

@@ -49,7 +49,7 @@ use std::time::Instant;
 use config::net::IpVersion;
 
 use self::connection::{Connection, Phase};
-pub use self::event::{Action, ConnectionId, End, Event, Negotiated};
+pub use self::event::{Action, BfdFinding, ConnectionId, End, Event, Negotiated};
 use self::notification::{CEASE, SEND_HOLD_TIMER_EXPIRED, cease, too_many_prefixes};
 use self::open::RestartBits;
 use self::restart::Helper;
@@ -169,12 +169,13 @@ impl Session {
                     found.send_hold_until = None;
                 }
             }
-            Event::BfdDown => {
-                self.history.is_bfd_up = Some(false);
-                // RFC 9384. A connection that is not up yet has its own timers: BFD may only be late.
-                self.end_established(Notification::new(CEASE, cease::BFD_DOWN), now, out);
+            Event::Bfd(finding) => {
+                self.history.is_bfd_up = Some(finding == BfdFinding::Up);
+                if finding == BfdFinding::Failed {
+                    // RFC 9384. A connection that is not up yet has its own timers: BFD may only be late.
+                    self.end_established(Notification::new(CEASE, cease::BFD_DOWN), now, out);
+                }
             }
-            Event::BfdUp => self.history.is_bfd_up = Some(true),
             Event::MaxPrefixes { family } => {
                 if self.state() == State::Established {
                     let limit = self.peer.terms.max_prefixes.map_or(0, |limit| limit.count);

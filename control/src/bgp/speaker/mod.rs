@@ -15,6 +15,7 @@
 //! | `receive.rs` | what is taken from a peer, and what is refused |
 //! | `view.rs` | what is shown |
 //! | `dump.rs` | the table for tools that read MRT |
+//! | `memory.rs` | how much of it there is |
 //! | `monitor.rs` | what a monitoring station hears, by BMP |
 //!
 //! Invariants: a peer is a member of one group exactly while its session is established; an action that names a connection
@@ -22,6 +23,7 @@
 
 pub mod dump;
 mod follow;
+mod memory;
 pub mod monitor;
 mod orders;
 mod receive;
@@ -42,7 +44,9 @@ use super::rib::Rib;
 use super::rib::forwarding::Forwarding;
 use super::rib::path::{PeerFacts, PeerIndex, Stale};
 use super::rib::table::PrefixIndex;
-use super::session::{Action as SessionAction, ConnectionId, Event as SessionEvent, Negotiated, Session, State};
+use super::session::{
+    Action as SessionAction, BfdFinding, ConnectionId, Event as SessionEvent, Negotiated, Session, State,
+};
 use super::speaker_state::{Identity, PeerKey, PeerState, SpeakerState, Transport};
 use crate::rib::LearnedBatch;
 
@@ -65,7 +69,7 @@ pub enum Event<'a> {
     /// Of the session of a peer. Accepted connections go by `accept`.
     Session(PeerKey, SessionEvent<'a>),
     /// Packets to the peer get there, or no longer (RFC 5880).
-    Bfd { address: IpAddr, is_up: bool },
+    Bfd { address: IpAddr, finding: BfdFinding },
 }
 
 /// What is to be done.
@@ -202,14 +206,13 @@ impl Speaker {
                 self.end_deferral();
             }
             Event::Session(key, event) => self.session(key, event, now, out),
-            Event::Bfd { address, is_up } => {
+            Event::Bfd { address, finding } => {
                 let with_bfd =
                     |key: &PeerKey, peer: &Peer| key.address == address && peer.state.transport.bfd.is_some();
                 let keys: Vec<PeerKey> =
                     self.peers.iter().filter(|(key, peer)| with_bfd(key, peer)).map(|(key, _)| *key).collect();
                 for key in keys {
-                    let event = if is_up { SessionEvent::BfdUp } else { SessionEvent::BfdDown };
-                    self.session(key, event, now, out);
+                    self.session(key, SessionEvent::Bfd(finding), now, out);
                 }
             }
         }

@@ -299,7 +299,7 @@ impl Speaker {
         monitor.feed = Some(feed);
     }
 
-    pub(super) fn feed(&mut self) -> Option<&mut Feed> {
+    fn feed(&mut self) -> Option<&mut Feed> {
         self.monitor.as_mut()?.feed.as_mut()
     }
 

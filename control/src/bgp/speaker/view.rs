@@ -38,7 +38,9 @@ pub struct SummaryView {
     pub paths: usize,
     /// Sets of attributes in memory.
     pub attribute_sets: usize,
-    /// Octets of messages that wait for slow peers.
+    /// Octets, by what there is of everything: an approximation.
+    pub memory_bytes: usize,
+    /// Octets of messages that wait for slow peers, and for the monitoring station.
     pub waiting_bytes: usize,
     /// After a restart: peers are told nothing before all was heard.
     pub is_deferred: bool,
@@ -272,7 +274,8 @@ impl Speaker {
             prefixes: self.rib.len(),
             paths: self.rib.path_count(),
             attribute_sets: self.rib.store.len(),
-            waiting_bytes: self.groups.iter().flatten().map(Group::log_bytes).sum(),
+            memory_bytes: self.memory(),
+            waiting_bytes: self.waiting_bytes(),
             is_deferred: self.deferral.is_some(),
             peers: self.peers.iter().map(|(key, peer)| self.peer_view(key, peer, now)).collect(),
             station: self.monitor.as_ref().map(Monitor::view),

@@ -34,7 +34,7 @@ use tokio::sync::mpsc;
 
 use super::bmp::station::Event as StationEvent;
 use super::message::{CEASE, Notification, cease};
-use super::session::{ConnectionId, Event as SessionEvent};
+use super::session::{BfdFinding, ConnectionId, Event as SessionEvent};
 use super::speaker::monitor::Monitor;
 use super::speaker::{Action, Event, Note, Speaker};
 use super::speaker_state::{PeerKey, SpeakerState};
@@ -66,7 +66,7 @@ pub enum Input {
     NextHops(BTreeMap<IpAddr, Option<u32>>),
     Bfd {
         address: IpAddr,
-        is_up: bool,
+        finding: BfdFinding,
     },
     /// Something to be asked or done, in the thread.
     Call(Call),
@@ -232,7 +232,7 @@ impl Loop {
                 self.speaker.handle(Event::Desired(desired), now, actions);
             }
             Input::NextHops(metrics) => self.speaker.handle(Event::NextHops(&metrics), now, actions),
-            Input::Bfd { address, is_up } => self.speaker.handle(Event::Bfd { address, is_up }, now, actions),
+            Input::Bfd { address, finding } => self.speaker.handle(Event::Bfd { address, finding }, now, actions),
             Input::Call(call) => call(&mut self.speaker, now, actions),
             Input::Stop(_) => {}
         }

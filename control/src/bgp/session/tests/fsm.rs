@@ -407,12 +407,17 @@ fn a_peer_that_does_not_read_is_left() {
 fn bfd_ends_what_is_up_and_only_that() {
     // RFC 9384.
     let mut rig = Rig::up(|_| {}, &plain_open());
-    rig.check(Event::BfdDown, &["send 0 N(6/10)", "close 0", "down"]);
+    rig.check(Event::Bfd(BfdFinding::Failed), &["send 0 N(6/10)", "close 0", "down"]);
     rig.accepted(1);
-    rig.check(Event::BfdDown, &[]);
+    rig.check(Event::Bfd(BfdFinding::Failed), &[]);
     assert_eq!(rig.session.state(), State::OpenSent);
-    rig.check(Event::BfdUp, &[]);
+    rig.check(Event::Bfd(BfdFinding::Up), &[]);
     assert_eq!(rig.session.status().is_bfd_up, Some(true));
+    // Not watched any more, which is no failure: RFC 5882 §4.2.
+    let mut rig = Rig::up(|_| {}, &plain_open());
+    rig.check(Event::Bfd(BfdFinding::Up), &[]);
+    rig.check(Event::Bfd(BfdFinding::Down), &[]);
+    assert_eq!((rig.session.state(), rig.session.status().is_bfd_up), (State::Established, Some(false)));
 }
 
 #[test]

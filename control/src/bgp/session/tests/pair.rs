@@ -292,7 +292,7 @@ impl World {
                 self.event(side, Event::Start);
             }
             4 => self.restart(side),
-            5 => self.event(side, Event::BfdDown),
+            5 => self.event(side, Event::Bfd(BfdFinding::Failed)),
             _ => {}
         }
         let delay = Duration::from_millis(self.random.number() % 20_000);

@@ -145,7 +145,7 @@ fn a_notification_is_survived_if_both_have_said_so() {
     let stop = || Event::Stop { notification: shutdown("bye") };
     assert_eq!(sent(&their_open(), stop()), ["send 0 N(6/2)", "close 0", "down"]);
     assert_eq!(sent(&with_notification(), stop()), ["send 0 N(6/9)", "close 0", "down"]);
-    assert_eq!(sent(&with_notification(), Event::BfdDown), ["send 0 N(6/9)", "close 0", "down"]);
+    assert_eq!(sent(&with_notification(), Event::Bfd(BfdFinding::Failed)), ["send 0 N(6/9)", "close 0", "down"]);
     assert_eq!(sent(&with_notification(), Event::MaxPrefixes { family: V4 }), ["send 0 N(6/9)", "close 0", "down"]);
     assert_eq!(sent(&with_notification(), by(Notification::with(6, 9, [6, 4]))), ["send 0 N(6/9)", "close 0", "down"]);
 

@@ -353,7 +353,7 @@ fn who_takes_nothing_is_closed_and_told_everything_anew() {
         assert!((said as usize) < LOG_MAX / 3600 + 2);
     }
     assert_eq!(stand.speaker.monitor.as_ref().unwrap().view().waiting_bytes, 0, "nothing is kept");
-    assert_eq!(stand.speaker.deadline(), Some(stand.now));
+    assert!(stand.speaker.deadline().is_some_and(|deadline| deadline <= stand.now));
     let mut actions = Vec::new();
     stand.speaker.handle(Event::Timer, stand.now, &mut actions);
     assert!(actions.iter().any(|action| matches!(action, Action::CloseStation)));
