@@ -32,6 +32,7 @@
 //! | `bgp_failover.rs` | the next hop of very many prefixes falls silent, and packets go by another |
 //! | `bgp_input.rs` | wrong UPDATEs over real sockets, with another router behind |
 //! | `bgp_flood.rs` | peers that do harm without a wrong byte |
+//! | `bgp_gobgp.rs` | several paths and restarts, with GoBGP |
 //! | `bgp_host.rs` | blocks of the node and ways to peers, in the host's own routes |
 //! | `bmp.rs` | a monitoring station hears what a peer says, whenever it comes |
 //! | `secrets.rs` | a session's password is changed under it |
@@ -46,6 +47,7 @@ mod bfd;
 mod bgp;
 mod bgp_failover;
 mod bgp_flood;
+mod bgp_gobgp;
 mod bgp_host;
 mod bgp_input;
 mod bmp;
