@@ -66,16 +66,17 @@ impl Compiler<'_> {
     }
 }
 
-/// Host routes to peers. One that is its own gateway needs none.
+/// Host routes to peers. One that is its own gateway needs none, and nobody is reached by this node itself.
 fn gateway_routes<'a>(
     gateways: &'a BTreeMap<IpAddr, IpAddr>,
     addresses: &'a [InterfaceAddress],
 ) -> impl Iterator<Item = Route> + 'a {
-    let routes = gateways.iter().filter(|(peer, gateway)| peer != gateway);
+    let is_own = |gateway: &IpAddr| addresses.iter().any(|own| own.address == *gateway);
+    let routes = gateways.iter().filter(move |(peer, gateway)| peer != gateway && !is_own(gateway));
     routes.filter_map(|(peer, gateway)| {
         let near = addresses.iter().filter(|own| {
             let subnet = Cidr::new(own.address, own.prefix_length).map(|subnet| subnet.masked());
-            subnet.is_some_and(|subnet| subnet.contains(*gateway)) && own.address != *gateway
+            subnet.is_some_and(|subnet| subnet.contains(*gateway))
         });
         // As the kernel chooses: by the longest prefix.
         let link = near.max_by_key(|own| own.prefix_length)?.link;

@@ -80,7 +80,7 @@ impl Station {
                 let (reach, unreach) =
                     (update.attributes.get_reachable_nlri(), update.attributes.get_unreachable_nlri());
                 let gone = unreach.map_or(&[][..], |nlri| &nlri.prefixes).iter().chain(&update.withdrawn_prefixes);
-                gone.for_each(|found| drop(self.prefixes.remove(&found.prefix.to_string())));
+                gone.for_each(|found| _ = self.prefixes.remove(&found.prefix.to_string()));
                 let come = reach.map_or(&[][..], |nlri| &nlri.prefixes).iter().chain(&update.announced_prefixes);
                 self.prefixes.extend(come.map(|found| found.prefix.to_string()));
             }

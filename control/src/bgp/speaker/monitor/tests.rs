@@ -111,7 +111,8 @@ impl Stand {
 
     fn announce(&mut self, number: u8, prefix: u8, path_id: u32, med: u32) {
         let nlri = self.nlri(prefix, path_id);
-        let next_hop: IpAddr = if prefix % 2 == 0 { peer(number).address } else { "2001:db8::9".parse().unwrap() };
+        let next_hop: IpAddr =
+            if prefix.is_multiple_of(2) { peer(number).address } else { "2001:db8::9".parse().unwrap() };
         let attributes = Attributes {
             as_path: AsPath::sequence(vec![THEIRS, 65_000]),
             med: Some(med),
@@ -127,7 +128,8 @@ impl Stand {
     }
 
     fn nlri(&self, prefix: u8, path_id: u32) -> Nlri {
-        let text = if prefix % 2 == 0 { format!("10.{prefix}.0.0/16") } else { format!("2001:db8:{prefix}::/48") };
+        let text =
+            if prefix.is_multiple_of(2) { format!("10.{prefix}.0.0/16") } else { format!("2001:db8:{prefix}::/48") };
         Nlri { prefix: Cidr::parse(&text).unwrap(), path_id: if self.add_path { path_id } else { 0 } }
     }
 
