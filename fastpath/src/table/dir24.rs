@@ -7,7 +7,7 @@
 //!
 //! The table of 2^24 slots is mapped page by page as it is written to, so a node with few routes keeps few pages, and the
 //! default route is one store. A prefix is painted over the addresses that no longer prefix in it has; what has which is
-//! known from the RIB beside it. Each address changes by one store, from its old answer to its new one.
+//! known from the prefixes beside it (`prefixes.rs`). Each address changes by one store, from its old answer to its new one.
 //!
 //! A /24 with more than one answer has a line, sixteen cells in one line of the cache, if its routes are no longer than /28,
 //! else a group of 256 cells. Blocks of 64 addresses, as clusters have them, so cost one line for four, and 100,000 of
@@ -20,12 +20,12 @@
 //! See: Gupta, Lin, McKeown, "Routing Lookups in Hardware at Memory Access Speeds", 1998.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use prefix_trie::PrefixMap;
-
 use super::lpm::{Address, MAX_VALUE, Prefix};
+use super::prefixes::{Number, Prefixes};
 use crate::mapped::{self, Extent};
 use crate::rcu::Grace;
 
@@ -132,6 +132,11 @@ impl Dir24 {
         [self.slots.extent(), self.cells.extent()].into_iter().sum()
     }
 
+    /// What a /24 leads to that is a prefix, and has no longer one in it.
+    fn value_of_whole(&self, at: u32) -> u32 {
+        self.slots[at as usize].load(Ordering::Relaxed).wrapping_sub(1)
+    }
+
     #[inline(always)]
     fn view(&self) -> View<'_> {
         let cells = self.cells.get(self.first_cell..).and_then(|cells| cells.first_chunk());
@@ -169,11 +174,9 @@ fn cell(slot: u32, address: u32) -> usize {
     slot as usize % ALL_LINES * CELLS + ((address & 255) >> shift) as usize
 }
 
-type Rib = PrefixMap<(u32, u8), u32>;
-
-/// What control edits: the RIB, and through it the table that workers read.
+/// What control edits: the prefixes, and through them the table that workers read.
 pub struct Dir24Writer {
-    rib: Rib,
+    prefixes: Prefixes,
     painter: Painter,
 }
 
@@ -187,7 +190,7 @@ impl Dir24Writer {
             groups: Pool::new(MAX_LINES, CELLS, MAX_GROUPS),
             waiting: BTreeSet::new(),
         };
-        Self { rib: PrefixMap::new(), painter }
+        Self { prefixes: Prefixes::default(), painter }
     }
 
     /// What workers read.
@@ -197,11 +200,11 @@ impl Dir24Writer {
 
     /// Number of routes.
     pub fn len(&self) -> usize {
-        self.rib.len()
+        self.prefixes.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.rib.is_empty()
+        self.len() == 0
     }
 
     /// Number of /24s that lead nowhere because there was no line for them.
@@ -221,23 +224,25 @@ impl Dir24Writer {
     /// Routes a prefix, whatever host bits are set. Returns what it led to before. Panics for a value beyond `MAX_VALUE`.
     pub fn insert(&mut self, (address, length, value): Prefix<u32>) -> Option<u32> {
         assert!(value <= MAX_VALUE, "a value that fits a slot");
-        let prefix = prefix(address, length);
-        let old = self.rib.insert(prefix, value);
+        let (address, length) = prefix(address, length);
+        let table = &self.painter.table;
+        let old = self.prefixes.insert(address, length, value, |at| table.value_of_whole(at));
         if old.is_none() {
-            self.expect(self.rib.len());
+            self.expect(self.len());
         }
         if old != Some(value) {
-            self.paint(prefix, value + 1);
+            self.paint(address, length, Some(value));
         }
         old
     }
 
     /// Takes a route away. Returns what it led to.
     pub fn remove(&mut self, address: u32, length: u8) -> Option<u32> {
-        let prefix = prefix(address, length);
-        let old = self.rib.remove(&prefix)?;
-        let slot = cover(&self.rib, prefix);
-        self.paint(prefix, slot);
+        let (address, length) = prefix(address, length);
+        let table = &self.painter.table;
+        let old = self.prefixes.remove(address, length, |at| table.value_of_whole(at))?;
+        let around = if length > 24 { None } else { self.prefixes.around(Number::of(address, length)) };
+        self.paint(address, length, around);
         Some(old)
     }
 
@@ -246,35 +251,17 @@ impl Dir24Writer {
         self.painter.table.edition.fetch_add(1, Ordering::Release);
     }
 
-    /// Gives every address of the prefix that no longer prefix has its new answer.
-    fn paint(&mut self, prefix: (u32, u8), slot: u32) {
-        let Self { rib, painter } = self;
-        if prefix.1 == 0 {
-            painter.table.default.store(slot, Ordering::Release);
-            return;
+    /// Gives every address of the prefix that no longer prefix has its new answer. That of addresses in a /24 with longer
+    /// prefixes than that is not asked for: it is what the prefixes say.
+    fn paint(&mut self, address: u32, length: u8, value: Option<u32>) {
+        let Self { prefixes, painter } = self;
+        let slot = slot(value);
+        match length {
+            0 => return painter.table.default.store(slot, Ordering::Release),
+            1..=24 => prefixes.free(Number::of(address, length), &mut |range| painter.set_all(range, slot, prefixes)),
+            _ => painter.remake(address >> 8, prefixes),
         }
-        let (first, last) = prefix.0.range(prefix.1);
-        if prefix.1 > 24 {
-            painter.remake(first >> 8, rib);
-        } else {
-            // The next /24 to be painted.
-            let mut next = first >> 8;
-            for (inner, _) in rib.children(&prefix).filter(|(inner, _)| inner.1 > prefix.1) {
-                let (inner_first, inner_last) = inner.0.range(inner.1);
-                let at = inner_first >> 8;
-                if at < next {
-                    // Within a /24 or a prefix that was passed over.
-                    continue;
-                }
-                painter.set_all(next..at, slot);
-                if inner.1 > 24 {
-                    painter.remake(at, rib);
-                }
-                next = (inner_last >> 8) + 1;
-            }
-            painter.set_all(next..(last >> 8) + 1, slot);
-        }
-        painter.retry(rib);
+        painter.retry(prefixes);
     }
 }
 
@@ -284,10 +271,9 @@ fn prefix(address: u32, length: u8) -> (u32, u8) {
     (address.range(length).0, length)
 }
 
-/// What a slot says of a prefix and of nothing longer.
-fn cover(rib: &Rib, prefix: (u32, u8)) -> u32 {
-    // The default route is not painted.
-    rib.get_lpm(&prefix).filter(|((_, length), _)| *length > 0).map_or(0, |(_, value)| value + 1)
+/// What a slot or cell says that leads there.
+fn slot(value: Option<u32>) -> u32 {
+    value.map_or(0, |value| value + 1)
 }
 
 /// Lines of one kind, and which of them are free.
@@ -337,11 +323,14 @@ struct Painter {
 }
 
 impl Painter {
-    /// One answer for each of these /24s.
-    fn set_all(&mut self, range: std::ops::Range<u32>, slot: u32) {
-        for at in range {
-            self.set(at, slot);
+    /// One answer for each of these /24s, but where there are longer prefixes.
+    fn set_all(&mut self, mut range: Range<u32>, slot: u32, prefixes: &Prefixes) {
+        while let Some(at) = prefixes.first_with_inner(range.clone()) {
+            (range.start..at).for_each(|at| self.set(at, slot));
+            self.remake(at, prefixes);
+            range.start = at + 1;
         }
+        range.for_each(|at| self.set(at, slot));
     }
 
     fn set(&mut self, at: u32, slot: u32) {
@@ -359,12 +348,10 @@ impl Painter {
         }
     }
 
-    /// A /24 from what the RIB says.
-    fn remake(&mut self, at: u32, rib: &Rib) {
-        let whole = (at << 8, 24);
-        let mut answers = [cover(rib, whole); 256];
-        // Outer prefixes come before those within them.
-        for ((address, length), value) in rib.children(&whole).filter(|((_, length), _)| *length > 24) {
+    /// A /24 with longer prefixes from what these say.
+    fn remake(&mut self, at: u32, prefixes: &Prefixes) {
+        let mut answers = [slot(prefixes.around_inner(at)); 256];
+        for (address, length, value) in prefixes.inner(at) {
             let (first, last) = address.range(length);
             answers[(first & 255) as usize..=(last & 255) as usize].fill(value + 1);
         }
@@ -396,9 +383,9 @@ impl Painter {
     }
 
     /// Lets those that wait for lines try again, if there are any.
-    fn retry(&mut self, rib: &Rib) {
+    fn retry(&mut self, prefixes: &Prefixes) {
         while let Some(at) = self.waiting.first().copied() {
-            self.remake(at, rib);
+            self.remake(at, prefixes);
             if self.waiting.first() == Some(&at) {
                 return;
             }

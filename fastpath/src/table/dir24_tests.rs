@@ -1,8 +1,9 @@
-//! The IPv4 table against the RIB it is painted from, and against the sorted runs; readers beside a writer.
+//! The IPv4 table against a map of its routes, and against the sorted runs; readers beside a writer.
 
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
+use prefix_trie::PrefixMap;
 use proptest::prelude::*;
 
 use super::super::lpm::{Lpm, NO_VALUE};
@@ -14,19 +15,45 @@ fn writer() -> Dir24Writer {
     Dir24Writer::new(Publisher::new(()).grace())
 }
 
-/// Every probe alone, in a burst, by the RIB and by sorted runs.
-fn check(writer: &Dir24Writer, probes: &[u32]) {
-    let routes: Vec<Prefix<u32>> =
-        writer.rib.iter().map(|((address, length), value)| (address, length, *value)).collect();
-    let runs = Lpm::build(routes);
-    let mut values = vec![0; probes.len()];
-    writer.table().lookup_burst(probes, &mut values);
-    for (probe, value) in probes.iter().zip(values) {
-        let expected = runs.lookup(*probe);
-        let by_rib = writer.rib.get_lpm(&(*probe, 32)).map_or(NO_VALUE, |(_, value)| *value);
-        assert_eq!(by_rib, expected, "{probe:08x} by the RIB");
-        assert_eq!(writer.table().lookup(*probe), expected, "{probe:08x} alone");
-        assert_eq!(value, expected, "{probe:08x} in a burst");
+/// A writer, and all its routes as a map has them.
+struct Twins {
+    writer: Dir24Writer,
+    rib: PrefixMap<(u32, u8), u32>,
+}
+
+impl Twins {
+    fn new() -> Twins {
+        Twins { writer: writer(), rib: PrefixMap::new() }
+    }
+
+    fn insert(&mut self, (address, length, value): Prefix<u32>) {
+        let old = self.writer.insert((address, length, value));
+        assert_eq!(old, self.rib.insert(prefix(address, length), value), "{address:08x}/{length}");
+        assert_eq!(self.writer.len(), self.rib.len());
+    }
+
+    fn remove(&mut self, address: u32, length: u8) -> Option<u32> {
+        let old = self.writer.remove(address, length);
+        assert_eq!(old, self.rib.remove(&prefix(address, length)), "{address:08x}/{length}");
+        assert_eq!(self.writer.len(), self.rib.len());
+        old
+    }
+
+    /// Every probe alone, in a burst, by the map and by sorted runs.
+    fn check(&self, probes: &[u32]) {
+        let routes: Vec<Prefix<u32>> =
+            self.rib.iter().map(|((address, length), value)| (address, length, *value)).collect();
+        let runs = Lpm::build(routes);
+        let table = self.writer.table();
+        let mut values = vec![0; probes.len()];
+        table.lookup_burst(probes, &mut values);
+        for (probe, value) in probes.iter().zip(values) {
+            let expected = runs.lookup(*probe);
+            let by_rib = self.rib.get_lpm(&(*probe, 32)).map_or(NO_VALUE, |(_, value)| *value);
+            assert_eq!(by_rib, expected, "{probe:08x} by the map");
+            assert_eq!(table.lookup(*probe), expected, "{probe:08x} alone");
+            assert_eq!(value, expected, "{probe:08x} in a burst");
+        }
     }
 }
 
@@ -73,31 +100,31 @@ fn edit() -> impl Strategy<Value = Edit> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
     #[test]
-    fn edited_equals_rib_and_runs(edits in prop::collection::vec(edit(), 1..120), more in prop::collection::vec(any::<u32>(), 8)) {
-        let mut writer = writer();
+    fn edited_equals_map_and_runs(edits in prop::collection::vec(edit(), 1..120), more in prop::collection::vec(any::<u32>(), 8)) {
+        let mut twins = Twins::new();
         let mut known: Vec<Prefix<u32>> = Vec::new();
         for (step, edit) in edits.iter().enumerate() {
             match edit {
                 Edit::Insert(route) => {
                     known.push(*route);
-                    writer.insert(*route);
+                    twins.insert(*route);
                 }
                 Edit::Remove(index) if !known.is_empty() => {
                     let (address, length, _) = known.swap_remove(index.index(known.len()));
-                    writer.remove(address, length);
+                    twins.remove(address, length);
                     // Its edges stay among the probes.
                     known.push((address, length, 0));
                 }
                 Edit::Remove(_) => {}
                 Edit::RemoveOther((address, length, _)) => {
-                    writer.remove(*address, *length);
+                    twins.remove(*address, *length);
                 }
             }
             if step % 16 == 0 || step + 1 == edits.len() {
                 let mut probes = probes(&known);
                 probes.extend(&more);
-                check(&writer, &probes);
-                check_lines(&writer, &probes);
+                twins.check(&probes);
+                check_lines(&twins.writer, &probes);
             }
         }
     }
@@ -105,19 +132,20 @@ proptest! {
 
 #[test]
 fn one_slot_24_bits_and_beyond() {
-    let mut writer = writer();
+    let mut twins = Twins::new();
     let all: Vec<u32> = (0x0a00_0000..0x0a00_0400).collect();
     let mut routes: Vec<Prefix<u32>> = vec![(0, 0, 9), (0x0a00_0000, 8, 8), (0x0a00_0100, 24, 7)];
     routes.extend((25..=32).map(|length| (0x0a00_0155, length, u32::from(length))));
     for route in &routes {
-        writer.insert(*route);
-        check(&writer, &all);
+        twins.insert(*route);
+        twins.check(&all);
     }
-    assert_eq!(writer.len(), routes.len());
+    assert_eq!(twins.writer.len(), routes.len());
     for (address, length, value) in routes.iter().rev() {
-        assert_eq!(writer.remove(*address, *length), Some(*value));
-        check(&writer, &all);
+        assert_eq!(twins.remove(*address, *length), Some(*value));
+        twins.check(&all);
     }
+    let mut writer = twins.writer;
     assert!(writer.is_empty());
     // A /24 is made anew before what it had is given back.
     assert_eq!([writer.painter.lines.begun, writer.painter.groups.begun], [2, 2], "used again");
@@ -165,23 +193,23 @@ fn blocks_of_64_addresses_cost_one_line_for_four() {
 
 #[test]
 fn without_a_line_a_24_leads_nowhere_until_there_is_one() {
-    let mut writer = writer();
-    writer.insert((0x0a00_0000, 8, 1));
-    writer.painter.groups.begun = MAX_GROUPS as u32;
-    writer.insert((0x0a00_0101, 32, 2));
-    assert_eq!(writer.nowhere(), 1);
-    assert!([0x0a00_0101, 0x0a00_0102].iter().all(|address| writer.table().lookup(*address) > MAX_VALUE));
-    assert_eq!(writer.table().lookup(0x0a00_0201), 1);
-    writer.painter.groups.unused.push(MAX_LINES as u32);
-    writer.insert((0x0b00_0000, 8, 3));
-    assert_eq!(writer.nowhere(), 0);
-    check(&writer, &[0x0a00_0100, 0x0a00_0101, 0x0a00_0102]);
+    let mut twins = Twins::new();
+    twins.insert((0x0a00_0000, 8, 1));
+    twins.writer.painter.groups.begun = MAX_GROUPS as u32;
+    twins.insert((0x0a00_0101, 32, 2));
+    assert_eq!(twins.writer.nowhere(), 1);
+    assert!([0x0a00_0101, 0x0a00_0102].iter().all(|address| twins.writer.table().lookup(*address) > MAX_VALUE));
+    assert_eq!(twins.writer.table().lookup(0x0a00_0201), 1);
+    twins.writer.painter.groups.unused.push(MAX_LINES as u32);
+    twins.insert((0x0b00_0000, 8, 3));
+    assert_eq!(twins.writer.nowhere(), 0);
+    twins.check(&[0x0a00_0100, 0x0a00_0101, 0x0a00_0102]);
     // And one that is no longer wanted waits for nothing.
-    writer.insert((0x0a00_0201, 32, 2));
-    assert_eq!(writer.nowhere(), 1);
-    writer.remove(0x0a00_0201, 32);
-    assert_eq!(writer.nowhere(), 0);
-    check(&writer, &[0x0a00_0200, 0x0a00_0201]);
+    twins.insert((0x0a00_0201, 32, 2));
+    assert_eq!(twins.writer.nowhere(), 1);
+    twins.remove(0x0a00_0201, 32);
+    assert_eq!(twins.writer.nowhere(), 0);
+    twins.check(&[0x0a00_0200, 0x0a00_0201]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //!
 //! | file | what it answers |
 //! |---|---|
-//! | `routes.rs` | destination → adjacency: `dir24.rs` for IPv4, `ipv6.rs` over `interval.rs` and `overlay.rs` for IPv6 |
+//! | `routes.rs` | destination → adjacency: `dir24.rs` for IPv4, painted from `prefixes.rs`, `ipv6.rs` over `interval.rs` and `overlay.rs` for IPv6 |
 //! | `lpm.rs` | the same in its obvious form |
 //! | `adjacency.rs` | adjacency → interface and complete rewrite |
 //! | `group.rs` | group × flow → adjacency, where a route has several |
@@ -21,6 +21,7 @@ pub mod interval;
 pub mod ipv6;
 pub mod lpm;
 pub mod overlay;
+mod prefixes;
 pub mod routes;
 #[cfg(test)]
 mod test_routes;
