@@ -98,6 +98,8 @@ pub enum Topic {
     PeersTcp,
     /// Our BGP speaker beside BIRD 2; neither.
     Bgp,
+    /// Of that the one peer with a million prefixes; neither.
+    BgpTable,
 }
 
 impl Topic {
@@ -116,7 +118,7 @@ impl Topic {
     ];
 
     /// What is measured only when it is asked for by name.
-    pub const MORE: [Topic; 4] = [Topic::PeersMemory, Topic::Peers, Topic::PeersTcp, Topic::Bgp];
+    pub const MORE: [Topic; 5] = [Topic::PeersMemory, Topic::Peers, Topic::PeersTcp, Topic::Bgp, Topic::BgpTable];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -135,6 +137,7 @@ impl Topic {
             Topic::Peers => "peers",
             Topic::PeersTcp => "peers-tcp",
             Topic::Bgp => "bgp",
+            Topic::BgpTable => "bgp-table",
         }
     }
 }
@@ -258,6 +261,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
             Topic::Peers => peers::compare::measure(&options.scale, &options.out, &mut report)?,
             Topic::PeersTcp => peers::stream::measure(&options.scale, &options.out, &mut report)?,
             Topic::Bgp => bgp::measure(&options.scale, &mut report)?,
+            Topic::BgpTable => bgp::measure_table(&options.scale, &mut report)?,
         }
     }
     report.finish(options)?;

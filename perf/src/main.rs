@@ -26,6 +26,7 @@ const USAGE: &str = "usage: perf [TOPIC]... [options]
   peers          the kernel in Calico's layouts, Open vSwitch and DPDK in the same lab, in turn; not part of all
   peers-tcp      one TCP connection through ours, the kernel, Open vSwitch and l3fwd, in turn; not part of all
   bgp            our BGP speaker beside BIRD 2: a million prefixes, a route reflector, churn; not part of all
+  bgp-table      of that the million prefixes; not part of all
   peers-memory   DPDK's tables beside ours, over the same sets; not part of all
 
   --commit TEXT      written into every line (default: git)

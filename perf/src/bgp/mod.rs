@@ -53,6 +53,23 @@ pub struct Size {
 }
 
 pub fn measure(scale: &Scale, report: &mut Report) -> Result<(), Error> {
+    let speakers = speakers(report);
+    if speakers.is_empty() {
+        return Ok(());
+    }
+    table::measure(&scale.bgp, scale.rounds, &speakers, report)?;
+    reflector::measure(&scale.bgp, scale.rounds, &speakers, report)?;
+    churn::measure(&scale.bgp, &speakers, report)
+}
+
+/// `table.rs` alone.
+pub fn measure_table(scale: &Scale, report: &mut Report) -> Result<(), Error> {
+    let speakers = speakers(report);
+    if speakers.is_empty() { Ok(()) } else { table::measure(&scale.bgp, scale.rounds, &speakers, report) }
+}
+
+/// Those that are installed.
+fn speakers(report: &mut Report) -> Vec<Speaker> {
     let mut speakers = Vec::new();
     for speaker in Speaker::ALL {
         match speaker.absent() {
@@ -60,10 +77,5 @@ pub fn measure(scale: &Scale, report: &mut Report) -> Result<(), Error> {
             None => speakers.push(speaker),
         }
     }
-    if speakers.is_empty() {
-        return Ok(());
-    }
-    table::measure(&scale.bgp, scale.rounds, &speakers, report)?;
-    reflector::measure(&scale.bgp, scale.rounds, &speakers, report)?;
-    churn::measure(&scale.bgp, &speakers, report)
+    speakers
 }

@@ -1,8 +1,8 @@
 //! Who is measured: BIRD 2 or our router, started in the place's namespace with the same sessions.
 //!
-//! BIRD has no kernel protocol and no import table, and peers are `direct`, which is the cheapest it can do. Our router has the veth for
-//! an uplink, a filter that lets everything out, because Calico's own rules tell nothing that is not in a pool, and what it keeps
-//! besides: its forwarding tables.
+//! BIRD has no kernel protocol and no import table, and peers are `direct`, which is the cheapest it can do. Our router writes no
+//! kernel routes either; it has the veth for an uplink, a filter that lets everything out, because Calico's own rules tell
+//! nothing that is not in a pool, and what it keeps besides: its forwarding tables. Both are asked over their sockets.
 //!
 //! Invariants: a speaker answers when `start` returns; it is gone when it is dropped.
 
@@ -93,7 +93,7 @@ impl Speaker {
                 let _ = fs::remove_dir_all(place.file("store"));
                 command.arg(program).args(["run", "--node-name", "router", "--uplinks", "up0"]);
                 command.arg("--datastore").arg(format!("embedded:{}", place.file("store").display()));
-                command.arg("--api-socket").arg(place.file("api.sock"));
+                command.arg("--api-socket").arg(place.file("api.sock")).args(["--bgp-kernel-routes", "off"]);
             }
         }
         let log = File::create(place.file("log")).map_err(system("make a log"))?;
@@ -193,11 +193,9 @@ impl Running {
                 Ok(routes.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0))
             }
             Speaker::Vrouter => {
-                let program = cluster::program().ok_or(LabError::Peer("no vrouter beside this program".to_owned()))?;
-                let mut command = Command::new(program);
-                command.arg("--socket").arg(self.folder.join("api.sock")).args(["bgp", "summary", "-o", "json"]);
-                let output = command.output().map_err(system("ask vrouter"))?;
-                let answer: Value = serde_json::from_slice(&output.stdout)
+                let text = self.request("POST", "/v1/bgp", "\"summary\"").map_err(system("ask vrouter"))?;
+                let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+                let answer: Value = serde_json::from_str(body)
                     .map_err(|error| LabError::Peer(format!("read what vrouter says of its sessions: {error}")))?;
                 let address = address.to_string();
                 let peers = answer["peers"].as_array().into_iter().flatten();
@@ -247,6 +245,16 @@ impl Running {
         let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
         let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
         ticks as f64 / TICKS_PER_SECOND
+    }
+
+    /// Nanoseconds of CPU so far of its threads that are there now: finer than `cpu`.
+    pub fn busy(&self) -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).into_iter().flatten().flatten();
+        let of = |task: fs::DirEntry| {
+            let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+            text.split_whitespace().next()?.parse::<u64>().ok()
+        };
+        tasks.filter_map(of).sum()
     }
 
     /// MiB of memory in use at present.

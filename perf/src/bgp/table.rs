@@ -1,7 +1,8 @@
 //! One peer tells a million prefixes: how long until the speaker has them all in its table, what that cost, and what it holds.
 //!
-//! The time begins with the first byte that is sent, and ends when the speaker's own tool says that it has so many; it is asked every
-//! few milliseconds, over a connection that stays. What the answers cost is part of what is measured, and little.
+//! The time begins with the first byte that is sent. The table is there when the speaker says that it has so many; it is asked every
+//! few milliseconds. What the answers cost is part of what is measured, and little. All is done, with us the forwarding
+//! tables of the workers too, when the speaker has nothing left to compute: that is what is compared, and memory is that of then.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::load::{self, Teller};
 use super::peer::Peer;
 use super::place::{self, Place};
-use super::speaker::{Session, Sessions, Speaker};
+use super::speaker::{Running, Session, Sessions, Speaker};
 use super::{AS_NUMBER, LIMIT, Size};
 use crate::Error;
 use crate::lab::LabError;
@@ -18,9 +19,13 @@ use crate::report::{Measurement, Report, median};
 
 const TELLER_AS: u32 = 65001;
 const STEP: Duration = Duration::from_millis(5);
+/// Who uses less than a twentieth of a core for so long has nothing left to do.
+const QUIET: Duration = Duration::from_millis(100);
 
 struct Figures {
-    seconds: f64,
+    /// Until the table is there, and until all is done.
+    table: f64,
+    done: f64,
     cpu: f64,
     resident: f64,
     /// Before there was anything to hold.
@@ -45,14 +50,15 @@ pub fn measure(size: &Size, rounds: usize, speakers: &[Speaker], report: &mut Re
     }
     for (speaker, own) in speakers.iter().zip(&all) {
         let of = |number: &dyn Fn(&Figures) -> f64| median(&own.iter().map(number).collect::<Vec<_>>());
-        let ratios: Vec<f64> = own.iter().zip(&all[0]).map(|(own, first)| own.seconds / first.seconds).collect();
+        let ratios: Vec<f64> = own.iter().zip(&all[0]).map(|(own, first)| own.done / first.done).collect();
         report.add(Measurement {
             group: "bgp, one peer",
             name: format!("{}, {} prefixes", speaker.name(), thousands(prefixes.len())),
             frame_mode: "veth",
             numbers: vec![
                 ("x BIRD", median(&ratios)),
-                ("s to table", of(&|figures| figures.seconds)),
+                ("s to table", of(&|figures| figures.table)),
+                ("s until done", of(&|figures| figures.done)),
                 ("CPU s", of(&|figures| figures.cpu)),
                 ("MiB after", of(&|figures| figures.resident)),
                 ("MiB before", of(&|figures| figures.resident_before)),
@@ -73,7 +79,7 @@ fn once(speaker: Speaker, bytes: &[u8], prefixes: usize) -> Result<Figures, LabE
     let peer = place.among_peers(|| Peer::connect(session.address, session.as_number))?;
     let (cpu_before, resident_before) = (running.cpu(), running.resident());
     let start = Instant::now();
-    let seconds = thread::scope(|scope| {
+    let (table, done) = thread::scope(|scope| {
         let sender = scope.spawn(|| peer.send(bytes));
         loop {
             let there = running.prefixes(0, session.address)?;
@@ -86,12 +92,28 @@ fn once(speaker: Speaker, bytes: &[u8], prefixes: usize) -> Result<Figures, LabE
             }
             thread::sleep(STEP);
         }
-        let seconds = start.elapsed().as_secs_f64();
+        let table = start.elapsed().as_secs_f64();
         sender.join().map_err(|_| LabError::Panicked)??;
-        Ok::<f64, LabError>(seconds)
+        let done = await_quiet(&running, start);
+        Ok::<(f64, f64), LabError>((table, done))
     })?;
-    let figures = Figures { seconds, cpu: running.cpu() - cpu_before, resident: running.resident(), resident_before };
+    let figures =
+        Figures { table, done, cpu: running.cpu() - cpu_before, resident: running.resident(), resident_before };
     drop(peer);
     running.stop()?;
     Ok(figures)
+}
+
+/// Seconds until it had nothing left to do.
+fn await_quiet(running: &Running, start: Instant) -> f64 {
+    // When it was busy last, and how much it had used by then.
+    let (mut busy, mut last) = (running.busy(), start.elapsed());
+    while start.elapsed() < last + QUIET && start.elapsed() < LIMIT {
+        thread::sleep(STEP);
+        let (now, used) = (start.elapsed(), running.busy());
+        if used.saturating_sub(busy) > (now - last).as_nanos() as u64 / 20 + QUIET.as_nanos() as u64 / 50 {
+            (busy, last) = (used, now);
+        }
+    }
+    last.as_secs_f64()
 }
