@@ -1,7 +1,7 @@
-//! Prefix → group, for a million prefixes: sorted maps with small keys, one per family.
+//! Prefix → group, for a million prefixes: sorted maps with small keys, one per family (`sorted.rs`).
 //!
-//!     IPv4   (address: u32, length: u8)      → Entry: 4 bytes
-//!     IPv6   (address: [u8; 16], length: u8) → Entry
+//!     IPv4   [u8; 5]:  address, length → Entry: 4 bytes
+//!     IPv6   [u8; 17]: address, length → Entry
 //!
 //! An entry holds the number of the group, and in the bits above what is known about the prefix in the kernel
 //! (see `kernel.rs`). The maps are sorted, so that they can be gone through a piece at a time while they change: whoever does
@@ -9,17 +9,19 @@
 //!
 //! Invariants: prefixes have no host bits. `lengths` counts the prefixes of each length.
 
-use std::collections::BTreeMap;
+mod sorted;
+
 use std::net::IpAddr;
 use std::ops::Bound;
 
 use config::net::Cidr;
 
 use super::GroupId;
+use sorted::Sorted;
 
-type Ipv4Key = (u32, u8);
-/// Bytes, so that nothing is lost to alignment; their order is that of the number.
-type Ipv6Key = ([u8; 16], u8);
+/// The bytes of the address, and the length: so nothing is lost to alignment, and their order is that of prefixes.
+type Ipv4Key = [u8; 5];
+type Ipv6Key = [u8; 17];
 
 /// A group, and two marks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,14 +71,14 @@ impl Entry {
 /// All learned prefixes.
 #[derive(Debug)]
 pub struct Learned {
-    ipv4: BTreeMap<Ipv4Key, Entry>,
-    ipv6: BTreeMap<Ipv6Key, Entry>,
+    ipv4: Sorted<Ipv4Key, Entry>,
+    ipv6: Sorted<Ipv6Key, Entry>,
     lengths: [[u32; 129]; 2],
 }
 
 impl Default for Learned {
     fn default() -> Self {
-        Self { ipv4: BTreeMap::new(), ipv6: BTreeMap::new(), lengths: [[0; 129]; 2] }
+        Self { ipv4: Sorted::default(), ipv6: Sorted::default(), lengths: [[0; 129]; 2] }
     }
 }
 
@@ -86,18 +88,27 @@ enum Key {
 }
 
 fn key(prefix: &Cidr) -> Key {
+    let length = prefix.length();
     match prefix.address() {
-        IpAddr::V4(address) => Key::Ipv4((address.to_bits(), prefix.length())),
-        IpAddr::V6(address) => Key::Ipv6((address.octets(), prefix.length())),
+        IpAddr::V4(address) => {
+            let [a, b, c, d] = address.octets();
+            Key::Ipv4([a, b, c, d, length])
+        }
+        IpAddr::V6(address) => {
+            let mut key = [length; 17];
+            key[..16].copy_from_slice(&address.octets());
+            Key::Ipv6(key)
+        }
     }
 }
 
-fn ipv4_prefix((address, length): Ipv4Key) -> Option<Cidr> {
-    Cidr::new(IpAddr::V4(address.into()), length)
+fn ipv4_prefix([a, b, c, d, length]: Ipv4Key) -> Option<Cidr> {
+    Cidr::new(IpAddr::from([a, b, c, d]), length)
 }
 
-fn ipv6_prefix((address, length): Ipv6Key) -> Option<Cidr> {
-    Cidr::new(IpAddr::V6(address.into()), length)
+fn ipv6_prefix(key: Ipv6Key) -> Option<Cidr> {
+    let (address, length) = (key.first_chunk::<16>()?, key[16]);
+    Cidr::new(IpAddr::from(*address), length)
 }
 
 impl Learned {
@@ -116,8 +127,8 @@ impl Learned {
 
     pub fn get(&self, prefix: &Cidr) -> Option<Entry> {
         match key(prefix) {
-            Key::Ipv4(key) => self.ipv4.get(&key).copied(),
-            Key::Ipv6(key) => self.ipv6.get(&key).copied(),
+            Key::Ipv4(key) => self.ipv4.get(&key),
+            Key::Ipv6(key) => self.ipv6.get(&key),
         }
     }
 
@@ -190,15 +201,16 @@ impl Learned {
             Some(Key::Ipv4(key)) => (Some(Bound::Excluded(key)), Bound::Unbounded),
             Some(Key::Ipv6(key)) => (None, Bound::Excluded(key)),
         };
-        let ipv4 = ipv4.into_iter().flat_map(|from| self.ipv4.range((from, Bound::Unbounded)));
-        let ipv4 = ipv4.filter_map(|(key, entry)| Some((ipv4_prefix(*key)?, *entry)));
-        let ipv6 = self.ipv6.range((ipv6, Bound::Unbounded));
-        ipv4.chain(ipv6.filter_map(|(key, entry)| Some((ipv6_prefix(*key)?, *entry))))
+        let ipv4 = ipv4.into_iter().flat_map(|from| self.ipv4.from(from));
+        let ipv4 = ipv4.filter_map(|(key, entry)| Some((ipv4_prefix(key)?, entry)));
+        ipv4.chain(self.ipv6.from(ipv6).filter_map(|(key, entry)| Some((ipv6_prefix(key)?, entry))))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use proptest::prelude::*;
 
