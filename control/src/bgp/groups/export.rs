@@ -13,7 +13,7 @@ use super::super::attribute::{Attributes, NextHop, community};
 use super::super::decision::DEFAULT_LOCAL_PREF;
 use super::super::message::Role;
 use super::super::rib::Rib;
-use super::super::rib::path::{Path, Stale};
+use super::super::rib::path::{Path, PeerFacts, Stale};
 use super::super::rules::{Candidate, ExportRules, Judgement, Source};
 use super::super::speaker_state::{LocalRouteKind, NextHopMode};
 
@@ -82,15 +82,23 @@ impl NotTold {
 
 /// Whether a path goes to the audience, and with which attributes. Not interned.
 pub fn export(rib: &Rib, prefix: Cidr, path: &Path, is_client: bool, to: &Audience) -> Result<Attributes, NotTold> {
+    let changed = admit(rib, prefix, path, is_client, to)?;
+    finish(rib, prefix.version(), path, changed.map_or_else(|| (*path.attributes).clone(), |changed| *changed), to)
+}
+
+/// Whether a path goes to the audience. Some: with these attributes, for the rules say so of this prefix.
+pub fn admit(
+    rib: &Rib,
+    prefix: Cidr,
+    path: &Path,
+    is_client: bool,
+    to: &Audience,
+) -> Result<Option<Box<Attributes>>, NotTold> {
     let family = prefix.version();
     if !to.families[family.index()] {
         return Err(NotTold::Family);
     }
-    let local = path.local_kind();
-    let facts = rib.facts(path.peer);
-    let is_internal = local.is_none() && facts.is_some_and(|facts| facts.internal);
-    let is_reflected = is_internal && to.internal;
-    if is_reflected && (to.cluster_id.is_none() || !(is_client || to.client)) {
+    if is_reflected(path, rib.facts(path.peer), to) && (to.cluster_id.is_none() || !(is_client || to.client)) {
         return Err(NotTold::Internal);
     }
     let attributes = &*path.attributes;
@@ -108,11 +116,25 @@ pub fn export(rib: &Rib, prefix: Cidr, path: &Path, is_client: bool, to: &Audien
     if path.stale == Stale::LongLived && !to.long_lived {
         return Err(NotTold::LongLivedStale);
     }
-    let mut changed = match to.export.judge(&candidate(rib, prefix, path), to.internal) {
-        Judgement::Accept => attributes.clone(),
-        Judgement::Change(changed) => *changed,
-        Judgement::Reject(reason) => return Err(NotTold::Rules(reason)),
-    };
+    match to.export.judge(&candidate(rib, prefix, path), to.internal) {
+        Judgement::Accept => Ok(None),
+        Judgement::Change(changed) => Ok(Some(changed)),
+        Judgement::Reject(reason) => Err(NotTold::Rules(reason)),
+    }
+}
+
+/// What every route has changed on its way, which is the same for all of a family that have their attributes, their peer and
+/// whether they are stale in common.
+pub fn finish(
+    rib: &Rib,
+    family: IpVersion,
+    path: &Path,
+    mut changed: Attributes,
+    to: &Audience,
+) -> Result<Attributes, NotTold> {
+    let local = path.local_kind();
+    let facts = rib.facts(path.peer);
+    let is_reflected = is_reflected(path, facts, to);
     if path.stale == Stale::LongLived {
         changed.communities = with(&changed.communities, community::LLGR_STALE);
     }
@@ -143,6 +165,11 @@ pub fn export(rib: &Rib, prefix: Cidr, path: &Path, is_client: bool, to: &Audien
         }
     }
     Ok(changed)
+}
+
+/// From our own system, to our own system.
+fn is_reflected(path: &Path, facts: Option<PeerFacts>, to: &Audience) -> bool {
+    path.local_kind().is_none() && facts.is_some_and(|facts| facts.internal) && to.internal
 }
 
 /// A path as the rules see it.

@@ -37,7 +37,7 @@ use smallvec::SmallVec;
 use super::attribute::Attributes;
 use super::message::{Message, Nlri, Refresh, RefreshSubtype};
 use super::rib::Rib;
-use super::rib::path::{Path, PeerIndex};
+use super::rib::path::{Path, PeerIndex, Stale};
 use super::rib::store::Same;
 use super::rib::table::PrefixIndex;
 use super::wire::Codec;
@@ -139,10 +139,11 @@ impl Group {
         // Of a member that was alone its own paths are not in `sent` yet.
         if self.members.len() < 2 {
             let alone = self.members.keys().next().copied();
+            let mut last = None;
             for place in rib.places() {
                 let is_missing = |path: &Path| alone.is_none_or(|alone| alone == path.peer);
                 if rib.entry(place).paths.iter().any(is_missing) {
-                    let paths = self.export(rib, place, clients, None);
+                    let paths = self.export(rib, place, clients, None, &mut last);
                     self.record(rib, place, paths);
                 }
             }
@@ -189,8 +190,9 @@ impl Group {
         let alone = self.members.keys().next().copied().filter(|_| self.members.len() == 1);
         let is_read = self.members.values().any(|member| member.catch_up.is_none());
         let mut packed = Packed::default();
+        let mut last = None;
         for place in places {
-            let paths = self.export(rib, *place, clients, alone);
+            let paths = self.export(rib, *place, clients, alone, &mut last);
             let old = self.sent.get(*place);
             if old == &paths[..] {
                 continue;
@@ -217,38 +219,49 @@ impl Group {
         has_changed
     }
 
-    /// What the group should be told about a prefix. To a member that is `alone` its own paths are told in no case.
-    fn export(&self, rib: &mut Rib, place: PrefixIndex, clients: &Clients, alone: Option<PeerIndex>) -> SentPaths {
+    /// What the group should be told about a prefix. To a member that is `alone` its own paths are told in no case. `last`: what
+    /// was made of the path before, which is often made of the next one too.
+    fn export(
+        &self,
+        rib: &mut Rib,
+        place: PrefixIndex,
+        clients: &Clients,
+        alone: Option<PeerIndex>,
+        last: &mut Option<Made>,
+    ) -> SentPaths {
         let prefix = rib.prefix(place);
-        let entry = rib.entry(place);
-        let is_several = self.audience.sends_path_ids[prefix.version().index()];
-        let Some(best) = entry.best else { return SentPaths::new() };
+        let family = prefix.version();
+        let is_several = self.audience.sends_path_ids[family.index()];
+        let Some(best) = rib.entry(place).best else { return SentPaths::new() };
         let mut told = SentPaths::new();
-        for (at, path) in entry.paths.iter().enumerate() {
+        for at in 0..rib.entry(place).paths.len() {
+            let path = &rib.entry(place).paths[at];
             let is_best = at == usize::from(best);
             if alone == Some(path.peer) || !(is_best || is_several && rib.is_eligible(path)) {
                 continue;
             }
-            if let Ok(attributes) = self.exported(rib, prefix, path, clients) {
-                let number = if is_several { path.number } else { 0 };
-                told.push(SentPath { attributes: Arc::new(attributes), source: path.peer, number });
-            }
-        }
-        for path in &mut told {
-            path.attributes = rib.store.intern(path.attributes.clone());
+            let is_client = clients.contains(&path.peer);
+            let Ok(changed) = export::admit(rib, prefix, path, is_client, &self.audience) else { continue };
+            let (source, number) = (path.peer, if is_several { path.number } else { 0 });
+            let known = last.as_ref().filter(|last| changed.is_none() && last.is_of(path, family));
+            let attributes = match known {
+                Some(known) => known.attributes.clone(),
+                None => {
+                    let is_unchanged = changed.is_none();
+                    let from = (path.attributes.clone(), path.peer, path.stale, family);
+                    let begun = changed.map_or_else(|| (*path.attributes).clone(), |changed| *changed);
+                    let Ok(made) = export::finish(rib, family, path, begun, &self.audience) else { continue };
+                    let attributes = rib.store.intern(Arc::new(made));
+                    if is_unchanged {
+                        *last = Some(Made { from, attributes: attributes.clone() });
+                    }
+                    attributes
+                }
+            };
+            told.push(SentPath { attributes, source, number });
         }
         told.sort_by_key(|path| path.number);
         told
-    }
-
-    fn exported(
-        &self,
-        rib: &Rib,
-        prefix: config::net::Cidr,
-        path: &Path,
-        clients: &Clients,
-    ) -> Result<Attributes, NotTold> {
-        export::export(rib, prefix, path, clients.contains(&path.peer), &self.audience)
     }
 
     fn record(&mut self, rib: &Rib, place: PrefixIndex, paths: SentPaths) {
@@ -448,6 +461,19 @@ impl Group {
             (path.clone(), result)
         });
         told.collect()
+    }
+}
+
+/// What was made of a path that the rules left as it was: of which attributes, whose, how stale and of which family.
+struct Made {
+    from: (Arc<Attributes>, PeerIndex, Stale, IpVersion),
+    attributes: Arc<Attributes>,
+}
+
+impl Made {
+    fn is_of(&self, path: &Path, family: IpVersion) -> bool {
+        let (attributes, peer, stale, of) = &self.from;
+        Arc::ptr_eq(attributes, &path.attributes) && (*peer, *stale, *of) == (path.peer, path.stale, family)
     }
 }
 
