@@ -5,6 +5,7 @@
 //! Sources: RFC 4271 §5, RFC 4456 §8, RFC 1997, RFC 4360, RFC 8092, RFC 5701, RFC 9234 §5.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 /// Attribute type codes.
 pub mod code {
@@ -63,6 +64,9 @@ pub struct Attributes {
     pub only_to_customer: Option<u32>,
     /// Optional transitive ones that we do not know: to be passed on. By code.
     pub others: Box<[OtherAttribute]>,
+    /// What a peer said, where import rules made this of it: routes with the same attributes have that in common nearly always.
+    /// None in what is told.
+    pub received: Option<Arc<Attributes>>,
 }
 
 impl Attributes {
@@ -83,6 +87,7 @@ impl Attributes {
             cluster_list: Box::default(),
             only_to_customer: None,
             others: Box::default(),
+            received: None,
         }
     }
 

@@ -51,7 +51,6 @@ fn path(peer: u16, change: impl FnOnce(&mut Attributes)) -> Path {
         rejected: None,
         beats_local: false,
         attributes: Arc::new(attributes),
-        received: None,
     }
 }
 

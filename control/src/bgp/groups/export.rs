@@ -135,6 +135,7 @@ pub fn finish(
     let local = path.local_kind();
     let facts = rib.facts(path.peer);
     let is_reflected = is_reflected(path, facts, to);
+    changed.received = None;
     if path.stale == Stale::LongLived {
         changed.communities = with(&changed.communities, community::LLGR_STALE);
     }

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `table.rs` | prefix → its place |
 //! | `path.rs` | one path |
+//! | `paths.rs` | those to one prefix |
 //! | `store.rs` | attributes, each once |
 //! | `forwarding.rs` | groups of next hops, each once |
 //!
@@ -16,6 +17,7 @@
 
 pub mod forwarding;
 pub mod path;
+pub mod paths;
 pub mod store;
 pub mod table;
 
@@ -24,12 +26,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use config::net::{Cidr, IpVersion};
-use smallvec::SmallVec;
 
 use super::attribute::Attributes;
 use super::decision::{self, Decision, Facts};
 use super::message::Nlri;
 use path::{Path, PeerFacts, PeerIndex, Rejected, Stale};
+use paths::Paths;
 use store::AttributeStore;
 use table::{PrefixIndex, Table};
 
@@ -39,13 +41,16 @@ const PATHS_MAX: usize = 4096;
 /// What is known of one prefix.
 #[derive(Debug, Default)]
 pub struct Entry {
-    pub paths: SmallVec<[Path; 1]>,
+    pub paths: Paths,
     /// Position of the best path.
     pub best: Option<u16>,
     /// The others that packets may be spread over are marked; this says whether there are any.
     pub is_multipath: bool,
     is_changed: bool,
 }
+
+// There are a million.
+const _: () = assert!(size_of::<Entry>() <= 32);
 
 impl Entry {
     pub fn best(&self) -> Option<&Path> {
@@ -65,8 +70,6 @@ pub struct PathCount {
 #[derive(Debug, Clone)]
 pub struct Said {
     pub attributes: Arc<Attributes>,
-    /// As received, where that is different.
-    pub received: Option<Arc<Attributes>>,
     pub rejected: Option<Rejected>,
     /// As in `Path`.
     pub beats_local: bool,
@@ -93,6 +96,26 @@ pub struct Rib {
 struct PeerRow {
     facts: PeerFacts,
     counts: [PathCount; 2],
+}
+
+/// What is counted of a path.
+#[derive(Clone, Copy)]
+struct Counted {
+    peer: PeerIndex,
+    next_hop: IpAddr,
+    is_rejected: bool,
+    is_stale: bool,
+}
+
+impl Counted {
+    fn of(path: &Path) -> Counted {
+        Counted {
+            peer: path.peer,
+            next_hop: path.attributes.next_hop.address,
+            is_rejected: path.rejected.is_some(),
+            is_stale: path.stale != Stale::No,
+        }
+    }
 }
 
 struct View<'a> {
@@ -154,13 +177,13 @@ impl Rib {
         self.peers.get_mut(usize::from(peer.0))?.as_mut()
     }
 
-    fn count(&mut self, path: &Path, family: IpVersion, sign: i32) {
-        let (is_rejected, is_stale) = (path.rejected.is_some(), path.stale != Stale::No);
+    fn count(&mut self, counted: Counted, family: IpVersion, sign: i32) {
+        let Counted { peer, next_hop, is_rejected, is_stale } = counted;
         self.paths = self.paths.saturating_add_signed(sign as isize);
-        if !is_rejected && !path.peer.is_local() {
-            self.count_next_hop(path.attributes.next_hop.address, sign);
+        if !is_rejected && !peer.is_local() {
+            self.count_next_hop(next_hop, sign);
         }
-        let Some(row) = self.row(path.peer) else { return };
+        let Some(row) = self.row(peer) else { return };
         let counts = &mut row.counts[family.index()];
         let add = |count: &mut u32| *count = count.saturating_add_signed(sign);
         add(&mut counts.received);
@@ -188,23 +211,22 @@ impl Rib {
         let family = nlri.prefix.version();
         let entry = self.table.get_mut(place);
         let found = entry.paths.iter_mut().find(|path| path.peer == peer && path.path_id == nlri.path_id);
-        let (old, new) = match found {
+        let next_hop = said.attributes.next_hop.address;
+        let new = Counted { peer, next_hop, is_rejected: said.rejected.is_some(), is_stale: false };
+        let old = match found {
             Some(path) => {
                 let is_same = Arc::ptr_eq(&path.attributes, &said.attributes)
                     && (path.rejected, path.beats_local) == (said.rejected, said.beats_local)
-                    && path.stale == Stale::No
-                    && path.received.is_some() == said.received.is_some();
+                    && path.stale == Stale::No;
                 if is_same {
-                    path.received = said.received;
                     return true;
                 }
-                let old = path.clone();
+                let old = Counted::of(path);
                 path.attributes = said.attributes;
-                path.received = said.received;
                 path.rejected = said.rejected;
                 path.beats_local = said.beats_local;
                 path.stale = Stale::No;
-                (Some(old), path.clone())
+                Some(old)
             }
             None => {
                 if entry.paths.len() >= PATHS_MAX {
@@ -212,7 +234,7 @@ impl Rib {
                 }
                 let is_free = |number: &u16| !entry.paths.iter().any(|path| path.number == *number);
                 let number = if entry.paths.is_empty() { 1 } else { (1..=u16::MAX).find(is_free).unwrap_or(u16::MAX) };
-                let path = Path {
+                entry.paths.push(Path {
                     peer,
                     number,
                     path_id: nlri.path_id,
@@ -220,16 +242,14 @@ impl Rib {
                     rejected: said.rejected,
                     beats_local: said.beats_local,
                     attributes: said.attributes,
-                    received: said.received,
-                };
-                entry.paths.push(path.clone());
-                (None, path)
+                });
+                None
             }
         };
         if let Some(old) = old {
-            self.count(&old, family, -1);
+            self.count(old, family, -1);
         }
-        self.count(&new, family, 1);
+        self.count(new, family, 1);
         self.settle(place);
         true
     }
@@ -239,9 +259,8 @@ impl Rib {
         let Some(place) = self.table.find(&nlri.prefix) else { return false };
         let entry = self.table.get_mut(place);
         let found = entry.paths.iter().position(|path| path.peer == peer && path.path_id == nlri.path_id);
-        let Some(position) = found else { return false };
-        let path = entry.paths.remove(position);
-        self.count(&path, nlri.prefix.version(), -1);
+        let Some(path) = found.and_then(|position| entry.paths.remove(position)) else { return false };
+        self.count(Counted::of(&path), nlri.prefix.version(), -1);
         self.settle(place);
         true
     }
@@ -279,15 +298,17 @@ impl Rib {
                         is_touched = true;
                         changed += 1;
                         let paths = &mut self.table.get_mut(place).paths;
-                        let old = match &new {
-                            Some(path) => std::mem::replace(&mut paths[position], path.clone()),
-                            None => paths.remove(position),
-                        };
-                        self.count(&old, prefix.version(), -1);
-                        if let Some(new) = new {
-                            self.count(&new, prefix.version(), 1);
-                            position += 1;
+                        let old = paths.get(position).map(Counted::of);
+                        let counted = new.as_ref().map(Counted::of);
+                        match new {
+                            Some(new) => {
+                                paths[position] = new;
+                                position += 1;
+                            }
+                            None => _ = paths.remove(position),
                         }
+                        old.into_iter().for_each(|old| self.count(old, prefix.version(), -1));
+                        counted.into_iter().for_each(|new| self.count(new, prefix.version(), 1));
                     }
                 }
             }
@@ -305,11 +326,11 @@ impl Rib {
         let Some(path) = paths.iter_mut().find(|path| path.peer == peer && path.path_id == nlri.path_id) else {
             return;
         };
-        let old = path.clone();
+        let old = Counted::of(path);
         change(path);
-        let new = path.clone();
-        self.count(&old, nlri.prefix.version(), -1);
-        self.count(&new, nlri.prefix.version(), 1);
+        let new = Counted::of(path);
+        self.count(old, nlri.prefix.version(), -1);
+        self.count(new, nlri.prefix.version(), 1);
         self.settle(place);
     }
 

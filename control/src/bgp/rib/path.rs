@@ -31,11 +31,12 @@ pub struct Path {
     pub rejected: Option<Rejected>,
     /// Goes before the routes of this node: better than one that has nothing special.
     pub beats_local: bool,
-    /// After import rules; as received, where they rejected it.
+    /// After import rules, with those that it had before if they changed them; as received, where they rejected it.
     pub attributes: Arc<Attributes>,
-    /// As received, where import rules changed it.
-    pub received: Option<Arc<Attributes>>,
 }
+
+// There is one for each prefix that each peer tells.
+const _: () = assert!(size_of::<Path>() <= 24);
 
 /// Whether whoever said it is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,6 +100,11 @@ impl Path {
             LocalRouteKind::Static => 4,
             LocalRouteKind::Kernel => 5,
         }
+    }
+
+    /// As the peer said it.
+    pub fn received(&self) -> &Arc<Attributes> {
+        self.attributes.received.as_ref().unwrap_or(&self.attributes)
     }
 
     /// The kind of a local route.

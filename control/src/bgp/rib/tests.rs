@@ -31,12 +31,7 @@ fn facts(number: u16) -> PeerFacts {
 
 fn said(med: u32, next_hop: u8, is_rejected: bool) -> Said {
     let attributes = Attributes { med: Some(med), ..Attributes::local([192, 0, 2, next_hop].into()) };
-    Said {
-        attributes: Arc::new(attributes),
-        received: None,
-        rejected: is_rejected.then_some(Rejected::OwnAs),
-        beats_local: false,
-    }
+    Said { attributes: Arc::new(attributes), rejected: is_rejected.then_some(Rejected::OwnAs), beats_local: false }
 }
 
 #[derive(Debug, Clone)]

@@ -84,7 +84,7 @@ impl Speaker {
             let has_path_ids = entry.paths.iter().filter_map(told).any(|(_, id)| id != 0);
             let routes = entry.paths.iter().filter_map(|path| {
                 let (peer, path_id) = told(path)?;
-                let attributes = path.received.as_deref().unwrap_or(&path.attributes);
+                let attributes = path.received();
                 Some(Told { peer, told: taken, path_id, attributes })
             });
             mrt::rib_entry(taken, begun.prefixes, prefix, routes, has_path_ids, &mut records);

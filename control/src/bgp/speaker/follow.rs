@@ -179,7 +179,7 @@ impl Speaker {
                 self.rib.announce(
                     PeerIndex::LOCAL,
                     nlri(*prefix, route),
-                    Said { attributes, received: None, rejected: None, beats_local: false },
+                    Said { attributes, rejected: None, beats_local: false },
                 );
             }
         }

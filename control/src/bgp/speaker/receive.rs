@@ -73,7 +73,7 @@ impl Speaker {
             all.extend(entry.paths.iter().filter(|path| path.peer == peer.index).map(|path| (prefix, path.clone())));
         }
         for (prefix, path) in all {
-            let received = path.received.clone().unwrap_or_else(|| path.attributes.clone());
+            let received = path.received().clone();
             let checked = checked(&mut self.rib, &received, &peer.state, internal, &self.desired);
             let said = said(&mut self.rib, prefix, &received, &checked, &peer.state, internal);
             let nlri = Nlri { prefix, path_id: path.path_id };
@@ -95,7 +95,17 @@ fn checked(
     desired: &SpeakerState,
 ) -> Result<Arc<Attributes>, Rejected> {
     let changed = check(received, peer, internal, desired)?;
-    Ok(changed.map_or_else(|| received.clone(), |changed| rib.store.intern(Arc::new(changed))))
+    Ok(changed.map_or_else(|| received.clone(), |changed| made_of(rib, received, changed)))
+}
+
+/// What was made of attributes, in the store and with what it was made of, if that is something else.
+fn made_of(rib: &mut Rib, received: &Arc<Attributes>, mut changed: Attributes) -> Arc<Attributes> {
+    changed.received = None;
+    if changed == **received {
+        return received.clone();
+    }
+    changed.received = Some(received.clone());
+    rib.store.intern(Arc::new(changed))
 }
 
 /// Checks that do not depend on the prefix. Some: with other attributes.
@@ -158,18 +168,17 @@ fn said(
         Ok(attributes) => attributes,
         Err(rejected) => {
             let attributes = received.clone();
-            return Said { attributes, received: None, rejected: Some(*rejected), beats_local: false };
+            return Said { attributes, rejected: Some(*rejected), beats_local: false };
         }
     };
     let candidate = Candidate { prefix, attributes, source: Source::Peer { internal } };
     let (attributes, rejected) = match peer.terms.import.judge(&candidate, internal) {
         Judgement::Accept => (attributes.clone(), None),
-        Judgement::Change(changed) => (rib.store.intern(Arc::new(*changed)), None),
+        Judgement::Change(changed) => (made_of(rib, received, *changed), None),
         Judgement::Reject(_) => (received.clone(), Some(Rejected::Rules)),
     };
-    let is_changed = !Arc::ptr_eq(&attributes, received);
     let beats_local = internal && rejected.is_none() && peer.terms.import.beats_local(prefix, &attributes);
-    Said { received: is_changed.then(|| received.clone()), attributes, rejected, beats_local }
+    Said { attributes, rejected, beats_local }
 }
 
 /// For people: why the rules refuse a path.

@@ -510,8 +510,7 @@ impl Speaker {
             (None, Some(lost)) => Some(lost.reason().to_owned()),
             (None, None) => None,
         };
-        let attributes =
-            if is_received { path.received.as_ref().unwrap_or(&path.attributes) } else { &path.attributes };
+        let attributes = if is_received { path.received() } else { &path.attributes };
         RouteView {
             from: self.rib.facts(path.peer).map(|facts| facts.address),
             local: path.local_kind().map(|kind| format!("{kind:?}").to_lowercase()),

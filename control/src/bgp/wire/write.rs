@@ -246,6 +246,7 @@ pub(super) fn write_attributes(codec: &Codec, attributes: &Attributes, has_next_
         cluster_list,
         only_to_customer,
         others,
+        received: _,
     } = attributes;
     let width = codec.width();
     let internal = codec.internal;
