@@ -151,7 +151,7 @@ proptest! {
                     let attributes = Attributes { med: Some(u32::from(med)), local_pref: Some(100), ..Attributes::local(hop) };
                     let attributes = rib.store.intern(Arc::new(attributes));
                     let nlri = Nlri { prefix: prefix(number), path_id: 0 };
-                    rib.announce(PeerIndex(peer), nlri, Said { attributes, received: None, rejected: None, beats_local: false });
+                    rib.announce(PeerIndex(peer), nlri, Said { attributes, rejected: None, beats_local: false });
                     rib.set_metrics(&reachable);
                     rib.set_metrics(&BTreeMap::from([(hop6, Some(0))]));
                 }
@@ -246,12 +246,7 @@ fn a_member_that_hears_all_in_time_hears_nothing_needless() {
             let peer = PeerIndex((round % 2) as u16);
             let hop = [192, 0, 2, peer.0 as u8 + 1].into();
             let attributes = Attributes { local_pref: Some(100 + round), ..Attributes::local(hop) };
-            let said = Said {
-                attributes: rib.store.intern(Arc::new(attributes)),
-                received: None,
-                rejected: None,
-                beats_local: false,
-            };
+            let said = Said { attributes: rib.store.intern(Arc::new(attributes)), rejected: None, beats_local: false };
             rib.announce(peer, Nlri { prefix: prefix(number), path_id: 0 }, said);
         }
         rib.set_metrics(&hops);

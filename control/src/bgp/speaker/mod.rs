@@ -54,6 +54,8 @@ use crate::rib::LearnedBatch;
 const DEFERRAL: Duration = Duration::from_secs(60);
 /// Prefixes without paths that are kept because a slow peer has yet to hear that they are gone.
 const GONE_MAX: usize = 1_000_000;
+/// Routes that control is told at a time: what it works on, and what is there twice meanwhile.
+const ROUTES_MOST: usize = 1 << 15;
 /// Events that are remembered.
 const NEWS_MAX: usize = 1024;
 
@@ -434,9 +436,9 @@ impl Speaker {
             self.gone.extend(changed.into_iter().filter(|place| rib.entry(*place).paths.is_empty()));
         }
         if !self.gone.is_empty() && !self.groups.iter().flatten().any(Group::is_waiting) {
-            for place in std::mem::take(&mut self.gone) {
-                self.rib.release(place);
-            }
+            // Control is told by place what a prefix leads to: until it is, the place is not another's.
+            let waiting = self.gone.extract_if(.., |place| !self.forwarding.is_waiting(*place));
+            waiting.for_each(|place| _ = self.rib.release(place));
         }
     }
 
@@ -452,10 +454,10 @@ impl Speaker {
         self.peers.iter().filter(|(_, peer)| is_waiting(peer)).map(|(key, _)| *key).collect()
     }
 
-    /// Changes of forwarding since the last time. Packets do not wait for peers that have yet to tell us everything: after a
+    /// Changes of forwarding since the last time, as many as control is told at a time. Packets do not wait for peers that have yet to tell us everything: after a
     /// restart the workers know of no route but these.
     pub fn take_forwarding(&mut self) -> LearnedBatch {
-        self.forwarding.take()
+        self.forwarding.take(&self.rib, ROUTES_MOST)
     }
 
     /// Next hops whose way has to be known, if they are others than when this was asked last.

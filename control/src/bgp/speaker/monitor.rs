@@ -401,7 +401,7 @@ impl Speaker {
             let prefix = self.rib.prefix(place);
             for path in self.rib.entry(place).paths.iter().filter(|path| path.stale == Stale::No) {
                 if peers.contains_key(&path.peer) {
-                    let received = path.received.as_ref().unwrap_or(&path.attributes);
+                    let received = path.received();
                     let key = (path.peer, prefix.version(), Same(Arc::clone(received)));
                     same.entry(key).or_default().push(Nlri { prefix, path_id: path.path_id });
                     paths += 1;

@@ -179,6 +179,7 @@ pub(super) fn attributes(codec: Codec, next_hop: NextHop) -> impl Strategy<Value
                 cluster_list: cluster_list.into_iter().map(Ipv4Addr::from_bits).collect(),
                 only_to_customer,
                 others,
+                received: None,
             }
         },
     )
