@@ -155,7 +155,7 @@ pub struct Terms {
     /// How often our own number may stand in a path.
     pub allow_own_as: u32,
     /// Prefixes taken from the peer, per family; more end the session.
-    pub max_prefixes: Option<MaxPrefixes>,
+    pub max_prefixes: MaxPrefixes,
     pub import: Arc<ImportRules>,
     pub export: Arc<ExportRules>,
 }
@@ -165,6 +165,13 @@ pub struct MaxPrefixes {
     pub count: u32,
     /// Tried again after that; none: stays down until it is enabled by hand.
     pub restart_after: Option<Duration>,
+}
+
+impl Default for MaxPrefixes {
+    /// Nobody's memory is without end, and nobody tells twice the public network but by mistake.
+    fn default() -> Self {
+        Self { count: 2_000_000, restart_after: Some(Duration::from_secs(15 * 60)) }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

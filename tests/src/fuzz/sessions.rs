@@ -55,7 +55,7 @@ fn state(how: u8) -> PeerState {
             bfd: None,
         },
         terms: Terms {
-            max_prefixes: Some(MaxPrefixes { count: 10, restart_after: bit(6).then_some(Duration::from_secs(100)) }),
+            max_prefixes: MaxPrefixes { count: 10, restart_after: bit(6).then_some(Duration::from_secs(100)) },
             ..Terms::default()
         },
     }

@@ -304,7 +304,7 @@ fn neighbor(view: &NeighborView) -> String {
     line("Password:", flag(view.has_password, "TCP-MD5"));
     line("Passive:", flag(view.is_passive, "we wait for the peer"));
     line("BFD:", view.is_bfd_up.map(|is_up| if is_up { "up" } else { "down" }.to_owned()).unwrap_or_default());
-    line("Prefixes at most:", optional(view.max_prefixes));
+    line("Prefixes at most:", view.max_prefixes.to_string());
     let (sent, received) = (peer.messages_sent, peer.messages_received);
     line(
         "Messages sent:",

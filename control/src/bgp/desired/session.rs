@@ -237,7 +237,8 @@ impl<'a> Sessions<'a> {
             allow_own_as: peering.peer.and_then(|peer| peer.spec.num_allowed_local_as_numbers).unwrap_or(0),
             max_prefixes: annotations
                 .max_prefixes
-                .map(|count| MaxPrefixes { count, restart_after: annotations.max_prefixes_restart }),
+                .map(|count| MaxPrefixes { count, restart_after: annotations.max_prefixes_restart })
+                .unwrap_or_default(),
             import,
             export,
         }

@@ -25,7 +25,9 @@ use crate::bgp::attribute::{AsPath, Attributes};
 use crate::bgp::rules::explain::explain;
 use crate::bgp::rules::filter::{Direction, add_community};
 use crate::bgp::rules::{Candidate, Judgement, Source};
-use crate::bgp::speaker_state::{LocalRouteKind, NextHopMode, Password, PeerKind, PeerState, SpeakerState};
+use crate::bgp::speaker_state::{
+    LocalRouteKind, MaxPrefixes, NextHopMode, Password, PeerKind, PeerState, SpeakerState,
+};
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/data/bgp")
@@ -207,7 +209,8 @@ fn session(peer: &PeerState) -> String {
     add(transport.restart.restart_time.as_secs() != 120, format!("restart {:?}", transport.restart.restart_time));
     add(!transport.restart.long_lived_time.is_zero(), format!("long-lived {:?}", transport.restart.long_lived_time));
     add(terms.allow_own_as != 0, format!("own AS {} times", terms.allow_own_as));
-    if let Some(limit) = terms.max_prefixes {
+    if terms.max_prefixes != MaxPrefixes::default() {
+        let limit = terms.max_prefixes;
         let after = limit.restart_after.map(|time| format!(", again after {time:?}")).unwrap_or_default();
         add(true, format!("at most {} prefixes{after}", limit.count));
     }

@@ -110,7 +110,7 @@ impl Session {
         match end {
             End::Sent(notification) => match code(notification) {
                 (CEASE, cease::MAXIMUM_PREFIXES) => {
-                    let after = self.peer.terms.max_prefixes.and_then(|limit| limit.restart_after);
+                    let after = self.peer.terms.max_prefixes.restart_after;
                     self.wait = Some(Wait { until: after.and_then(|after| now.checked_add(after)), why: end.text() });
                 }
                 // Nobody's mistake: the other side may be there again at once.

@@ -178,7 +178,7 @@ impl Session {
             }
             Event::MaxPrefixes { family } => {
                 if self.state() == State::Established {
-                    let limit = self.peer.terms.max_prefixes.map_or(0, |limit| limit.count);
+                    let limit = self.peer.terms.max_prefixes.count;
                     self.end_all(&too_many_prefixes(family, limit), now, out);
                 }
             }

@@ -51,15 +51,13 @@ impl Speaker {
                 }
             }
         }
-        let limit = peer.state.terms.max_prefixes;
+        let limit = peer.state.terms.max_prefixes.count;
         if !update.faults.is_empty() {
             self.note(Note::Faults(key, update.faults), out);
         }
-        if let Some(limit) = limit {
-            for family in IpVersion::BOTH.into_iter().filter(|family| families[family.index()]) {
-                if self.rib.counts(index, family).received > limit.count {
-                    self.session(key, SessionEvent::MaxPrefixes { family }, now, out);
-                }
+        for family in IpVersion::BOTH.into_iter().filter(|family| families[family.index()]) {
+            if self.rib.counts(index, family).received > limit {
+                self.session(key, SessionEvent::MaxPrefixes { family }, now, out);
             }
         }
     }

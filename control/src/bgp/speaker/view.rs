@@ -122,7 +122,7 @@ pub struct NeighborView {
     pub is_client: bool,
     pub next_hop: String,
     pub role: Option<String>,
-    pub max_prefixes: Option<u32>,
+    pub max_prefixes: u32,
     pub is_bfd_up: Option<bool>,
     /// What the peer says it can do.
     pub capabilities: Vec<String>,
@@ -364,7 +364,7 @@ impl Speaker {
             is_client: terms.reflector_client,
             next_hop: format!("{:?}", terms.next_hop),
             role: transport.role.map(|role| role_name(role).to_owned()),
-            max_prefixes: terms.max_prefixes.map(|limit| limit.count),
+            max_prefixes: terms.max_prefixes.count,
             is_bfd_up: transport.bfd.and(status.is_bfd_up),
             capabilities: status.peer_open.as_ref().map_or_else(Vec::new, |open| capabilities(&open.capabilities)),
             graceful: status.graceful.iter().map(|family| family_name(*family)).collect(),

@@ -355,7 +355,7 @@ fn a_peer_that_ceases_may_come_back_by_itself() {
 #[test]
 fn too_many_prefixes_end_the_session_for_a_while_or_for_good() {
     // RFC 4486 §4.
-    let limit = |restart_after| Some(MaxPrefixes { count: 1000, restart_after });
+    let limit = |restart_after| MaxPrefixes { count: 1000, restart_after };
     let mut rig = Rig::up(|state| state.terms.max_prefixes = limit(Some(seconds(600))), &plain_open());
     let mut out = Vec::new();
     rig.session.handle(Event::MaxPrefixes { family: V4 }, rig.now, &mut out);
