@@ -71,6 +71,13 @@ fn a_killed_router_lets_nothing_through() {
     // The policy is there before the endpoints are, so that no denied datagram ever opens a flow.
     let daemon = Daemon::bare(&topology, &[]);
     daemon.apply(DENY);
+    // What the kernel has forwarded before waits for whoever counts it, on a busy machine for a while.
+    let (mut last, mut same) = (all(&denied), 0);
+    wait::until_true("the receivers to have counted what the kernel forwarded", SOON, || {
+        let now = all(&denied);
+        same = if std::mem::replace(&mut last, now) == now { same + 1 } else { 0 };
+        same >= 20
+    });
     let before = all(&denied);
     daemon.cli(&["apply", "-f", topology.manifests().to_str().unwrap()]);
     grow("the router to forward", &allowed);
