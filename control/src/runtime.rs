@@ -91,7 +91,7 @@ pub async fn run(
     let cores = cores(&settings)?;
     let workers = cores.len();
     // The private pair stays when a process ends, so whoever finds it is not the first of this boot.
-    let restarted = host.links().await?.iter().any(|link| link.name == HOST_LINK);
+    let restarted = host.find_link(HOST_LINK).await?.is_some();
     let (kernel_end, _) = host.ensure_veth_pair(HOST_LINK, HOST_INTERFACE, workers as u32).await?;
     prepare_pair(&host, kernel_end.index).await?;
     let frame_size = frame_size(&host, &settings).await?;

@@ -19,8 +19,7 @@ use crate::rib::nexthop::Member;
 pub fn routes<D>(control: &Control<D>, address: Option<IpAddr>) -> Box<dyn Iterator<Item = RouteView> + '_> {
     let members = control.route_compiler.rib.members_by_group();
     let learned = move |(prefix, group, _): (Cidr, GroupId, u32)| {
-        let members = members.get(&group).cloned().unwrap_or_default();
-        (prefix, learned_rows(control, prefix, &members))
+        (prefix, learned_rows(control, prefix, members.get(&group).map_or(&[], Vec::as_slice)))
     };
     let is_taken = |(prefix, _, metric): &(Cidr, GroupId, u32)| control.route_compiler.is_learned(prefix, *metric);
     let Some(address) = address else {

@@ -190,9 +190,9 @@ impl Model {
                 self.ups += 1;
                 3
             }
-            Action::Down { keep, reason, end: _ } => {
+            Action::Down { keep, end } => {
                 assert!(self.up.take().is_some(), "down without up");
-                assert!(!reason.is_empty());
+                assert!(!end.text().is_empty());
                 let kind = if keep.is_empty() { 4 } else { 5 };
                 self.stale = keep.into_iter().collect();
                 kind

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 
 use super::Format;
 use super::error::CliError;
-use super::render::{self, Table, harmless, optional};
+use super::render::{self, Table, harmless, mebibytes, optional};
 use crate::client::Client;
 
 #[derive(Debug, Args)]
@@ -432,7 +432,7 @@ fn monitor(client: &Client, format: Format) -> Result<(), CliError> {
 fn size(octets: usize) -> String {
     match octets {
         0..1_048_576 => format!("{} KiB", octets.div_ceil(1024)),
-        _ => format!("{:.1} MiB", octets as f64 / (1 << 20) as f64),
+        _ => mebibytes(octets as u64),
     }
 }
 

@@ -136,6 +136,11 @@ pub fn print(text: &str) -> Result<(), CliError> {
     }
 }
 
+/// `32.0 MiB`
+pub fn mebibytes(octets: u64) -> String {
+    format!("{:.1} MiB", octets as f64 / (1 << 20) as f64)
+}
+
 /// `text` with everything escaped that a terminal would obey or hide.
 pub fn harmless(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut safe, letter| {

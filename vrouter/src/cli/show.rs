@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use super::Format;
 use super::error::CliError;
-use super::render::{self, Table, harmless, optional};
+use super::render::{self, Table, harmless, mebibytes, optional};
 use crate::client::{Client, encode};
 
 #[derive(Debug, Args)]
@@ -175,7 +175,6 @@ pub fn interfaces(views: &[InterfaceView], is_wide: bool) -> Table {
 
 pub fn memory(views: &[MemoryView], is_wide: bool) -> Table {
     let mut table = Table::new(headings(&["PART", "RESIDENT", "ALLOCATED"], &["MEANING"], is_wide));
-    let mebibytes = |bytes: u64| format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64);
     for view in views {
         let narrow = [view.part.clone(), mebibytes(view.resident_bytes), optional(view.allocated_bytes.map(mebibytes))];
         table.row(cells(narrow, [view.description.clone()], is_wide));

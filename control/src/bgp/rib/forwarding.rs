@@ -65,8 +65,8 @@ impl Given {
         self.0 & WAITS != 0
     }
 
-    fn with_group(self, group: Option<GroupId>) -> Given {
-        Given(self.0 & WAITS | group.map_or(0, |group| group.0 + 1))
+    fn waiting(group: Option<GroupId>) -> Given {
+        Given(WAITS | group.map_or(0, |group| group.0 + 1))
     }
 }
 
@@ -88,7 +88,7 @@ impl Forwarding {
         if !given.waits() {
             self.queue.push_back(place);
         }
-        self.given[place.index()] = Given(given.with_group(new).0 | WAITS);
+        self.given[place.index()] = Given::waiting(new);
         if let Some(old) = old
             && let Some((group, count)) = self.groups.get_mut(old.0 as usize)
         {

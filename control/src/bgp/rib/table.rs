@@ -58,6 +58,11 @@ impl<T: Default> Default for Table<T> {
     }
 }
 
+impl<T> Table<T> {
+    /// Octets for a prefix of IPv4: key, entry, and place in the index. One of IPv6 takes those of a `Cidr` more.
+    pub const ROW: usize = size_of::<u64>() + size_of::<T>() + size_of::<u32>();
+}
+
 impl<T: Default> Table<T> {
     pub fn find(&self, prefix: &Cidr) -> Option<PrefixIndex> {
         let hash = self.hasher.hash_one(prefix);

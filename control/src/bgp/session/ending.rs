@@ -153,7 +153,8 @@ impl Session {
 }
 
 impl End {
-    pub(super) fn text(&self) -> String {
+    /// For people.
+    pub fn text(&self) -> String {
         match self {
             End::Sent(notification) => format!("we sent {}", describe(notification)),
             End::Received(notification) => format!("the peer sent {}", describe(notification)),

@@ -123,7 +123,6 @@ pub enum Action {
     Refresh(Refresh),
     /// Established no longer. Routes of the families in `keep` stay, as stale; all others of the peer go.
     Down {
-        reason: String,
         end: End,
         keep: Vec<IpVersion>,
     },

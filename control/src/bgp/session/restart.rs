@@ -93,7 +93,7 @@ impl Helper {
             });
         }
         let keep = kept.iter().map(|kept| kept.family).collect();
-        out.push(Action::Down { reason: end.text(), end, keep });
+        out.push(Action::Down { end, keep });
         // A restart time of zero is over at once.
         self.expire(now, out);
     }

@@ -3,16 +3,14 @@
 //! Counts times the sizes of what is counted: near the truth for many routes, and no measurement. What an allocator adds is
 //! not in it, nor what it keeps for later; of attributes the parts of variable length are taken to be as long as they usually are.
 
-use config::net::Cidr;
-
 use super::super::attribute::Attributes;
 use super::super::groups::Group;
 use super::super::rib::Entry;
 use super::super::rib::path::Path;
+use super::super::rib::table::Table;
 use super::Speaker;
 
-/// Places in an index and counters of an `Arc` beside what they are of.
-const INDEX: usize = 4;
+/// Counters of an `Arc` beside what they are of.
 const SHARED: usize = 16;
 /// Of a path and some communities.
 const USUAL_ATTRIBUTES: usize = 64;
@@ -35,7 +33,7 @@ impl Speaker {
             })
             .sum();
         let sizes = [
-            prefixes * (size_of::<(Cidr, Entry)>() + INDEX),
+            prefixes * Table::<Entry>::ROW,
             others * size_of::<Path>(),
             self.rib.store.len() * (size_of::<Attributes>() + SHARED + USUAL_ATTRIBUTES),
             told * TOLD,

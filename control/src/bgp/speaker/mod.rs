@@ -279,7 +279,8 @@ impl Speaker {
             }
             SessionAction::Update(update) => self.receive(key, update, now, out),
             SessionAction::Refresh(refresh) => self.refresh(key, refresh),
-            SessionAction::Down { reason, end, keep } => {
+            SessionAction::Down { end, keep } => {
+                let reason = end.text();
                 self.tell_down(key, end, now);
                 self.go_down(key, &keep);
                 self.note(Note::Down(key, reason), out);
@@ -377,8 +378,8 @@ impl Speaker {
     /// Nobody is waited for any more, and what they said counts: everybody may be told. An end of RIB that came before routes
     /// whose next hops are not known yet would take these away from peers that have kept them.
     fn end_deferral(&mut self) {
-        let has_unanswered = self.rib.has_unanswered();
-        if self.deferral.take_if(|deferral| deferral.waits_for.is_empty() && !has_unanswered).is_some() {
+        let rib = &self.rib;
+        if self.deferral.take_if(|deferral| deferral.waits_for.is_empty() && !rib.has_unanswered()).is_some() {
             self.is_quiet = false;
         }
     }

@@ -249,6 +249,11 @@ fn down(end: End) -> Down {
     }
 }
 
+/// What a station is told, while it is there.
+fn feed_of(monitor: &mut Option<Monitor>) -> Option<&mut Feed> {
+    monitor.as_mut()?.feed.as_mut()
+}
+
 impl Speaker {
     /// A station that is told everything from now on.
     pub fn monitor_by(&mut self, monitor: Monitor) {
@@ -279,7 +284,7 @@ impl Speaker {
 
     /// `deadline` is reached, perhaps the station's.
     pub(super) fn station_timer(&mut self, now: Instant, out: &mut Vec<Action>) {
-        let is_slow = self.feed().is_some_and(|feed| feed.overflow.is_some());
+        let is_slow = feed_of(&mut self.monitor).is_some_and(|feed| feed.overflow.is_some());
         let event = if is_slow { StationEvent::Slow } else { StationEvent::Timer };
         self.station(event, now, Duration::ZERO, out);
     }
@@ -299,12 +304,8 @@ impl Speaker {
         monitor.feed = Some(feed);
     }
 
-    fn feed(&mut self) -> Option<&mut Feed> {
-        self.monitor.as_mut()?.feed.as_mut()
-    }
-
     pub(super) fn tell_up(&mut self, key: PeerKey, now: Instant) {
-        let Some(feed) = self.monitor.as_mut().and_then(|monitor| monitor.feed.as_mut()) else { return };
+        let Some(feed) = feed_of(&mut self.monitor) else { return };
         let found = self.peers.get(&key).and_then(|peer| Some((peer.index, peer.up.as_ref()?)));
         if let Some((index, up)) = found {
             feed.up(key, index, &up.negotiated, true, now);
@@ -312,19 +313,19 @@ impl Speaker {
     }
 
     pub(super) fn tell_down(&mut self, key: PeerKey, end: End, now: Instant) {
-        if let Some(feed) = self.feed() {
+        if let Some(feed) = feed_of(&mut self.monitor) {
             feed.down(key, &down(end), now);
         }
     }
 
     pub(super) fn tell_update(&mut self, key: PeerKey, update: &Update, now: Instant) {
-        if let Some(feed) = self.feed() {
+        if let Some(feed) = feed_of(&mut self.monitor) {
             feed.update(key, update, now);
         }
     }
 
     pub(super) fn tell_end_of_rib(&mut self, key: PeerKey, family: IpVersion, now: Instant) {
-        let Some(feed) = self.feed() else { return };
+        let Some(feed) = feed_of(&mut self.monitor) else { return };
         let Some(told) = feed.peers.get(&key).copied() else { return };
         if feed.dump.as_ref().is_some_and(|dump| dump.peers.contains(&key)) {
             // The dump ends with it.
@@ -337,7 +338,7 @@ impl Speaker {
 
     /// What is stale of a peer is about to go. The station may have heard of it before it was.
     pub(super) fn tell_stale(&mut self, key: PeerKey, family: IpVersion, now: Instant) {
-        let Some(feed) = self.monitor.as_mut().and_then(|monitor| monitor.feed.as_mut()) else { return };
+        let Some(feed) = feed_of(&mut self.monitor) else { return };
         let Some(told) = feed.peers.get(&key).copied() else { return };
         let mut gone = Vec::new();
         for (_, prefix, entry) in self.rib.iter().filter(|(_, prefix, _)| prefix.version() == family) {
@@ -350,7 +351,7 @@ impl Speaker {
     }
 
     fn tell_counts(&mut self, now: Instant) {
-        let Some(feed) = self.monitor.as_mut().and_then(|monitor| monitor.feed.as_mut()) else { return };
+        let Some(feed) = feed_of(&mut self.monitor) else { return };
         let at = feed.at(now);
         let mut out = Vec::new();
         for (key, told) in &feed.peers {
@@ -375,7 +376,7 @@ impl Speaker {
     /// Whole messages for the station: at least `enough` octets, if there are.
     pub fn pull_for_station(&mut self, enough: usize, out: &mut Vec<u8>) {
         while out.len() < enough {
-            let Some(feed) = self.monitor.as_mut().and_then(|monitor| monitor.feed.as_mut()) else { return };
+            let Some(feed) = feed_of(&mut self.monitor) else { return };
             if let Some(messages) = feed.log.pop_front() {
                 feed.octets -= messages.len();
                 out.extend(messages);
@@ -387,7 +388,7 @@ impl Speaker {
 
     /// The next piece of all that there is. False: there is none.
     fn dump_some(&mut self, out: &mut Vec<u8>) -> bool {
-        let Some(feed) = self.monitor.as_mut().and_then(|monitor| monitor.feed.as_mut()) else { return false };
+        let Some(feed) = feed_of(&mut self.monitor) else { return false };
         let Some(dump) = &mut feed.dump else { return false };
         let told = |key: &PeerKey| Some((feed.peers.get(key)?.index, feed.peers.get(key)?));
         let peers: HashMap<PeerIndex, &Told> = dump.peers.iter().filter_map(told).collect();
@@ -426,7 +427,7 @@ impl Speaker {
 
     /// The last that the station hears: nothing else is told any more.
     pub(super) fn end_monitoring(&mut self, now: Instant) {
-        let Some(feed) = self.feed() else { return };
+        let Some(feed) = feed_of(&mut self.monitor) else { return };
         feed.dump = None;
         let mut last = Vec::new();
         bmp::termination(bmp::End::Administrative, "", &mut last);
