@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use config::resource::{
     BgpConfiguration, BgpFilter, BgpPeer, BlockAffinity, ClusterNetworkPolicy, EndpointSlice, FelixConfiguration,
-    GlobalNetworkPolicy, GlobalNetworkSet, HostEndpoint, IpPool, IpReservation, IpamConfiguration, Key, Kind,
-    KubernetesNetworkPolicy, Namespace, NetworkPolicy, NetworkSet, Node, Profile, Resource, Service, ServiceAccount,
-    StagedGlobalNetworkPolicy, StagedKubernetesNetworkPolicy, StagedNetworkPolicy, StaticRoute, Tier, WorkloadEndpoint,
+    GlobalNetworkPolicy, GlobalNetworkSet, HostEndpoint, IpPool, IpReservation, IpamBlock, IpamConfiguration,
+    IpamHandle, Key, Kind, KubernetesNetworkPolicy, Namespace, NetworkPolicy, NetworkSet, Node, Profile, Resource,
+    Service, ServiceAccount, StagedGlobalNetworkPolicy, StagedKubernetesNetworkPolicy, StagedNetworkPolicy,
+    StaticRoute, Tier, WorkloadEndpoint,
 };
 
 use crate::datastore::{SyncEvent, Update};
@@ -56,6 +57,8 @@ impl Resources {
         ip_reservations: IpReservation,
         ipam_configurations: IpamConfiguration,
         block_affinities: BlockAffinity,
+        ipam_blocks: IpamBlock,
+        ipam_handles: IpamHandle,
     }
 
     /// All of one kind, in key order.

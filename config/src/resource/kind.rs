@@ -13,7 +13,7 @@ macro_rules! every_kind {
                 Node WorkloadEndpoint HostEndpoint IpPool GlobalNetworkPolicy NetworkPolicy StaticRoute Profile Tier
                 NetworkSet GlobalNetworkSet
                 StagedNetworkPolicy StagedGlobalNetworkPolicy StagedKubernetesNetworkPolicy
-                IpReservation IpamConfiguration BlockAffinity
+                IpReservation IpamConfiguration BlockAffinity IpamBlock IpamHandle
                 BgpConfiguration BgpPeer BgpFilter
                 FelixConfiguration KubeControllersConfiguration ClusterInformation CalicoNodeStatus
                 KubernetesNetworkPolicy ClusterNetworkPolicy Namespace ServiceAccount Service EndpointSlice
@@ -76,6 +76,8 @@ impl Kind {
             Kind::IpReservation => "IPReservation",
             Kind::IpamConfiguration => "IPAMConfiguration",
             Kind::BlockAffinity => "BlockAffinity",
+            Kind::IpamBlock => "IPAMBlock",
+            Kind::IpamHandle => "IPAMHandle",
             Kind::BgpConfiguration => "BGPConfiguration",
             Kind::BgpPeer => "BGPPeer",
             Kind::BgpFilter => "BGPFilter",
@@ -206,6 +208,8 @@ impl Kind {
             Kind::IpReservation => &["ipreservations", "ipreservation", "reservations", "reservation"],
             Kind::IpamConfiguration => &["ipamconfigurations", "ipamconfiguration", "ipamconfigs", "ipamconfig"],
             Kind::BlockAffinity => &["blockaffinities", "blockaffinity", "affinities", "affinity"],
+            Kind::IpamBlock => &["ipamblocks", "ipamblock", "blocks", "block"],
+            Kind::IpamHandle => &["ipamhandles", "ipamhandle", "handles", "handle"],
             Kind::BgpConfiguration => &["bgpconfigurations", "bgpconfiguration", "bgpconfigs", "bgpconfig"],
             Kind::BgpPeer => &["bgppeers", "bgppeer", "bgpp", "bgpps", "bp", "bps"],
             Kind::BgpFilter => &["bgpfilters", "bgpfilter", "bgpf", "bgpfs", "bf", "bfs"],

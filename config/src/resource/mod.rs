@@ -27,6 +27,8 @@ mod global_network_policy;
 mod host_endpoint;
 mod ip_pool;
 mod ipam;
+mod ipam_block;
+mod ipam_handle;
 mod kind;
 mod kube_controllers;
 mod kubernetes;
@@ -82,6 +84,8 @@ pub use ipam::{
     AffinityType, BlockAffinity, BlockAffinitySpec, BlockAffinityState, IpReservation, IpReservationSpec,
     IpamConfiguration, IpamConfigurationSpec,
 };
+pub use ipam_block::{AllocationAttributes, BlockOwner, IpamBlock, IpamBlockSpec, block_name};
+pub use ipam_handle::{IpamHandle, IpamHandleSpec, handle_name};
 pub use kind::{Key, Kind, UnknownKind};
 pub use kube_controllers::{
     AssignIps, AutoHostEndpointConfig, ControllerLogSeverity, ControllersConfig, HostEndpointTemplate,

@@ -1,7 +1,7 @@
 //! One document of each kind, with much of what it may hold: what fuzzing of documents begins with.
 
 /// One document per kind, with much of what it may hold.
-pub(super) const DOCUMENTS: [&str; 30] = [
+pub(super) const DOCUMENTS: [&str; 32] = [
     r#"{"apiVersion": "projectcalico.org/v3", "kind": "Node", "metadata": {"name": "worker-1", "labels": {"zone": "a"}},
   "spec": {"bgp": {"ipv4Address": "192.0.2.1/24", "asNumber": 64512}, "addresses": [{"address": "192.0.2.1", "type": "InternalIP"}]}}"#,
     r#"apiVersion: projectcalico.org/v3
@@ -110,6 +110,25 @@ spec: {strictAffinity: true, maxBlocksPerHost: 4, ipCooldownSeconds: 60, kubeVir
 kind: BlockAffinity
 metadata: {name: worker-1-10-65-0-0-26}
 spec: {cidr: 10.65.0.0/26, node: worker-1, state: pending, type: host, deleted: false}
+"#,
+    r#"apiVersion: projectcalico.org/v3
+kind: IPAMBlock
+metadata: {name: 10-65-0-0-30}
+spec:
+  cidr: 10.65.0.0/30
+  affinity: host:worker-1
+  affinityClaimTime: 2026-01-01T00:00:00Z
+  allocations: [0, null, 1, null]
+  unallocated: [3, 1]
+  attributes: [{handle_id: h, secondary: {node: worker-1, pod: web}}, {releasedAt: 2026-01-01T00:00:00Z}]
+  sequenceNumber: 1700000000000000000
+  sequenceNumberForAllocation: {"0": 1700000000000000000}
+  deleted: false
+"#,
+    r#"apiVersion: projectcalico.org/v3
+kind: IPAMHandle
+metadata: {name: k8s-pod-network.1a2b}
+spec: {handleID: k8s-pod-network.1a2b, block: {10.65.0.0/30: 1}, deleted: false}
 "#,
     r#"apiVersion: projectcalico.org/v3
 kind: BGPConfiguration

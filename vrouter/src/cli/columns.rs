@@ -87,6 +87,8 @@ const COLUMNS: &[Row] = &[
         narrow: &[NAME, NODE, CIDR, ("STATE", &["/spec/state"]), ("TYPE", &["/spec/type"])],
         wide: &[],
     },
+    Row { kinds: &[Kind::IpamBlock], narrow: &[NAME, CIDR, ("AFFINITY", &["/spec/affinity"])], wide: &[] },
+    Row { kinds: &[Kind::IpamHandle], narrow: &[NAME, ("HANDLE", &["/spec/handleID"])], wide: &[] },
     Row {
         kinds: &[Kind::BgpConfiguration],
         narrow: &[
