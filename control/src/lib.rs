@@ -23,6 +23,7 @@
 //! | `saved_flows` | flows that outlive the process |
 //! | `bgp` | routes learned from others and told to them |
 //! | `bfd` | whether the paths to neighbours are there, told within milliseconds |
+//! | `ipam` | addresses, in blocks, by Calico's records |
 //! | `host`, `reconcile` | the kernel's side |
 //! | `datastore` | where resources are kept |
 //! | `http`, `show`, `trace`, `tell` | what can be asked, and how it is told |
@@ -40,6 +41,7 @@ pub mod felix;
 pub mod guard;
 pub mod host;
 pub mod http;
+pub mod ipam;
 pub mod judge;
 pub mod node_report;
 pub mod node_state;

@@ -100,6 +100,12 @@ pub trait Datastore {
     /// that waits for its confirmation, unless the note says that it undoes that.
     async fn commit_as(&self, writes: Vec<Write>, note: &Note, now: SystemTime) -> Result<Committed, StoreError>;
 
+    /// How many writes one commit can carry. A store without transactions says one; whoever needs more of them orders
+    /// them so that each alone leaves the store in a state that the next writer understands.
+    fn writes_per_commit(&self) -> usize {
+        MAX_WRITES_PER_COMMIT
+    }
+
     /// What `commit_as` would do, without doing it.
     async fn preview_as(&self, writes: Vec<Write>, note: &Note, now: SystemTime) -> Result<Committed, StoreError>;
 

@@ -4,7 +4,7 @@
 //! and the status of the HTTP answer. The table below is the only place: a new code is one entry, and cannot be without
 //! a page.
 //!
-//! VR10.. the request · VR11.. manifests · VR12.. objects · VR13.. history · VR20.. the daemon · VR21.. the datastore ·
+//! VR10.. the request · VR11.. manifests · VR12.. objects · VR13.. history · VR14.. addresses · VR20.. the daemon · VR21.. the datastore ·
 //! VR22.. files of the caller · VR23.. starting · VR90.. our own faults
 //!
 //! Invariants: a code is never given another meaning and never reused.
@@ -247,6 +247,34 @@ codes! {
         "With --confirm the objects before and after are kept for the undoing; together they may have at most 16 MiB."
         "vrouter apply -f everything/ --confirm 60s"
         "Apply in smaller parts, each confirmed before the next."
+    NoAddresses "VR1401" Unavailable "no addresses left"
+        "Every address of the pools that may be used has an owner, rests after its release, or is reserved."
+        "no IPv4 addresses left: 1 wanted, 0 found; pool main (10.65.0.0/26): 64 addresses, 64 in use, 0 reserved, 0 resting, 0 free"
+        "Apply another IPPool. `vrouter ipam check` tells of addresses that nobody uses, and `vrouter ipam release` gives them back."
+    NoBlocks "VR1402" Unavailable "this node may have no more blocks"
+        "There are free addresses, but the node may neither claim another block nor borrow: maxBlocksPerHost, autoAllocateBlocks or strictAffinity of the IPAMConfiguration."
+        "no IPv4 addresses left: 1 wanted, 0 found; pool main (10.65.0.0/16): ...; this node has as many blocks as it may have, 1"
+        "`vrouter ipam configure --max-blocks-per-host N` or `--strictaffinity=false`; `vrouter ipam show --show-blocks` tells whose the blocks are."
+    NoPool "VR1403" Invalid "no pool for it"
+        "No IPPool has the address, or none may be used: disabled, Manual, another use, or its selectors do not select this node or namespace."
+        "no IPv4 pool that this node may use for Workload addresses; passed over: main (its nodeSelector)"
+        "`vrouter get pools -o wide` shows them. Ask for one by name, change its selectors, or apply another."
+    AddressTaken "VR1404" Conflict "the address cannot be had"
+        "Somebody has it, it was released a moment ago and rests, or it is in another node's block and strictAffinity is on."
+        "10.65.0.1 has an owner already: handle k8s-pod-network.1a2b; release it first, or ask for another"
+        "`vrouter ipam who 10.65.0.1` tells whose it is."
+    NotAssigned "VR1405" NotFound "the address is not assigned"
+        "Nobody has it, so there is nothing to release."
+        "10.65.0.1 is not assigned; nothing was released"
+        "`vrouter ipam who 10.65.0.1` tells what is known of it."
+    NotReleased "VR1406" Conflict "the address is somebody else's now"
+        "It was to be released from a handle, or from a state, that it is not in any more: it was given out again meanwhile."
+        "10.65.0.1 belongs to handle b, expected a; nothing was released"
+        "`vrouter ipam who 10.65.0.1` tells whose it is. Take a new report with `vrouter ipam check -o report.json`."
+    AddressesLocked "VR1407" Unavailable "the datastore is locked"
+        "ClusterInformation default has datastoreReady: false: somebody works on pools or moves the datastore, and addresses stay as they are."
+        "the datastore is locked (ClusterInformation default: datastoreReady is false)"
+        "Wait, or set datastoreReady to true when the work is done."
     Unavailable "VR2000" Unavailable "it cannot be done now"
         "The daemon is not in a state to do it, and no other code says more closely why."
         "vrouter trace ...: no tables are in force yet"

@@ -1,0 +1,220 @@
+//! What a node does with addresses: requests that wait, carried out together, and what is collected.
+//!
+//! ```text
+//!   call ─▶ waiting ─┐
+//!   call ─▶ waiting ─┼─▶ one plan ─▶ one commit ─▶ all are answered
+//!   call ─▶ waiting ─┘
+//! ```
+//!
+//! A commit costs what a disk takes to keep it, whatever is in it: calls that come while one is under way share the next.
+//! A call that fails is taken out of the plan, and is answered when the plan it has failed in is written.
+//!
+//! Bounds: `BATCH` calls in one commit.
+
+use std::time::SystemTime;
+
+use config::net::IpVersion;
+use config::resource::AllowedUse;
+
+use super::allocator::{self, Ask, COUNT_MAX, Given};
+use super::call::{AssignCall, AssignView, AssignedView, IpamCall, ReleaseCall, ReleaseView};
+use super::collect::{self, Collected, Collector};
+use super::error::IpamError;
+use super::records::{Draft, Records};
+use super::release::{self, Return};
+use super::{commit, moment, pools, show};
+use crate::datastore::Datastore;
+use crate::resources::Resources;
+
+/// Calls in one commit.
+pub const BATCH: usize = 64;
+
+/// Addresses of one call that were asked for by name, or that are to be released.
+const NAMED_MAX: usize = COUNT_MAX;
+
+/// Addresses of one node.
+#[derive(Debug, Default)]
+pub struct Ipam {
+    pub records: Records,
+    collector: Collector,
+}
+
+/// What an order has come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Done {
+    Assigned(AssignView),
+    Released(ReleaseView),
+}
+
+impl Ipam {
+    /// Carries out orders, each whole or not at all, in as few commits as the store allows. One answer for each.
+    pub async fn carry_out<D: Datastore>(
+        &mut self,
+        store: &D,
+        resources: &Resources,
+        host: &str,
+        orders: &[IpamCall],
+        now: SystemTime,
+    ) -> Vec<Result<Done, IpamError>> {
+        let together = if store.writes_per_commit() > 1 { BATCH } else { 1 };
+        let mut answers = Vec::with_capacity(orders.len());
+        for batch in orders.chunks(together) {
+            let plan = |draft: &mut Draft<'_>| -> Vec<Result<Done, IpamError>> {
+                let carry_out = |order: &IpamCall| {
+                    let before = draft.len();
+                    let done = order_done(draft, resources, host, order, now);
+                    if done.is_err() {
+                        draft.roll_back(before);
+                    }
+                    done
+                };
+                batch.iter().map(carry_out).collect()
+            };
+            match commit::run(store, &mut self.records, now, plan).await {
+                Ok(done) => answers.extend(done),
+                // One error for all of them: none has been carried out.
+                Err(error) => answers.extend(copies(error, batch.len())),
+            }
+        }
+        answers
+    }
+
+    /// Takes back what nobody has any more.
+    pub async fn collect<D: Datastore>(
+        &mut self,
+        store: &D,
+        resources: &Resources,
+        host: &str,
+        now: SystemTime,
+    ) -> Result<Collected, IpamError> {
+        if show::is_locked(resources) {
+            return Ok(Collected::default());
+        }
+        let due = self.collector.look(&self.records, resources, host, now);
+        if due.is_empty() {
+            return Ok(Collected::default());
+        }
+        commit::run(store, &mut self.records, now, |draft| collect::plan(draft, resources, &due, host, now)).await
+    }
+
+    /// Addresses that seem lost.
+    pub fn candidates(&self) -> usize {
+        self.collector.candidates()
+    }
+}
+
+/// The same failure for everybody who was in it.
+fn copies(error: IpamError, count: usize) -> Vec<Result<Done, IpamError>> {
+    let text = crate::tell::chain(&error);
+    let mut first = Some(error);
+    (0..count).map(|_| Err(first.take().unwrap_or_else(|| IpamError::Together { text: text.clone() }))).collect()
+}
+
+fn order_done(
+    draft: &mut Draft<'_>,
+    resources: &Resources,
+    host: &str,
+    order: &IpamCall,
+    now: SystemTime,
+) -> Result<Done, IpamError> {
+    if show::is_locked(resources) && matches!(order, IpamCall::Assign(_)) {
+        return Err(IpamError::Locked);
+    }
+    match order {
+        IpamCall::Assign(call) => assign(draft, resources, host, call, now).map(Done::Assigned),
+        IpamCall::Release(call) => release(draft, resources, call, now).map(Done::Released),
+        IpamCall::ReleaseAll { addresses } => {
+            check_count("addresses", addresses.len())?;
+            let mut view = ReleaseView::default();
+            for call in addresses {
+                match release(draft, resources, call, now) {
+                    Ok(released) => view.released.extend(released.released),
+                    Err(error) => view.left.push(error.to_string()),
+                }
+            }
+            Ok(Done::Released(view))
+        }
+        _ => Err(IpamError::Invalid {
+            what: "order".to_string(),
+            found: "a question".to_string(),
+            expected: "assign or release".to_string(),
+        }),
+    }
+}
+
+fn check_count(what: &str, found: usize) -> Result<(), IpamError> {
+    match found > NAMED_MAX {
+        true => Err(IpamError::Invalid {
+            what: what.to_string(),
+            found: found.to_string(),
+            expected: format!("at most {NAMED_MAX}"),
+        }),
+        false => Ok(()),
+    }
+}
+
+fn assign(
+    draft: &mut Draft<'_>,
+    resources: &Resources,
+    host: &str,
+    call: &AssignCall,
+    now: SystemTime,
+) -> Result<AssignView, IpamError> {
+    check_count("addresses", call.addresses.len())?;
+    if call.ipv4 + call.ipv6 + call.addresses.len() == 0 {
+        let expected = "ipv4, ipv6 or addresses to say how many, or which".to_string();
+        return Err(IpamError::Invalid { what: "assign".to_string(), found: "nothing".to_string(), expected });
+    }
+    let owner = call.owner(host, moment::text(now));
+    let mut given: Vec<Given> = Vec::new();
+    for address in &call.addresses {
+        given.push(allocator::assign_address(draft, resources, *address, &owner, host, now)?);
+    }
+    for (family, count) in [(IpVersion::V4, call.ipv4), (IpVersion::V6, call.ipv6)] {
+        if count == 0 {
+            continue;
+        }
+        let intended = if call.tunnel.is_some() { AllowedUse::Tunnel } else { AllowedUse::Workload };
+        let ask = Ask {
+            count,
+            family,
+            owner: owner.clone(),
+            host: host.to_string(),
+            namespace: call.namespace.clone(),
+            pools: call.pools.clone(),
+            intended: call.intended.unwrap_or(intended),
+            max_blocks: call.max_blocks,
+        };
+        given.extend(allocator::auto_assign(draft, resources, &ask, now)?);
+    }
+    let view = |given: Given| AssignedView {
+        address: given.address,
+        block: given.block.to_string(),
+        pool: pools::pool_of(resources, given.address).map(|pool| pool.metadata.name.clone()),
+    };
+    Ok(AssignView { addresses: given.into_iter().map(view).collect() })
+}
+
+fn release(
+    draft: &mut Draft<'_>,
+    resources: &Resources,
+    call: &ReleaseCall,
+    now: SystemTime,
+) -> Result<ReleaseView, IpamError> {
+    let ReleaseCall { address, handle, sequence } = call;
+    match (address, handle) {
+        (Some(address), _) => {
+            let wish = Return { address: *address, handle: handle.clone(), sequence: *sequence };
+            release::release_address(draft, resources, &wish, now)?;
+            Ok(ReleaseView { released: vec![*address], left: Vec::new() })
+        }
+        (None, Some(handle)) => {
+            let released = release::release_handle(draft, resources, handle, now);
+            Ok(ReleaseView { released, left: Vec::new() })
+        }
+        (None, None) => {
+            let expected = "an address or a handle".to_string();
+            Err(IpamError::Invalid { what: "release".to_string(), found: "nothing".to_string(), expected })
+        }
+    }
+}
