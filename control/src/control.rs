@@ -38,9 +38,11 @@ use crate::saved_flows::save::Saver;
 use crate::show::drops::{Drops, Naming};
 use crate::show::preview::Preview;
 use crate::tell::{chain, to_json};
+use addresses::Addresses;
 use reports::Reports;
 use routing::Routing;
 
+mod addresses;
 mod learned;
 mod moving;
 mod reports;
@@ -108,6 +110,7 @@ pub struct Control<D> {
     pub(crate) saver: Saver,
     pub(crate) routing: Routing,
     reports: Reports,
+    addresses: Addresses,
     pub(crate) clock: Clock,
     pub(crate) names: RuleNames,
     pub(crate) routes: Vec<RouteRow>,
@@ -192,6 +195,7 @@ impl<D: Datastore> Control<D> {
             saver: parts.saver,
             routing: parts.routing,
             reports: Reports::new(Instant::now()),
+            addresses: Addresses::new(Instant::now()),
             clock: parts.clock,
             names: RuleNames::default(),
             routes: Vec::new(),
@@ -241,6 +245,7 @@ impl<D: Datastore> Control<D> {
                 self.revision = objects.iter().map(|stored| stored.revision).max().unwrap_or(self.revision);
             }
         }
+        self.addresses.ipam.records.follow(&event);
         self.changed.append(&mut self.resources.follow(event));
     }
 
@@ -302,6 +307,7 @@ impl<D: Datastore> Control<D> {
         if !self.in_sync {
             return;
         }
+        self.carry_out_orders().await;
         if !self.changed.is_empty() {
             let changed = std::mem::take(&mut self.changed);
             // The fewer old snapshots are still read, the less has to be copied.
@@ -505,6 +511,7 @@ impl<D: Datastore> Control<D> {
         self.save_some_flows();
         self.look_for_secrets().await;
         self.report().await;
+        self.collect_addresses().await;
         self.dirty.reconcile |= self.has_problems("host") && self.reconciled.elapsed() >= self.reconcile_pause;
         self.dirty.tables |= self.has_problems("interfaces") && self.retried.elapsed() > RETRY;
     }
@@ -538,6 +545,7 @@ impl<D: Datastore> Control<D> {
             (None, ApiCall::Trace(request)) => crate::trace::trace(self, &request).map(|view| to_json(&view)),
             (None, ApiCall::Move(call)) => self.move_interface(&call).map(|view| to_json(&view)),
             (None, ApiCall::Bgp(call)) => return self.routing.ask(call, reply).await,
+            (None, ApiCall::Ipam(call)) => return self.ask_addresses(call, reply),
             (None, ApiCall::Version) => Ok(to_json(&crate::show::version(self))),
             (None, call) => Err(ApiError::new(ErrorCode::Internal, format!("nobody answers {call:?}"))),
         };

@@ -201,6 +201,11 @@ pub async fn run(
         while let Some(event) = more(&mut host_events).await {
             control.handle(Event::Host(event)).await;
         }
+        // Whoever asked meanwhile is answered together: orders for addresses share a commit.
+        for _ in 0..REQUESTS {
+            let Ok(request) = incoming.try_recv() else { break };
+            control.handle(Event::Api(request)).await;
+        }
         control.settle().await;
         if control.is_ready()
             && let Some(ready) = ready.take()

@@ -73,6 +73,7 @@ pub async fn respond<D: Datastore>(
         | ApiCall::Trace(_)
         | ApiCall::Move(_)
         | ApiCall::Bgp(_)
+        | ApiCall::Ipam(_)
         | ApiCall::Version => return None,
     })
 }

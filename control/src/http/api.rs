@@ -15,6 +15,7 @@
 //! POST   /v1/why                                WhyRequest
 //! POST   /v1/preview                            PreviewRequest
 //! POST   /v1/bgp                                BgpCall
+//! POST   /v1/ipam                               IpamCall
 //! POST   /v1/move                               {"interface": "cali1", "worker": 1}
 //! GET    /v1/version
 //! GET    /metrics                               Prometheus text
@@ -30,6 +31,7 @@ pub use super::code::{Class, ErrorCode};
 use super::views::{PreviewRequest, TraceRequest, WhyRequest};
 use crate::bgp::call::BgpCall;
 use crate::datastore::Author;
+use crate::ipam::call::IpamCall;
 
 /// One question to the control loop.
 #[derive(Debug)]
@@ -71,6 +73,8 @@ pub enum ApiCall {
     Move(MoveCall),
     /// Of the speaker; answered with what the call names.
     Bgp(BgpCall),
+    /// Of addresses; answered with what the call names.
+    Ipam(IpamCall),
     /// Answered with `VersionView`.
     Version,
 }

@@ -50,11 +50,12 @@ use serde_json::Value;
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::bgp::call::BgpCall;
 use crate::bgp::speaker::view::SummaryView;
 use crate::datastore::Author;
+use crate::ipam::call::IpamCall;
 use api::{
     ApiCall, ApiError, ApiRequest, DeleteCall, ErrorBody, ErrorCode, GetCall, MoveCall, ShowFilter, ShowKind, UndoCall,
     WriteCall,
@@ -193,6 +194,7 @@ fn router(control: mpsc::Sender<ApiRequest>) -> Router {
         .route("/v1/why", post(why))
         .route("/v1/move", post(move_interface))
         .route("/v1/bgp", post(bgp))
+        .route("/v1/ipam", post(ipam))
         .route("/v1/preview", post(preview))
         .route("/v1/version", get(version))
         .route("/metrics", get(scrape))
@@ -380,6 +382,14 @@ async fn bgp(State(desk): State<Desk>, ConnectInfo(peer): ConnectInfo<Peer>, bod
         info!(verb = "bgp", ?call, uid = peer.uid, pid = peer.pid, "api write");
     }
     desk.ask_as(peer.author(), ApiCall::Bgp(call)).await.map(Json)
+}
+
+async fn ipam(State(desk): State<Desk>, ConnectInfo(peer): ConnectInfo<Peer>, body: RawBody) -> Answer {
+    let call: IpamCall = parse(body)?;
+    if call.is_order() {
+        debug!(verb = "ipam", ?call, uid = peer.uid, pid = peer.pid, "api write");
+    }
+    desk.ask_as(peer.author(), ApiCall::Ipam(call)).await.map(Json)
 }
 
 async fn preview(State(desk): State<Desk>, body: RawBody) -> Answer {
