@@ -21,6 +21,7 @@
 //! | `fuzz/sessions.rs` | `bgp_session` |
 //! | `fuzz/values.rs` | `selector`, `settings`, `net`, `netlink` |
 //! | `fuzz/bfd.rs` | `bfd` |
+//! | `fuzz/ipam.rs` | `ipam` |
 //! | `fuzz/mutate.rs` | the mutations |
 //!
 //! `FUZZ_ROUNDS=200000 FUZZ_SEED=7 cargo test -p tests --test fuzz packet` runs one target longer and elsewhere. A file
@@ -34,6 +35,7 @@ pub mod bgp;
 pub mod documents;
 pub mod flows;
 pub mod frames;
+pub mod ipam;
 mod manifests;
 pub mod mutate;
 pub mod parse;
@@ -88,7 +90,7 @@ impl Seen {
 }
 
 /// Every target; each has a test of its name in tests/fuzz.rs.
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 18] = [
     frames::PACKET,
     frames::ICMP,
     parse::PARSE,
@@ -106,6 +108,7 @@ pub const TARGETS: [Target; 17] = [
     bgp::MESSAGE,
     sessions::BGP_SESSION,
     bfd::BFD,
+    ipam::IPAM,
 ];
 
 /// How long and from where.

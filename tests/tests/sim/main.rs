@@ -8,6 +8,7 @@
 //! | `host.rs` | do they ask host endpoints as such a reading does, list by list? |
 //! | `bgp.rs` | do speakers end with the same tables, whatever the order of messages? |
 //! | `datastore.rs` | is anything acknowledged ever lost: races, slow watchers, killed writers, damaged files? |
+//! | `ipam.rs` | does an address ever have two owners, or none for good, when nodes race and stop? |
 //! | `learned.rs` | are learned routes in force, follow their next hops, and what do a million of them cost? |
 //! | `reconcile.rs` | does the kernel end as desired although steps fail and others change it, and does what is not ours stay? |
 //!
@@ -18,6 +19,7 @@
 mod bgp;
 mod datastore;
 mod host;
+mod ipam;
 mod learned;
 mod order;
 mod policy;
