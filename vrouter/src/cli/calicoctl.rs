@@ -2,7 +2,7 @@
 //! same success texts, exit status 1 on any error.
 //!
 //! Accepted without effect: `--config`, `--context`, `--log-level` and `--allow-version-mismatch`, as there is one
-//! datastore and one version. `node` has `status`; `ipam`, `datastore` and `cluster` say that they are not there yet.
+//! datastore and one version. `node` has `status`; `datastore` and `cluster` say that they are not there yet.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use control::http::views::VersionView;
 
 use super::error::CliError;
 use super::output::Output;
-use super::{Style, apply, delete, get, help, node, patch, render, validate};
+use super::{Style, apply, delete, get, help, ipam, node, patch, render, validate};
 use crate::client::{Client, DEFAULT_SOCKET};
 
 /// Status of anything that went wrong.
@@ -79,8 +79,8 @@ enum Command {
     Validate(validate::ValidateArguments),
     /// Show versions
     Version(VersionArguments),
-    /// Not there yet
-    Ipam(Rest),
+    /// Addresses: show, check, release, configure, split
+    Ipam(ipam::IpamArguments),
     /// The BGP peers of this node: status
     Node(node::NodeArguments),
     /// Not there yet
@@ -113,6 +113,7 @@ fn poll(text: &str) -> Result<u64, String> {
 }
 
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    let arguments = ipam::name_report(arguments);
     let format = help::format_of(&arguments);
     let calicoctl = match Calicoctl::try_parse_from(arguments) {
         Ok(calicoctl) => calicoctl,
@@ -146,7 +147,7 @@ fn execute(command: Command, global: &Global) -> Result<(), CliError> {
         Command::Label(arguments) => patch::label(&client, format, &arguments),
         Command::Validate(arguments) => validate::validate(format, &arguments),
         Command::Version(arguments) => version(&client, &arguments),
-        Command::Ipam(rest) => Err(not_there("ipam", &rest, "addresses are not managed by this version")),
+        Command::Ipam(arguments) => ipam::run(&client, format, &arguments),
         Command::Node(arguments) => node::run(&client, format, &arguments),
         Command::Datastore(rest) => Err(not_there("datastore", &rest, "use `vrouter get -o yaml --export` and apply")),
         Command::Cluster(rest) => Err(not_there("cluster", &rest, "use `vrouter doctor` and `vrouter show status`")),

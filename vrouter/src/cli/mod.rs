@@ -14,6 +14,7 @@
 //! - `show.rs` `trace.rs` `why.rs`        what the router does with packets
 //! - `selector.rs` `policy/`              questions about policy that no daemon has to answer; `lines.rs` carries them
 //! - `bgp.rs`      sessions and routes of the BGP speaker
+//! - `ipam.rs`     addresses, in calicoctl's tables
 //! - `bench.rs`    arguments of the measurements
 //! - `node.rs`    calicoctl's node status
 //! - `worker.rs`  which worker has which interface
@@ -40,6 +41,7 @@ mod get;
 mod help;
 mod history;
 pub mod input;
+mod ipam;
 mod lines;
 mod node;
 pub mod output;
@@ -198,6 +200,12 @@ pub enum Command {
     )]
     Bgp(bgp::BgpArguments),
 
+    /// Addresses: who has which, what nobody has, how blocks go to nodes
+    #[command(
+        after_help = "Examples:\n  vrouter ipam show --show-blocks\n  vrouter ipam who 10.65.0.1\n  vrouter ipam check --show-problem-ips"
+    )]
+    Ipam(ipam::IpamArguments),
+
     /// The state of this node, as calicoctl tells it
     #[command(after_help = "Example:\n  vrouter node status")]
     Node(node::NodeArguments),
@@ -273,6 +281,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     if is_calicoctl {
         return calicoctl::main(arguments);
     }
+    let arguments = ipam::name_report(arguments);
     let format = help::format_of(&arguments);
     match help::command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => execute(cli),
@@ -320,6 +329,7 @@ fn execute(cli: Cli) -> ExitCode {
             Err(error) => Err(error),
         },
         Command::Bgp(arguments) => bgp::run(&client, format, &arguments),
+        Command::Ipam(arguments) => ipam::run(&client, format, &arguments),
         Command::Node(arguments) => node::run(&client, format, &arguments),
         Command::Worker(arguments) => worker::run(&client, format, &arguments),
         Command::Selector => selector::run(),
