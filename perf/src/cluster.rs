@@ -233,6 +233,11 @@ impl Place {
         self.request("POST", "/v1/apply", &body).map(|_| ()).map_err(system("apply objects"))
     }
 
+    /// One call whose answer is one of success.
+    pub(crate) fn post(&self, path: &str, body: &Value) -> io::Result<()> {
+        self.request("POST", path, &body.to_string()).map(|_| ())
+    }
+
     /// One of the daemon's views.
     pub(crate) fn shown(&self, what: &str) -> Result<Value, LabError> {
         let text = self.request("GET", &format!("/v1/show/{what}"), "").map_err(system("ask the daemon"))?;

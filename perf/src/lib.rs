@@ -20,6 +20,7 @@
 //! | `sets.rs` | addresses that join and leave sets, and policies full of them |
 //! | `flows.rs` | the flow table with ten million flows |
 //! | `cluster.rs` | the daemon with a large cluster in its datastore: start, memory, changes |
+//! | `ipam.rs` | the daemon's addresses: how many in a second, and how long one waits |
 //! | `resident.rs` | what the daemon of a busy node holds in memory, part by part |
 //! | `tables.rs`, `linear.rs` | what the router is told; policy by walking the rules, for comparison |
 //! | `idle.rs` | what queues cost that have nothing to do, awake and asleep |
@@ -44,6 +45,7 @@ pub mod forwarder;
 pub mod frames;
 pub mod idle;
 pub mod instructions;
+pub mod ipam;
 pub mod lab;
 pub mod latency;
 pub mod ledger;
@@ -87,6 +89,7 @@ pub enum Topic {
     Cluster,
     Flows,
     Resident,
+    Ipam,
     Instructions,
     Idle,
     Scaling,
@@ -103,7 +106,7 @@ pub enum Topic {
 }
 
 impl Topic {
-    pub const ALL: [Topic; 11] = [
+    pub const ALL: [Topic; 12] = [
         Topic::Memory,
         Topic::Lpm,
         Topic::Veth,
@@ -112,6 +115,7 @@ impl Topic {
         Topic::Cluster,
         Topic::Flows,
         Topic::Resident,
+        Topic::Ipam,
         Topic::Instructions,
         Topic::Idle,
         Topic::Scaling,
@@ -130,6 +134,7 @@ impl Topic {
             Topic::Cluster => "cluster",
             Topic::Flows => "flows",
             Topic::Resident => "resident",
+            Topic::Ipam => "ipam",
             Topic::Instructions => "instructions",
             Topic::Idle => "idle",
             Topic::Scaling => "scaling",
@@ -153,6 +158,8 @@ pub struct Scale {
     pub routes: usize,
     /// Endpoints in the cluster, policies, endpoints of the node, and changes that are timed.
     pub cluster: (usize, usize, usize, usize),
+    /// Addresses that are given out and back.
+    pub addresses: usize,
     pub bgp: bgp::Size,
     /// Rounds over veth; each measures every way of forwarding once.
     pub rounds: usize,
@@ -168,6 +175,7 @@ impl Scale {
         rules: 10_000,
         routes: 100_000,
         cluster: (100_000, 2000, 100, 1000),
+        addresses: 6000,
         bgp: bgp::Size {
             prefixes: 1_000_000,
             clients: 20,
@@ -186,6 +194,7 @@ impl Scale {
         rules: 1000,
         routes: 10_000,
         cluster: (2000, 100, 10, 20),
+        addresses: 120,
         bgp: bgp::Size {
             prefixes: 20_000,
             clients: 5,
@@ -254,6 +263,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
             Topic::Cluster => cluster::measure(&options.scale, &mut report)?,
             Topic::Flows => flows::measure(&options.scale, &mut report)?,
             Topic::Resident => resident::measure(&options.scale, &mut report)?,
+            Topic::Ipam => ipam::measure(&options.scale, &mut report)?,
             Topic::Instructions => instructions::measure(&mut report, &options.baselines, options.save_baseline)?,
             Topic::Idle => idle::measure(&options.scale, &mut report)?,
             Topic::Scaling => scaling::measure(&options.scale, &mut report)?,

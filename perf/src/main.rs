@@ -23,6 +23,7 @@ const USAGE: &str = "usage: perf [TOPIC]... [options]
   cluster        the daemon with 100,000 endpoints and 2,000 policies: start, memory, changes
   flows          the flow table with ten million flows; needs no privilege, and 3 GB
   resident       the daemon with 100 endpoints, 10,000 routes, 1,000 policies and 512,000 flows: memory by part
+  ipam           addresses given out and back by the daemon, one after the other and many at a time; needs root
   peers          the kernel in Calico's layouts, Open vSwitch and DPDK in the same lab, in turn; not part of all
   peers-tcp      one TCP connection through ours, the kernel, Open vSwitch and l3fwd, in turn; not part of all
   bgp            our BGP speaker beside BIRD 2: a million prefixes, a route reflector, churn; not part of all
