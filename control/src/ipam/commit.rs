@@ -8,7 +8,8 @@
 //!
 //! Without transactions the order of the journal is what keeps addresses safe: handle before block, affinity before block.
 //! A crash between two writes leaves a count that is too high, or an affinity that is pending; the next allocation of that
-//! node and the collector put both right.
+//! node and the collector put both right. A plan that fails half way has given out addresses that nobody is told of: the next
+//! plan begins with their release.
 //!
 //! Bounds: `RETRIES` plans; every eighth reads all records anew.
 
@@ -17,8 +18,10 @@ use std::time::SystemTime;
 
 use config::resource::{Key, Resource};
 
+use super::block;
 use super::error::IpamError;
 use super::records::{Change, Draft, KINDS, Kept, Records, Slot};
+use super::release::{self, Return};
 use crate::datastore::{Datastore, Note, Outcome, Revision, StoreError, Write, WriteResult};
 
 /// How often a plan is made before it is given up.
@@ -36,11 +39,17 @@ pub async fn run<D: Datastore, T>(
     now: SystemTime,
     mut plan: impl FnMut(&mut Draft<'_>) -> T,
 ) -> Result<T, IpamError> {
+    // What plans that failed half way have given out. Each is released once: its number tells.
+    let mut astray: Vec<Return> = Vec::new();
     for attempt in 1..=RETRIES {
         let mut draft = Draft::new(records);
+        for wish in &astray {
+            let _ = release::take_back(&mut draft, wish, now);
+        }
         let result = plan(&mut draft);
-        if commit(store, draft, now).await?.is_some() {
-            return Ok(result);
+        match commit(store, draft, now).await? {
+            Attempt::Done => return Ok(result),
+            Attempt::Again(given) => astray.extend(given),
         }
         if attempt % 8 == 0 {
             read_all(store, records).await?;
@@ -60,21 +69,28 @@ pub async fn read_all<D: Datastore>(store: &D, records: &mut Records) -> Result<
     Ok(())
 }
 
-/// Writes what was drafted. None: somebody else was faster, nothing of the draft holds any more.
-async fn commit<D: Datastore>(store: &D, mut draft: Draft<'_>, now: SystemTime) -> Result<Option<()>, IpamError> {
+enum Attempt {
+    Done,
+    /// Somebody else was faster: the draft does not hold any more. These addresses were given out before that was seen.
+    Again(Vec<Return>),
+}
+
+/// Writes what was drafted.
+async fn commit<D: Datastore>(store: &D, mut draft: Draft<'_>, now: SystemTime) -> Result<Attempt, IpamError> {
     if draft.is_empty() {
-        return Ok(Some(()));
+        return Ok(Attempt::Done);
     }
+    let mut given = Vec::new();
     let folded = fold(&draft.journal);
     let result = match folded.len() <= store.writes_per_commit() {
         true => together(store, &mut draft, folded, now).await,
-        false => one_by_one(store, &mut draft, now).await,
+        false => one_by_one(store, &mut draft, &mut given, now).await,
     };
     match result {
-        Ok(()) => Ok(Some(())),
+        Ok(()) => Ok(Attempt::Done),
         Err(StoreError::Conflict { key, .. } | StoreError::AlreadyExists(key) | StoreError::NotFound(key)) => {
             read_again(store, draft.records, &key).await?;
-            Ok(None)
+            Ok(Attempt::Again(given))
         }
         Err(error @ StoreError::Unknown { .. }) => {
             // It may have been kept: the next plan begins with what is there.
@@ -161,7 +177,12 @@ fn keep(records: &mut Records, change: &Change, result: WriteResult, revision: R
     records.set(&change.slot, Some(Kept { resource: result.resource, revision: Some(kept) }));
 }
 
-async fn one_by_one<D: Datastore>(store: &D, draft: &mut Draft<'_>, now: SystemTime) -> Result<(), StoreError> {
+async fn one_by_one<D: Datastore>(
+    store: &D,
+    draft: &mut Draft<'_>,
+    given: &mut Vec<Return>,
+    now: SystemTime,
+) -> Result<(), StoreError> {
     let journal = std::mem::take(&mut draft.journal);
     // As the store has the records that were written here; none where one was deleted.
     let mut written: BTreeMap<Slot, Option<Kept>> = BTreeMap::new();
@@ -190,6 +211,7 @@ async fn one_by_one<D: Datastore>(store: &D, draft: &mut Draft<'_>, now: SystemT
                 for (slot, kept) in &written {
                     draft.records.set(slot, kept.clone());
                 }
+                given.extend(journal[..position].iter().flat_map(given_out));
                 if let Some(count) = position.checked_sub(1).map(|last| &journal[last]).filter(|last| last.is_for_next)
                 {
                     take_back(store, draft.records, count, &written, now).await;
@@ -202,6 +224,24 @@ async fn one_by_one<D: Datastore>(store: &D, draft: &mut Draft<'_>, now: SystemT
         draft.records.set(&slot, kept);
     }
     Ok(())
+}
+
+/// The addresses that have an owner by a change of a block, and had none before.
+fn given_out(change: &Change) -> Vec<Return> {
+    let block = |resource: &Resource| match resource {
+        Resource::IpamBlock(block) => Some(block.spec.clone()),
+        _ => None,
+    };
+    let Some(after) = change.after.as_deref().and_then(block) else { return Vec::new() };
+    let before = change.before.as_ref().and_then(|before| block(&before.resource));
+    let is_new = |ordinal: usize| before.as_ref().is_none_or(|before| block::holder(before, ordinal).is_none());
+    let new = block::held(&after).filter(|(ordinal, _)| is_new(*ordinal));
+    new.map(|(ordinal, owner)| Return {
+        address: after.address(ordinal),
+        handle: owner.handle_id.clone(),
+        sequence: block::sequence(&after, ordinal),
+    })
+    .collect()
 }
 
 /// Writes a count again as it was, unless somebody has changed it since: then the collector will find it.

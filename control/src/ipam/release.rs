@@ -8,7 +8,7 @@
 //! An empty block stays with its node, for the next address.
 
 use std::net::IpAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use config::net::Cidr;
 use config::resource::IpamBlockSpec;
@@ -36,6 +36,20 @@ pub fn release_address(
     wish: &Return,
     now: SystemTime,
 ) -> Result<Option<String>, IpamError> {
+    give_back(draft, wish, Rules::of(resources).rest, now)
+}
+
+/// Gives back what nobody was told of. It need not rest.
+pub fn take_back(draft: &mut Draft<'_>, wish: &Return, now: SystemTime) -> Result<Option<String>, IpamError> {
+    give_back(draft, wish, Duration::ZERO, now)
+}
+
+fn give_back(
+    draft: &mut Draft<'_>,
+    wish: &Return,
+    rest: Duration,
+    now: SystemTime,
+) -> Result<Option<String>, IpamError> {
     let address = wish.address;
     let block = draft.records().block_of(address);
     let place = block.and_then(|block| Some((block, block.ordinal(address)?)));
@@ -53,7 +67,7 @@ pub fn release_address(
     }
     let block = block.clone();
     let cidr = block.cidr.masked();
-    write(draft, block, &[ordinal], Rules::of(resources), now);
+    write(draft, block, &[ordinal], rest, now);
     if let Some(handle) = &found {
         handle::subtract(draft, handle, &cidr, 1);
     }
@@ -73,7 +87,7 @@ pub fn release_handle(draft: &mut Draft<'_>, resources: &Resources, name: &str, 
             let ordinals: Vec<usize> = own.map(|(ordinal, _)| ordinal).collect();
             released.extend(ordinals.iter().map(|ordinal| block.address(*ordinal)));
             if !ordinals.is_empty() {
-                write(draft, block.clone(), &ordinals, rules, now);
+                write(draft, block.clone(), &ordinals, rules.rest, now);
             }
         }
         // Also a count that was too high.
@@ -82,8 +96,8 @@ pub fn release_handle(draft: &mut Draft<'_>, resources: &Resources, name: &str, 
     released
 }
 
-fn write(draft: &mut Draft<'_>, mut block: IpamBlockSpec, ordinals: &[usize], rules: Rules, now: SystemTime) {
-    block::release(&mut block, ordinals, rules.rest, now);
+fn write(draft: &mut Draft<'_>, mut block: IpamBlockSpec, ordinals: &[usize], rest: Duration, now: SystemTime) {
+    block::release(&mut block, ordinals, rest, now);
     match block.owner().is_none() && block::is_empty(&block) {
         true => draft.delete_block(&block.cidr.masked()),
         false => draft.put_block(block),
