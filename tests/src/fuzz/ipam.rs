@@ -29,7 +29,7 @@ pub const IPAM: Target = Target {
         "+01:00",
     ],
     longest: 2048,
-    rounds: 4000,
+    rounds: 1500,
 };
 
 fn ipam(bytes: &[u8]) -> Seen {

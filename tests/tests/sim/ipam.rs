@@ -247,6 +247,8 @@ struct World {
     owners: BTreeMap<IpAddr, (String, String)>,
     /// What is asked again, because nobody was told how it went when the node stopped.
     unsure: Vec<(usize, ReleaseCall)>,
+    /// Who has not read the records since it started: it serves nobody before.
+    is_fresh: Vec<bool>,
     counter: usize,
     assigned: usize,
     stops: usize,
@@ -266,6 +268,7 @@ impl World {
             nodes: names,
             owners: BTreeMap::new(),
             unsure: Vec::new(),
+            is_fresh: vec![false; nodes],
             counter: 0,
             assigned: 0,
             stops: 0,
@@ -326,6 +329,7 @@ impl World {
         let (store, resources, host, now) =
             (self.store.clone(), self.resources.clone(), self.nodes[node].clone(), self.now);
         let mut ipam = ipam;
+        let reads = std::mem::take(&mut self.is_fresh[node]) || random.chance(20);
         let mut orders = Vec::new();
         let work: Running = if random.chance(15) {
             Box::pin(async move {
@@ -339,7 +343,6 @@ impl World {
                 orders.push(order);
             }
             let orders = orders.clone();
-            let reads = random.chance(20);
             Box::pin(async move {
                 if reads {
                     let _ = commit::read_all(&store, &mut ipam.records).await;
@@ -416,6 +419,7 @@ impl World {
                 let again: Vec<ReleaseCall> = again.collect();
                 self.unsure.extend(again.into_iter().map(|call| (node, call)));
                 self.places[node] = Place::Idle(Ipam::default());
+                self.is_fresh[node] = true;
                 self.stops += 1;
             }
             Poll::Pending => {}
@@ -454,6 +458,7 @@ impl World {
         self.judge();
         for (node, call) in std::mem::take(&mut self.unsure) {
             let Place::Idle(ipam) = &mut self.places[node] else { panic!("busy") };
+            finish(commit::read_all(&self.store, &mut ipam.records)).unwrap();
             let orders = [IpamCall::Release(call)];
             let mut results =
                 finish(ipam.carry_out(&self.store, &self.resources, &self.nodes[node].clone(), &orders, self.now));
