@@ -196,7 +196,7 @@ pub fn check(records: &Records, resources: &Resources) -> CheckView {
                 sequence: block::sequence(block, ordinal),
                 owner: owner_text(attributes),
             };
-            if !used.contains_key(&address) && !(is_tunnel && is_node_there) {
+            if !(used.contains_key(&address) || is_tunnel && is_node_there) {
                 view.leaked.push(found.clone());
             }
             view.all.push(found);
