@@ -59,6 +59,7 @@ impl Ipam {
         let together = if store.writes_per_commit() > 1 { BATCH } else { 1 };
         let mut answers = Vec::with_capacity(orders.len());
         for batch in orders.chunks(together) {
+            let mut is_sure = false;
             let plan = |draft: &mut Draft<'_>| -> Vec<Result<Done, IpamError>> {
                 let carry_out = |order: &IpamCall| {
                     let before = draft.len();
@@ -70,7 +71,30 @@ impl Ipam {
                 };
                 batch.iter().map(carry_out).collect()
             };
-            match commit::run(store, &mut self.records, now, plan).await {
+            let mut done = commit::run(store, &mut self.records, now, plan).await;
+            // What is refused for what is known of others may be so no longer: that is asked of the store, and once.
+            if let Ok(answers) = &mut done {
+                for (order, answer) in batch.iter().zip(answers) {
+                    if !is_hearsay(answer) {
+                        continue;
+                    }
+                    if !std::mem::replace(&mut is_sure, true)
+                        && let Err(error) = commit::read_all(store, &mut self.records).await
+                    {
+                        *answer = Err(error.into());
+                        continue;
+                    }
+                    let again = |draft: &mut Draft<'_>| {
+                        let done = order_done(draft, resources, host, order, now);
+                        if done.is_err() {
+                            draft.roll_back(0);
+                        }
+                        done
+                    };
+                    *answer = commit::run(store, &mut self.records, now, again).await.and_then(|done| done);
+                }
+            }
+            match done {
                 Ok(done) => answers.extend(done),
                 // One error for all of them: none has been carried out.
                 Err(error) => answers.extend(copies(error, batch.len())),
@@ -101,6 +125,11 @@ impl Ipam {
     pub fn candidates(&self) -> usize {
         self.collector.candidates()
     }
+}
+
+/// Refused for the records of an address, which others may have changed since they were read.
+fn is_hearsay(answer: &Result<Done, IpamError>) -> bool {
+    matches!(answer, Err(IpamError::NotAssigned { .. } | IpamError::OtherHandle { .. } | IpamError::Taken { .. }))
 }
 
 /// The same failure for everybody who was in it.
