@@ -113,11 +113,46 @@ fn every_code_can_be_met() {
     met.extend(codes_in(&garbled));
     met.extend(denied(&stand));
     met.extend(codes_in(&stand.run(&["run", "--datastore", "embedded:/proc/nowhere"]).stderr));
+    met.extend(of_addresses(&stand));
 
     let inside: BTreeSet<ErrorCode> = INSIDE.iter().map(|(code, _)| *code).collect();
     let missing: Vec<ErrorCode> =
         ErrorCode::ALL.iter().copied().filter(|code| !met.contains(code) && !inside.contains(code)).collect();
     assert!(missing.is_empty(), "no test meets {missing:?}");
+}
+
+/// Addresses that cannot be had, or given back, one after the other. The last locks the datastore.
+fn of_addresses(stand: &Stand) -> BTreeSet<ErrorCode> {
+    let apply = |name: &str, kind: &str, object: &str, spec: &str| {
+        let head = "apiVersion: projectcalico.org/v3";
+        stand.write(name, &format!("{head}\nkind: {kind}\nmetadata: {{ name: {object} }}\nspec: {spec}\n"));
+        let ran = stand.run(&["apply", "-f", name]);
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+    };
+    let mut met = BTreeSet::new();
+    let mut fails = |line: &str| {
+        let ran = stand.run(&line.split(' ').collect::<Vec<_>>());
+        assert_ne!(ran.status, 0, "{line}: {}", ran.stdout);
+        met.extend(codes_in(&ran.stderr));
+    };
+    let works = |line: &str| {
+        let ran = stand.run(&line.split(' ').collect::<Vec<_>>());
+        assert_eq!(ran.status, 0, "{line}: {}", ran.stderr);
+    };
+    fails("ipam assign --handle a --ipv4 1");
+    apply("main.yaml", "IPPool", "main", "{ cidr: 10.65.0.0/26 }");
+    works("ipam assign --handle a --ipv4 64");
+    fails("ipam assign --handle b --ipv4 1");
+    fails("ipam assign --handle b --ip 10.65.0.1");
+    fails("ipam release --ip 10.65.0.2 --handle b");
+    works("ipam release --ip 10.65.0.1");
+    fails("ipam release --ip 10.65.0.1");
+    apply("more.yaml", "IPPool", "more", "{ cidr: 10.66.0.0/26 }");
+    works("ipam configure --strictaffinity=true --max-blocks-per-host 1");
+    fails("ipam assign --handle b --ipv4 2");
+    apply("lock.yaml", "ClusterInformation", "default", "{ datastoreReady: false }");
+    fails("ipam assign --handle b --ipv4 1");
+    met
 }
 
 fn codes_in(text: &str) -> Vec<ErrorCode> {
