@@ -17,8 +17,7 @@ use super::Control;
 use crate::datastore::Datastore;
 use crate::http::api::ApiError;
 use crate::ipam::call::IpamCall;
-use crate::ipam::service::{Done, Ipam};
-use crate::ipam::show;
+use crate::ipam::service::Ipam;
 use crate::tell::{chain, to_json};
 
 /// How often it is looked for what nobody has.
@@ -46,16 +45,7 @@ impl<D: Datastore> Control<D> {
             self.addresses.waiting.push((call, reply));
             return;
         }
-        let (records, resources) = (&self.addresses.ipam.records, &self.resources);
-        let answer = match call {
-            IpamCall::Borrowed => to_json(&show::borrowed(records)),
-            IpamCall::Configuration => to_json(&show::configuration(resources)),
-            IpamCall::Who { address } => to_json(&show::who(records, resources, address, SystemTime::now())),
-            IpamCall::Check => to_json(&show::check(records, resources)),
-            IpamCall::Pools | IpamCall::Assign(_) | IpamCall::Release(_) | IpamCall::ReleaseAll { .. } => {
-                to_json(&show::pools(records, resources))
-            }
-        };
+        let answer = self.addresses.ipam.ask(&self.resources, &call, SystemTime::now());
         let _ = reply.send(Ok(answer));
     }
 
@@ -69,11 +59,7 @@ impl<D: Datastore> Control<D> {
         let node = &self.settings.node_name;
         let done = self.addresses.ipam.carry_out(&self.store, &self.resources, node, &orders, SystemTime::now()).await;
         for (reply, done) in replies.into_iter().zip(done) {
-            let answer = match done {
-                Ok(Done::Assigned(view)) => Ok(to_json(&view)),
-                Ok(Done::Released(view)) => Ok(to_json(&view)),
-                Err(error) => Err(error.into()),
-            };
+            let answer = done.map(|done| to_json(&done)).map_err(ApiError::from);
             let _ = reply.send(answer);
         }
     }

@@ -15,6 +15,8 @@ use std::time::SystemTime;
 
 use config::net::IpVersion;
 use config::resource::AllowedUse;
+use serde::Serialize;
+use serde_json::Value;
 
 use super::allocator::{self, Ask, COUNT_MAX, Given};
 use super::call::{AssignCall, AssignView, AssignedView, IpamCall, ReleaseCall, ReleaseView};
@@ -25,6 +27,7 @@ use super::release::{self, Return};
 use super::{commit, moment, pools, show};
 use crate::datastore::Datastore;
 use crate::resources::Resources;
+use crate::tell::to_json;
 
 /// Calls in one commit.
 pub const BATCH: usize = 64;
@@ -39,14 +42,29 @@ pub struct Ipam {
     collector: Collector,
 }
 
-/// What an order has come to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What an order has come to; told as its view.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
 pub enum Done {
     Assigned(AssignView),
     Released(ReleaseView),
 }
 
 impl Ipam {
+    /// Answers a question. An order changes nothing here: it is answered as the question for pools.
+    pub fn ask(&self, resources: &Resources, call: &IpamCall, now: SystemTime) -> Value {
+        let records = &self.records;
+        match call {
+            IpamCall::Borrowed => to_json(&show::borrowed(records)),
+            IpamCall::Configuration => to_json(&show::configuration(resources)),
+            IpamCall::Who { address } => to_json(&show::who(records, resources, *address, now)),
+            IpamCall::Check => to_json(&show::check(records, resources)),
+            IpamCall::Pools | IpamCall::Assign(_) | IpamCall::Release(_) | IpamCall::ReleaseAll { .. } => {
+                to_json(&show::pools(records, resources))
+            }
+        }
+    }
+
     /// Carries out orders, each whole or not at all, in as few commits as the store allows. One answer for each.
     pub async fn carry_out<D: Datastore>(
         &mut self,

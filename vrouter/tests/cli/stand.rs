@@ -6,10 +6,13 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
-use control::datastore::{Embedded, undo};
+use control::datastore::{Embedded, SyncEvent, Syncer, undo};
 use control::http::answer;
 use control::http::api::{ApiCall, ApiError, ApiRequest, ErrorCode};
 use control::http::views::VersionView;
+use control::ipam::call::IpamCall;
+use control::ipam::service::Ipam;
+use control::resources::Resources;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -129,6 +132,7 @@ fn serve(
                         (None, ApiCall::Version) => {
                             Ok(json!(VersionView { version: "9.9.9".to_string(), node: Some("n1".to_string()) }))
                         }
+                        (None, ApiCall::Ipam(call)) => addresses(store, call).await,
                         (None, _) => Err(ApiError::new(ErrorCode::Unavailable, "no packets here")),
                     };
                     // The caller may have gone.
@@ -137,4 +141,23 @@ fn serve(
             }
         }
     });
+}
+
+/// Answers about addresses, of a node that has just read the store.
+async fn addresses(store: &Embedded, call: IpamCall) -> Result<Value, ApiError> {
+    let (mut ipam, mut resources) = (Ipam::default(), Resources::default());
+    let mut syncer = Syncer::new(store.clone());
+    loop {
+        let event = syncer.next().await?;
+        ipam.records.follow(&event);
+        if event == SyncEvent::InSync {
+            break;
+        }
+        resources.follow(event);
+    }
+    if !call.is_order() {
+        return Ok(ipam.ask(&resources, &call, SystemTime::now()));
+    }
+    let mut done = ipam.carry_out(store, &resources, "n1", &[call], SystemTime::now()).await;
+    done.remove(0).map(|done| json!(done)).map_err(ApiError::from)
 }
