@@ -38,6 +38,7 @@ use crate::saved_flows::save::Saver;
 use crate::show::drops::{Drops, Naming};
 use crate::show::preview::Preview;
 use crate::tell::{chain, to_json};
+use crate::workload::call::EndpointCall;
 use addresses::Addresses;
 use reports::Reports;
 use routing::Routing;
@@ -49,6 +50,7 @@ mod reports;
 pub mod routing;
 mod secrets;
 mod waiting;
+mod workloads;
 
 /// The private pair: the kernel's end, and ours.
 pub const HOST_LINK: &str = "vrouter";
@@ -111,6 +113,8 @@ pub struct Control<D> {
     pub(crate) routing: Routing,
     reports: Reports,
     addresses: Addresses,
+    /// Endpoints to be written.
+    orders: Vec<(EndpointCall, Reply)>,
     pub(crate) clock: Clock,
     pub(crate) names: RuleNames,
     pub(crate) routes: Vec<RouteRow>,
@@ -196,6 +200,7 @@ impl<D: Datastore> Control<D> {
             routing: parts.routing,
             reports: Reports::new(Instant::now()),
             addresses: Addresses::new(Instant::now()),
+            orders: Vec::new(),
             clock: parts.clock,
             names: RuleNames::default(),
             routes: Vec::new(),
@@ -308,6 +313,7 @@ impl<D: Datastore> Control<D> {
             return;
         }
         self.carry_out_orders().await;
+        self.write_endpoints().await;
         if !self.changed.is_empty() {
             let changed = std::mem::take(&mut self.changed);
             // The fewer old snapshots are still read, the less has to be copied.
@@ -546,6 +552,7 @@ impl<D: Datastore> Control<D> {
             (None, ApiCall::Move(call)) => self.move_interface(&call).map(|view| to_json(&view)),
             (None, ApiCall::Bgp(call)) => return self.routing.ask(call, reply).await,
             (None, ApiCall::Ipam(call)) => return self.ask_addresses(call, reply),
+            (None, ApiCall::Endpoint(call)) => return self.ask_endpoints(call, reply),
             (None, ApiCall::Version) => Ok(to_json(&crate::show::version(self))),
             (None, call) => Err(ApiError::new(ErrorCode::Internal, format!("nobody answers {call:?}"))),
         };

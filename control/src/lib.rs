@@ -24,6 +24,7 @@
 //! | `bgp` | routes learned from others and told to them |
 //! | `bfd` | whether the paths to neighbours are there, told within milliseconds |
 //! | `ipam` | addresses, in blocks, by Calico's records |
+//! | `workload`, `cni` | workloads attached and taken away, for whoever runs them |
 //! | `host`, `reconcile` | the kernel's side |
 //! | `datastore` | where resources are kept |
 //! | `http`, `show`, `trace`, `tell` | what can be asked, and how it is told |
@@ -33,6 +34,7 @@
 pub mod attach;
 pub mod bfd;
 pub mod bgp;
+pub mod cni;
 pub mod compile;
 pub mod control;
 pub mod datastore;
@@ -56,3 +58,4 @@ pub mod saved_flows;
 pub mod show;
 pub mod tell;
 pub mod trace;
+pub mod workload;

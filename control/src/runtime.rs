@@ -25,9 +25,11 @@ use crate::datastore::{Datastore, Embedded, Note, StoreError, Syncer, Write, und
 use crate::event::Event;
 use crate::host::ethtool::{self, Offload};
 use crate::host::{GATEWAY_MAC, Host, HostError, LearnedRoutes};
+use crate::http::desk::Desk;
 use crate::http::{self, ServeError};
 use crate::policy;
 use crate::saved_flows::save::Saver;
+use crate::workload::service::Workloads;
 
 /// How often rings are looked at. Bounds how long a first packet to an unresolved next hop waits for its question.
 const TICK: Duration = Duration::from_millis(20);
@@ -161,7 +163,10 @@ pub async fn run(
         clock,
     };
     let mut control = Control::new(parts);
-    let server = http::serve(&socket, requests)?;
+    let desk = Desk::new(requests);
+    let workloads = Workloads::new(desk.clone());
+    let tidying = tokio::spawn(workloads.clone().keep_tidy());
+    let server = http::serve(&socket, desk, workloads)?;
     tracing::info!(socket = %socket.display(), workers, frame_size, "started");
 
     let mut ready = Some(ready);
@@ -215,6 +220,7 @@ pub async fn run(
     }
 
     tracing::info!("stopping");
+    tidying.abort();
     drop(server);
     control.attachments.stop();
     for thread in threads {

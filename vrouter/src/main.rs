@@ -1,9 +1,11 @@
-//! The binary: arguments to command. What the commands do is in `cli`, `daemon`, `doctor` and `lab`.
+//! The binary: arguments to command. What the commands do is in `cli`, `daemon`, `doctor` and `lab`;
+//! under the names of CNI plugins it is one, and that is `cni`.
 
 #![forbid(unsafe_code)]
 
 mod cli;
 mod client;
+mod cni;
 mod daemon;
 mod doctor;
 mod lab;
@@ -17,5 +19,9 @@ use mimalloc::MiMalloc;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    cli::main(std::env::args_os().collect())
+    let arguments: Vec<_> = std::env::args_os().collect();
+    match arguments.first().and_then(|name| cni::role(name)) {
+        Some(is_ipam) => cni::main(is_ipam),
+        None => cli::main(arguments),
+    }
 }

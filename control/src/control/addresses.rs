@@ -45,7 +45,7 @@ impl<D: Datastore> Control<D> {
             self.addresses.waiting.push((call, reply));
             return;
         }
-        let answer = self.addresses.ipam.ask(&self.resources, &call, SystemTime::now());
+        let answer = self.addresses.ipam.ask(&self.resources, &self.settings.node_name, &call, SystemTime::now());
         let _ = reply.send(Ok(answer));
     }
 

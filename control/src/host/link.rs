@@ -44,6 +44,8 @@ pub struct Link {
     pub far_peer: Option<FarPeer>,
     /// The bridge, bond or VRF this link belongs to.
     pub controller: Option<LinkIndex>,
+    /// What somebody has written on it (`ip link set ... alias`).
+    pub alias: Option<String>,
 }
 
 impl Link {
@@ -64,6 +66,7 @@ impl Link {
             peer: None,
             far_peer: None,
             controller: None,
+            alias: None,
         }
     }
 
@@ -249,6 +252,11 @@ impl Host {
         self.set_attribute(link, LinkAttribute::Address(mac.0.to_vec()), || format!("set mac {mac} on {link}")).await
     }
 
+    /// Writes a text of at most 255 bytes on it, which stays for as long as the interface does.
+    pub async fn set_alias(&self, link: LinkIndex, alias: &str) -> Result<(), HostError> {
+        self.set_attribute(link, LinkAttribute::IfAlias(alias.to_owned()), || format!("set alias of {link}")).await
+    }
+
     /// Deletes the interface, and a veth's other end with it. One that is gone already is fine.
     pub async fn delete_link(&self, link: LinkIndex) -> Result<(), HostError> {
         let mut message = LinkMessage::default();
@@ -304,6 +312,7 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::Controller(index) if *index != 0 => {
                     link.controller = Some(LinkIndex(*index));
                 }
+                LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
                 LinkAttribute::Xdp(attributes) => link.xdp = xdp_mode(attributes),
                 LinkAttribute::LinkInfo(infos) => {
                     link.kind = infos.iter().find_map(|info| match info {

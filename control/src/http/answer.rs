@@ -74,6 +74,7 @@ pub async fn respond<D: Datastore>(
         | ApiCall::Move(_)
         | ApiCall::Bgp(_)
         | ApiCall::Ipam(_)
+        | ApiCall::Endpoint(_)
         | ApiCall::Version => return None,
     })
 }

@@ -16,6 +16,8 @@
 //! POST   /v1/preview                            PreviewRequest
 //! POST   /v1/bgp                                BgpCall
 //! POST   /v1/ipam                               IpamCall
+//! POST   /v1/workload                           WorkloadCall
+//! POST   /v1/cni                                CniCall
 //! POST   /v1/move                               {"interface": "cali1", "worker": 1}
 //! GET    /v1/version
 //! GET    /metrics                               Prometheus text
@@ -32,6 +34,7 @@ use super::views::{PreviewRequest, TraceRequest, WhyRequest};
 use crate::bgp::call::BgpCall;
 use crate::datastore::Author;
 use crate::ipam::call::IpamCall;
+use crate::workload::call::EndpointCall;
 
 /// One question to the control loop.
 #[derive(Debug)]
@@ -75,6 +78,8 @@ pub enum ApiCall {
     Bgp(BgpCall),
     /// Of addresses; answered with what the call names.
     Ipam(IpamCall),
+    /// Of endpoints that are attached or taken away; answered with what the call names.
+    Endpoint(EndpointCall),
     /// Answered with `VersionView`.
     Version,
 }

@@ -7,6 +7,7 @@
 //!
 //! - `api.rs`      the questions, the refusals, the routes
 //! - `code.rs`     the code of every refusal, with a page about it
+//! - `desk.rs`     where questions are put to control
 //! - `views.rs`    the answers
 //! - `answer.rs`   the answers that need nothing but the datastore
 //! - `metrics.rs`  views as Prometheus text
@@ -21,6 +22,7 @@
 pub mod answer;
 pub mod api;
 pub mod code;
+pub mod desk;
 pub mod metrics;
 mod peer;
 #[cfg(test)]
@@ -38,7 +40,7 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::connect_info::ConnectInfo;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Path as RoutePath, Query, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRef, Path as RoutePath, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -48,18 +50,19 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::UnixListener;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
 use crate::bgp::call::BgpCall;
-use crate::bgp::speaker::view::SummaryView;
-use crate::datastore::Author;
+use crate::cni::request::CniCall;
 use crate::ipam::call::IpamCall;
+use crate::workload::call::WorkloadCall;
+use crate::workload::service::Workloads;
 use api::{
-    ApiCall, ApiError, ApiRequest, DeleteCall, ErrorBody, ErrorCode, GetCall, MoveCall, ShowFilter, ShowKind, UndoCall,
-    WriteCall,
+    ApiCall, ApiError, DeleteCall, ErrorBody, ErrorCode, GetCall, MoveCall, ShowFilter, ShowKind, UndoCall, WriteCall,
 };
+use desk::Desk;
 use peer::Peer;
 use views::{PreviewRequest, TraceRequest, WhyRequest};
 
@@ -96,10 +99,10 @@ pub enum ServeError {
     Io { action: &'static str, path: PathBuf, source: io::Error },
 }
 
-/// Serves the API at `path`, on the current runtime. Requests go to `control`.
-pub fn serve(path: &Path, control: mpsc::Sender<ApiRequest>) -> Result<Server, ServeError> {
+/// Serves the API at `path`, on the current runtime. Questions go to control by the desk.
+pub fn serve(path: &Path, desk: Desk, workloads: Workloads) -> Result<Server, ServeError> {
     let listener = bind(path)?;
-    let service = router(control).into_make_service_with_connect_info::<Peer>();
+    let service = router(desk, workloads).into_make_service_with_connect_info::<Peer>();
     let task = tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, service).await {
             warn!(%error, "api stopped");
@@ -170,14 +173,27 @@ fn check_free(path: &Path) -> Result<(), ServeError> {
     }
 }
 
+/// What handlers work with.
 #[derive(Clone)]
-struct Desk {
-    control: mpsc::Sender<ApiRequest>,
+struct Office {
+    desk: Desk,
     places: Arc<Semaphore>,
+    workloads: Workloads,
 }
 
-fn router(control: mpsc::Sender<ApiRequest>) -> Router {
-    let desk = Desk { control, places: Arc::new(Semaphore::new(MAX_IN_PROGRESS)) };
+impl FromRef<Office> for Desk {
+    fn from_ref(office: &Office) -> Desk {
+        office.desk.clone()
+    }
+}
+
+fn router(desk: Desk, workloads: Workloads) -> Router {
+    let office = Office { desk, places: Arc::new(Semaphore::new(MAX_IN_PROGRESS)), workloads };
+    let attaching = Router::new()
+        .route("/v1/workload", post(workload))
+        .route("/v1/cni", post(cni))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .with_state(office.clone());
     Router::new()
         .route("/v1/apply", post(apply))
         .route("/v1/create", post(create))
@@ -200,15 +216,16 @@ fn router(control: mpsc::Sender<ApiRequest>) -> Router {
         .route("/metrics", get(scrape))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
-        .layer(middleware::from_fn_with_state(desk.clone(), bounded))
+        .layer(middleware::from_fn_with_state(office.clone(), bounded))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .with_state(desk)
+        .with_state(office)
+        .merge(attaching)
 }
 
 /// One place and a limited time for every request.
-async fn bounded(State(desk): State<Desk>, request: Request, next: Next) -> Response {
-    let Ok(_place) = desk.places.try_acquire() else {
-        return busy().into_response();
+async fn bounded(State(office): State<Office>, request: Request, next: Next) -> Response {
+    let Ok(_place) = office.places.try_acquire() else {
+        return desk::busy().into_response();
     };
     match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
         Ok(response) => response,
@@ -220,47 +237,10 @@ async fn bounded(State(desk): State<Desk>, request: Request, next: Next) -> Resp
     }
 }
 
-fn busy() -> ApiError {
-    let message = "the daemon is busy with other requests; try again";
-    ApiError::new(ErrorCode::Busy, message)
-}
-
-impl Desk {
-    /// A question whose asker does not matter.
-    async fn ask(&self, call: ApiCall) -> Result<Value, ApiError> {
-        self.ask_as(Author::default(), call).await
-    }
-
-    async fn ask_as(&self, caller: Author, call: ApiCall) -> Result<Value, ApiError> {
-        let (reply, answer) = oneshot::channel();
-        self.control.try_send(ApiRequest { call, caller, reply }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => busy(),
-            mpsc::error::TrySendError::Closed(_) => stopping(),
-        })?;
-        answer.await.unwrap_or_else(|_| Err(stopping()))
-    }
-
-    async fn show<T: DeserializeOwned>(&self, what: ShowKind) -> Result<T, ApiError> {
-        let filter = ShowFilter::default();
-        let view = self.ask(ApiCall::Show { what, filter }).await?;
-        read(view, &format!("show {what:?}"))
-    }
-
-    async fn bgp_summary(&self) -> Result<SummaryView, ApiError> {
-        let view = self.ask(ApiCall::Bgp(BgpCall::Summary)).await?;
-        read(view, "bgp summary")
-    }
-}
-
-fn read<T: DeserializeOwned>(view: Value, what: &str) -> Result<T, ApiError> {
-    serde_json::from_value(view).map_err(|error| {
-        let message = format!("the answer to {what} is not its view: {error}");
-        ApiError::new(ErrorCode::Internal, message)
-    })
-}
-
-fn stopping() -> ApiError {
-    ApiError::new(ErrorCode::Stopping, "the daemon is stopping")
+async fn shown<T: DeserializeOwned>(desk: &Desk, what: ShowKind) -> Result<T, ApiError> {
+    let filter = ShowFilter::default();
+    let view = desk.ask(ApiCall::Show { what, filter }).await?;
+    desk::read(view, &format!("show {what:?}"))
 }
 
 type Answer = Result<Json<Value>, ApiError>;
@@ -392,6 +372,19 @@ async fn ipam(State(desk): State<Desk>, ConnectInfo(peer): ConnectInfo<Peer>, bo
     desk.ask_as(peer.author(), ApiCall::Ipam(call)).await.map(Json)
 }
 
+/// What takes as long as the kernel takes, and goes on when the caller does not wait: it is not one of the bounded requests.
+async fn workload(State(office): State<Office>, ConnectInfo(peer): ConnectInfo<Peer>, body: RawBody) -> Answer {
+    let call: WorkloadCall = parse(body)?;
+    info!(verb = "workload", call = call.word(), uid = peer.uid, pid = peer.pid, "api write");
+    office.workloads.carry_out(call).await.map(Json)
+}
+
+async fn cni(State(office): State<Office>, ConnectInfo(peer): ConnectInfo<Peer>, body: RawBody) -> Answer {
+    let call: CniCall = parse(body)?;
+    debug!(verb = "cni", command = %call.command.escape_debug(), uid = peer.uid, pid = peer.pid, "api write");
+    Ok(Json(crate::cni::verbs::answer(&office.workloads, call).await))
+}
+
 async fn preview(State(desk): State<Desk>, body: RawBody) -> Answer {
     let request: PreviewRequest = parse(body)?;
     desk.ask(ApiCall::Preview(request)).await.map(Json)
@@ -403,11 +396,11 @@ async fn version(State(desk): State<Desk>) -> Answer {
 
 async fn scrape(State(desk): State<Desk>) -> Result<Response, ApiError> {
     let views = metrics::Views {
-        status: desk.show(ShowKind::Status).await?,
-        interfaces: desk.show(ShowKind::Interfaces).await?,
-        workers: desk.show(ShowKind::Workers).await?,
-        drops: desk.show(ShowKind::Drops).await?,
-        bgp: desk.bgp_summary().await?,
+        status: shown(&desk, ShowKind::Status).await?,
+        interfaces: shown(&desk, ShowKind::Interfaces).await?,
+        workers: shown(&desk, ShowKind::Workers).await?,
+        drops: shown(&desk, ShowKind::Drops).await?,
+        bgp: desk::read(desk.ask(ApiCall::Bgp(BgpCall::Summary)).await?, "bgp summary")?,
     };
     let kind = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)];
     Ok((kind, metrics::metrics(&views)).into_response())

@@ -8,17 +8,24 @@ use std::time::SystemTime;
 
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::sync::{mpsc, oneshot};
 
 use super::answer;
 use super::views::*;
 use super::*;
-use crate::bgp::speaker::view::{MessagesView, PeerKindView, PeerView};
-use crate::datastore::Embedded;
+use crate::bgp::speaker::view::{MessagesView, PeerKindView, PeerView, SummaryView};
+use crate::datastore::{Author, Embedded};
+use crate::http::api::ApiRequest;
 
 /// A served socket and a control loop that answers from a real store.
 struct Stand {
     folder: TempDir,
     _server: Server,
+}
+
+fn serve_for(path: &Path, control: mpsc::Sender<ApiRequest>) -> Result<Server, ServeError> {
+    let desk = Desk::new(control);
+    serve(path, desk.clone(), Workloads::new(desk))
 }
 
 impl Stand {
@@ -36,7 +43,7 @@ impl Stand {
                 let _ = reply.send(fake_answer(&store, call, &caller).await);
             }
         });
-        let server = serve(&folder.path().join("run").join("api.sock"), control).unwrap();
+        let server = serve_for(&folder.path().join("run").join("api.sock"), control).unwrap();
         Stand { folder, _server: server }
     }
 
@@ -384,19 +391,19 @@ async fn the_socket_is_guarded_by_its_mode_and_removed() {
 async fn only_a_dead_socket_is_replaced() {
     let stand = Stand::new();
     let (control, _requests) = mpsc::channel(1);
-    let answered = serve(&stand.path(), control.clone()).err();
+    let answered = serve_for(&stand.path(), control.clone()).err();
     assert!(matches!(answered, Some(ServeError::InUse { .. })));
     assert_eq!(stand.get("/v1/version").await.0, 200);
 
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("file");
     fs::write(&file, "precious").unwrap();
-    let refused = serve(&file, control.clone()).err();
+    let refused = serve_for(&file, control.clone()).err();
     assert!(matches!(refused, Some(ServeError::NotASocket { .. })));
 
     let stale = folder.path().join("stale");
     drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
-    serve(&stale, control).unwrap();
+    serve_for(&stale, control).unwrap();
 }
 
 #[tokio::test]
@@ -404,10 +411,10 @@ async fn a_full_queue_and_a_gone_loop_are_said() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("api.sock");
     let (control, mut requests) = mpsc::channel(1);
-    let desk = Desk { control, places: Arc::new(Semaphore::new(1)) };
-    let server = serve(&path, desk.control.clone()).unwrap();
+    let desk = Desk::new(control.clone());
+    let server = serve_for(&path, control.clone()).unwrap();
     let (reply, _answer) = oneshot::channel();
-    desk.control.try_send(ApiRequest { call: ApiCall::Version, caller: Author::default(), reply }).unwrap();
+    control.try_send(ApiRequest { call: ApiCall::Version, caller: Author::default(), reply }).unwrap();
     let full = desk.ask(ApiCall::Version).await.unwrap_err();
     assert_eq!(full.code, ErrorCode::Busy);
     requests.recv().await.unwrap();

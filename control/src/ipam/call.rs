@@ -31,6 +31,8 @@ pub enum IpamCall {
     Who { address: IpAddr },
     /// Answered with `CheckView`.
     Check,
+    /// What this node's containers have. Answered with a list of `AllocationView`.
+    Allocations,
 }
 
 impl IpamCall {
@@ -101,6 +103,18 @@ pub struct ReleaseView {
     /// What was left alone, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left: Vec<String>,
+}
+
+/// An address of a container of this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AllocationView {
+    pub address: IpAddr,
+    pub handle: Option<String>,
+    pub sequence: Option<u64>,
+    pub attributes: BTreeMap<String, String>,
+    /// An endpoint has it.
+    pub is_attached: bool,
 }
 
 /// Addresses by what they are doing. What no number can hold is told as the largest one.

@@ -52,13 +52,14 @@ pub enum Done {
 
 impl Ipam {
     /// Answers a question. An order changes nothing here: it is answered as the question for pools.
-    pub fn ask(&self, resources: &Resources, call: &IpamCall, now: SystemTime) -> Value {
+    pub fn ask(&self, resources: &Resources, host: &str, call: &IpamCall, now: SystemTime) -> Value {
         let records = &self.records;
         match call {
             IpamCall::Borrowed => to_json(&show::borrowed(records)),
             IpamCall::Configuration => to_json(&show::configuration(resources)),
             IpamCall::Who { address } => to_json(&show::who(records, resources, *address, now)),
             IpamCall::Check => to_json(&show::check(records, resources)),
+            IpamCall::Allocations => to_json(&show::allocations(records, resources, host)),
             IpamCall::Pools | IpamCall::Assign(_) | IpamCall::Release(_) | IpamCall::ReleaseAll { .. } => {
                 to_json(&show::pools(records, resources))
             }

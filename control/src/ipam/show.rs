@@ -13,14 +13,15 @@ use config::resource::{
 
 use super::block::{self, Counts};
 use super::call::{
-    AddressView, BlockView, BorrowedView, CheckView, CheckedAddress, CheckedBlock, ConfigurationView, CountsView,
-    PoolView, PoolsView,
+    AddressView, AllocationView, BlockView, BorrowedView, CheckView, CheckedAddress, CheckedBlock, ConfigurationView,
+    CountsView, PoolView, PoolsView,
 };
 use super::handle::Tunnel;
 use super::moment;
 use super::pools::{self, CONFIGURATION, Rules};
 use super::records::Records;
 use crate::resources::Resources;
+use crate::workload::identity;
 
 pub fn pools(records: &Records, resources: &Resources) -> PoolsView {
     let reserved = pools::reserved(resources);
@@ -219,6 +220,30 @@ pub fn check(records: &Records, resources: &Resources) -> CheckView {
     }
     view.missing_handles = handles.into_iter().map(str::to_string).collect();
     view
+}
+
+/// What containers of this node have been given, by their main plugin or by another's.
+pub fn allocations(records: &Records, resources: &Resources, host: &str) -> Vec<AllocationView> {
+    let networks = resources.workload_endpoints().flat_map(|endpoint| &endpoint.spec.ip_networks);
+    let used: BTreeSet<IpAddr> = networks.map(Cidr::address).collect();
+    let mut found = Vec::new();
+    for block in records.blocks() {
+        for (ordinal, attributes) in block::held(block) {
+            let has = |name: &str| attributes.secondary.contains_key(name);
+            let is_ours = attributes.secondary.get("node").is_some_and(|node| node == host);
+            if is_ours && (has(identity::ATTRIBUTES[0]) || has(identity::ALONE[0])) {
+                let address = block.address(ordinal);
+                found.push(AllocationView {
+                    address,
+                    handle: attributes.handle_id.clone(),
+                    sequence: block::sequence(block, ordinal),
+                    attributes: attributes.secondary.clone(),
+                    is_attached: used.contains(&address),
+                });
+            }
+        }
+    }
+    found
 }
 
 /// Whether somebody has asked everybody to stand by.

@@ -13,6 +13,7 @@ use control::http::views::VersionView;
 use control::ipam::call::IpamCall;
 use control::ipam::service::Ipam;
 use control::resources::Resources;
+use control::workload::service::Workloads;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -119,7 +120,8 @@ fn serve(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let (control, mut requests) = mpsc::channel::<ApiRequest>(8);
-        let _server = control::http::serve(socket, control).unwrap();
+        let desk = control::http::desk::Desk::new(control);
+        let _server = control::http::serve(socket, desk.clone(), Workloads::new(desk)).unwrap();
         ready.send(()).unwrap();
         loop {
             tokio::select! {
@@ -156,7 +158,7 @@ async fn addresses(store: &Embedded, call: IpamCall) -> Result<Value, ApiError> 
         resources.follow(event);
     }
     if !call.is_order() {
-        return Ok(ipam.ask(&resources, &call, SystemTime::now()));
+        return Ok(ipam.ask(&resources, "n1", &call, SystemTime::now()));
     }
     let mut done = ipam.carry_out(store, &resources, "n1", &[call], SystemTime::now()).await;
     done.remove(0).map(|done| json!(done)).map_err(ApiError::from)

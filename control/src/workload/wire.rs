@@ -1,0 +1,268 @@
+//! The veth pair of a workload, and what is inside its namespace. Everything here waits for the kernel; it is called on threads
+//! that may.
+//!
+//! ```text
+//! workload's namespace                    host
+//! eth0  10.65.0.2/32 fd65::2/128  ─veth─  cali…  ee:ee:ee:ee:ee:ee, no address, no IPv6, alias vrouter:…
+//!       169.254.1.1 on link
+//!       default via 169.254.1.1
+//!       default via fe80::ecee:eeff:feee:eeee
+//! ```
+//!
+//! Both ends are up before the pair is told to anybody. Until the workload's endpoint is in force everything it sends is
+//! dropped: an interface with the prefix of workloads is attached as soon as it is seen.
+//!
+//! Sources: Calico's CNI plugin for addresses and routes (its documentation, "how Calico wires a pod").
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
+
+use config::net::{Cidr, MacAddress};
+
+use super::error::WorkloadError;
+use super::namespace::Namespace;
+use super::{GATEWAY_V4, GATEWAY_V6, gateway_of, identity};
+use crate::host::route::METRIC;
+use crate::host::{GATEWAY_MAC, Host, HostError, InterfaceAddress, LinkIndex, NextHop, Route, Target, VethEnd, sysctl};
+
+const EEXIST: i32 = 17;
+
+/// A pair to be made.
+#[derive(Debug, Clone)]
+pub struct Pair {
+    /// Host side.
+    pub host: String,
+    /// What is written on it: whose it is.
+    pub alias: String,
+    /// As the workload calls it.
+    pub inside: String,
+    pub mac: Option<MacAddress>,
+    pub mtu: u32,
+    pub queues: u32,
+}
+
+/// What the workload has inside.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inside {
+    pub addresses: Vec<IpAddr>,
+    /// Where to, by the gateway; everywhere when empty.
+    pub routes: Vec<Cidr>,
+    pub may_forward: bool,
+}
+
+/// An interface as it is found inside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub mac: Option<MacAddress>,
+    pub mtu: u32,
+    pub is_up: bool,
+    pub addresses: Vec<IpAddr>,
+    pub routes: Vec<Cidr>,
+}
+
+/// Makes the pair, its far end in the namespace, and brings both ends up. Returns the far end's address.
+pub fn create(pair: &Pair, namespace: &Namespace) -> Result<Option<MacAddress>, WorkloadError> {
+    on_runtime(async || {
+        let host = Host::connect()?;
+        let near =
+            VethEnd { queues: pair.queues, mac: Some(GATEWAY_MAC), mtu: Some(pair.mtu), ..VethEnd::new(&pair.host) };
+        let far = VethEnd {
+            queues: pair.queues,
+            mac: pair.mac,
+            mtu: Some(pair.mtu),
+            namespace: Some(namespace.file().as_fd()),
+            ..VethEnd::new(&pair.inside)
+        };
+        match host.create_veth_pair(&near, &far).await {
+            Err(error) if error.errno() == Some(EEXIST) => {
+                return Err(match host.find_link(&pair.host).await? {
+                    Some(_) => WorkloadError::Foreign { interface: pair.host.clone() },
+                    None => WorkloadError::Exists { interface: pair.inside.clone(), path: namespace.path().to_owned() },
+                });
+            }
+            result => result?,
+        }
+        silence(&pair.host)?;
+        let link = host.link(&pair.host).await?.index;
+        host.set_alias(link, &pair.alias).await?;
+        host.set_up(link, true).await?;
+        Ok(())
+    })?;
+    in_namespace(namespace, async |host| {
+        let link = host.link(&pair.inside).await?;
+        host.set_up(link.index, true).await?;
+        Ok(link.mac)
+    })
+}
+
+/// The router speaks for this interface; the kernel keeps quiet on it.
+pub fn silence(interface: &str) -> Result<(), HostError> {
+    let silent = format!("ipv6/conf/{interface}/disable_ipv6");
+    match sysctl::read(&silent)? {
+        Some(_) => sysctl::write(&silent, "1"),
+        None => Ok(()),
+    }
+}
+
+/// Gives the workload its addresses and routes.
+pub fn configure(namespace: &Namespace, interface: &str, inside: &Inside) -> Result<(), WorkloadError> {
+    in_namespace(namespace, async |host| {
+        let link = host.link(interface).await?.index;
+        if inside.addresses.iter().any(IpAddr::is_ipv6) {
+            // Runtimes switch it off where nobody has asked for it.
+            for scope in ["all", "default", interface] {
+                let key = format!("ipv6/conf/{scope}/disable_ipv6");
+                if sysctl::read(&key)?.is_some() {
+                    sysctl::write(&key, "0")?;
+                }
+            }
+        }
+        if inside.may_forward {
+            sysctl::write("ipv4/ip_forward", "1")?;
+        }
+        for address in &inside.addresses {
+            let prefix_length = Cidr::host(*address).length();
+            host.add_address(&InterfaceAddress { link, address: *address, prefix_length }).await?;
+        }
+        for route in routes(&inside.addresses, &inside.routes, link) {
+            host.add_route(&route).await?;
+        }
+        Ok(())
+    })
+}
+
+/// The routes of a workload with these addresses: the gateway, then by it.
+pub fn routes(addresses: &[IpAddr], wanted: &[Cidr], link: LinkIndex) -> Vec<Route> {
+    let via = |destination: Cidr, gateway: Option<IpAddr>| {
+        Route::new(destination, METRIC, Target::Forward(vec![NextHop { link, gateway, onlink: false }]))
+    };
+    let mut routes = Vec::new();
+    for (everything, gateway) in [
+        (IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V4(GATEWAY_V4)),
+        (IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V6(GATEWAY_V6)),
+    ] {
+        if !addresses.iter().any(|address| address.is_ipv4() == gateway.is_ipv4()) {
+            continue;
+        }
+        if gateway.is_ipv4() {
+            routes.push(via(Cidr::host(gateway), None));
+        }
+        let default = Cidr::new(everything, 0).unwrap_or(Cidr::host(everything));
+        match wanted.is_empty() {
+            true => routes.push(via(default, Some(gateway))),
+            false => {
+                let same = wanted.iter().filter(|network| network.is_ipv4() == gateway.is_ipv4());
+                routes.extend(same.map(|network| via(*network, Some(gateway))));
+            }
+        }
+    }
+    routes
+}
+
+/// Deletes the host side, and with it the other. False: there was none. One without that alias is somebody else's.
+pub fn remove(interface: &str, alias: &str) -> Result<bool, WorkloadError> {
+    on_runtime(async || {
+        let host = Host::connect()?;
+        match host.find_link(interface).await? {
+            None => Ok(false),
+            Some(link) if link.alias.as_deref() == Some(alias) => {
+                host.delete_link(link.index).await?;
+                Ok(true)
+            }
+            // Made, and then nobody came to write whose it is.
+            Some(link) if link.alias.is_none() && link.is_veth() && link.mac == Some(GATEWAY_MAC) => {
+                host.delete_link(link.index).await?;
+                Ok(true)
+            }
+            Some(_) => Err(WorkloadError::Foreign { interface: interface.to_owned() }),
+        }
+    })
+}
+
+/// Whether the host has the interface, and with that alias.
+pub fn is_there(interface: &str, alias: &str) -> Result<bool, WorkloadError> {
+    on_runtime(async || {
+        let found = Host::connect()?.find_link(interface).await?;
+        Ok(found.is_some_and(|link| link.alias.as_deref() == Some(alias)))
+    })
+}
+
+/// What there is inside under that name.
+pub fn inspect(namespace: &Namespace, interface: &str) -> Result<Option<Found>, WorkloadError> {
+    in_namespace(namespace, async |host| {
+        let Some(link) = host.find_link(interface).await? else { return Ok(None) };
+        let addresses = host.addresses().await?.into_iter().filter(|found| found.link == link.index);
+        let is_gateways = |route: &Route| match &route.target {
+            Target::Forward(hops) => hops
+                .iter()
+                .any(|hop| hop.link == link.index && hop.gateway.is_some_and(|gateway| gateway == gateway_of(gateway))),
+            Target::Blackhole | Target::Other => false,
+        };
+        let routes = host.routes().await?.into_iter().filter(is_gateways);
+        Ok(Some(Found {
+            mac: link.mac,
+            mtu: link.mtu,
+            is_up: link.up,
+            addresses: addresses.map(|found| found.address).collect(),
+            routes: routes.map(|route| route.destination()).collect(),
+        }))
+    })
+}
+
+/// Host sides that were made here: name and alias.
+pub fn host_sides() -> Result<Vec<(String, String)>, WorkloadError> {
+    on_runtime(async || {
+        let links = Host::connect()?.links().await?;
+        let ours = links.into_iter().filter_map(|link| {
+            let alias = link.alias.filter(|alias| alias.starts_with(identity::ALIAS))?;
+            Some((link.name, alias))
+        });
+        Ok(ours.collect())
+    })
+}
+
+fn in_namespace<T: Send>(
+    namespace: &Namespace,
+    work: impl AsyncFnOnce(&Host) -> Result<T, HostError> + Send,
+) -> Result<T, WorkloadError> {
+    namespace.enter(|| on_runtime(async || Ok(work(&Host::connect()?.as_operator()).await?)))?
+}
+
+/// On this thread, until it is done.
+fn on_runtime<T>(work: impl AsyncFnOnce() -> Result<T, WorkloadError>) -> Result<T, WorkloadError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(HostError::io("start a runtime"))?;
+    runtime.block_on(work())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn lines(addresses: &[&str], wanted: &[&str]) -> Vec<String> {
+        let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        let wanted: Vec<Cidr> = wanted.iter().map(|text| Cidr::parse(text).unwrap()).collect();
+        let line = |route: Route| match route.target {
+            Target::Forward(ref hops) => match hops[0].gateway {
+                Some(gateway) => format!("{} via {gateway}", route.destination()),
+                None => format!("{} on link", route.destination()),
+            },
+            _ => String::new(),
+        };
+        routes(&addresses, &wanted, LinkIndex(7)).into_iter().map(line).collect()
+    }
+
+    #[test]
+    fn routes_of_a_workload() {
+        assert_eq!(lines(&["10.0.0.1"], &[]), ["169.254.1.1/32 on link", "0.0.0.0/0 via 169.254.1.1"]);
+        assert_eq!(lines(&["fd00::1"], &[]), ["::/0 via fe80::ecee:eeff:feee:eeee"]);
+        assert_eq!(
+            lines(&["10.0.0.1", "fd00::1"], &["10.0.0.0/8", "fd00::/8"]),
+            ["169.254.1.1/32 on link", "10.0.0.0/8 via 169.254.1.1", "fd00::/8 via fe80::ecee:eeff:feee:eeee"]
+        );
+        assert_eq!(lines(&["10.0.0.1"], &["fd00::/8"]), ["169.254.1.1/32 on link"]);
+        assert!(lines(&[], &[]).is_empty());
+    }
+}
