@@ -175,7 +175,7 @@ pub(crate) fn policy(position: usize, version: u32) -> Value {
 /// A namespace with interfaces, and a folder with the datastore and the socket.
 pub(crate) struct Place {
     pub(crate) namespace: String,
-    folder: PathBuf,
+    pub(crate) folder: PathBuf,
 }
 
 /// The interfaces of so many endpoints, as commands of `ip`.
@@ -201,7 +201,7 @@ impl Place {
         lab::run("ip", &["-n", namespace, "-batch", &path.to_string_lossy()])
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.folder.join("api.sock")
     }
 

@@ -20,6 +20,7 @@
 //! | `sets.rs` | addresses that join and leave sets, and policies full of them |
 //! | `flows.rs` | the flow table with ten million flows |
 //! | `cluster.rs` | the daemon with a large cluster in its datastore: start, memory, changes |
+//! | `cni.rs` | containers added and taken away, beside the reference plugins |
 //! | `ipam.rs` | the daemon's addresses: how many in a second, and how long one waits |
 //! | `resident.rs` | what the daemon of a busy node holds in memory, part by part |
 //! | `tables.rs`, `linear.rs` | what the router is told; policy by walking the rules, for comparison |
@@ -39,6 +40,7 @@ pub mod baseline;
 pub mod bench;
 pub mod bgp;
 pub mod cluster;
+pub mod cni;
 pub mod cpu;
 pub mod flows;
 pub mod forwarder;
@@ -90,6 +92,8 @@ pub enum Topic {
     Flows,
     Resident,
     Ipam,
+    /// Containers, by the CNI plugin.
+    Cni,
     Instructions,
     Idle,
     Scaling,
@@ -106,7 +110,7 @@ pub enum Topic {
 }
 
 impl Topic {
-    pub const ALL: [Topic; 12] = [
+    pub const ALL: [Topic; 13] = [
         Topic::Memory,
         Topic::Lpm,
         Topic::Veth,
@@ -116,6 +120,7 @@ impl Topic {
         Topic::Flows,
         Topic::Resident,
         Topic::Ipam,
+        Topic::Cni,
         Topic::Instructions,
         Topic::Idle,
         Topic::Scaling,
@@ -135,6 +140,7 @@ impl Topic {
             Topic::Flows => "flows",
             Topic::Resident => "resident",
             Topic::Ipam => "ipam",
+            Topic::Cni => "cni",
             Topic::Instructions => "instructions",
             Topic::Idle => "idle",
             Topic::Scaling => "scaling",
@@ -160,6 +166,8 @@ pub struct Scale {
     pub cluster: (usize, usize, usize, usize),
     /// Addresses that are given out and back.
     pub addresses: usize,
+    /// Containers on the node.
+    pub containers: usize,
     pub bgp: bgp::Size,
     /// Rounds over veth; each measures every way of forwarding once.
     pub rounds: usize,
@@ -176,6 +184,7 @@ impl Scale {
         routes: 100_000,
         cluster: (100_000, 2000, 100, 1000),
         addresses: 6000,
+        containers: 100,
         bgp: bgp::Size {
             prefixes: 1_000_000,
             clients: 20,
@@ -195,6 +204,7 @@ impl Scale {
         routes: 10_000,
         cluster: (2000, 100, 10, 20),
         addresses: 120,
+        containers: 4,
         bgp: bgp::Size {
             prefixes: 20_000,
             clients: 5,
@@ -264,6 +274,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
             Topic::Flows => flows::measure(&options.scale, &mut report)?,
             Topic::Resident => resident::measure(&options.scale, &mut report)?,
             Topic::Ipam => ipam::measure(&options.scale, &mut report)?,
+            Topic::Cni => cni::measure(&options.scale, &mut report)?,
             Topic::Instructions => instructions::measure(&mut report, &options.baselines, options.save_baseline)?,
             Topic::Idle => idle::measure(&options.scale, &mut report)?,
             Topic::Scaling => scaling::measure(&options.scale, &mut report)?,

@@ -24,6 +24,7 @@ const USAGE: &str = "usage: perf [TOPIC]... [options]
   flows          the flow table with ten million flows; needs no privilege, and 3 GB
   resident       the daemon with 100 endpoints, 10,000 routes, 1,000 policies and 512,000 flows: memory by part
   ipam           addresses given out and back by the daemon, one after the other and many at a time; needs root
+  cni            containers added and taken away by the plugin, beside Debian's bridge and host-local; needs root
   peers          the kernel in Calico's layouts, Open vSwitch and DPDK in the same lab, in turn; not part of all
   peers-tcp      one TCP connection through ours, the kernel, Open vSwitch and l3fwd, in turn; not part of all
   bgp            our BGP speaker beside BIRD 2: a million prefixes, a route reflector, churn; not part of all

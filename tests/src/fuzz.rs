@@ -21,6 +21,7 @@
 //! | `fuzz/sessions.rs` | `bgp_session` |
 //! | `fuzz/values.rs` | `selector`, `settings`, `net`, `netlink` |
 //! | `fuzz/bfd.rs` | `bfd` |
+//! | `fuzz/cni.rs` | `cni` |
 //! | `fuzz/ipam.rs` | `ipam` |
 //! | `fuzz/mutate.rs` | the mutations |
 //!
@@ -32,6 +33,7 @@
 
 pub mod bfd;
 pub mod bgp;
+pub mod cni;
 pub mod documents;
 pub mod flows;
 pub mod frames;
@@ -90,7 +92,7 @@ impl Seen {
 }
 
 /// Every target; each has a test of its name in tests/fuzz.rs.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 19] = [
     frames::PACKET,
     frames::ICMP,
     parse::PARSE,
@@ -108,6 +110,7 @@ pub const TARGETS: [Target; 18] = [
     bgp::MESSAGE,
     sessions::BGP_SESSION,
     bfd::BFD,
+    cni::CNI,
     ipam::IPAM,
 ];
 

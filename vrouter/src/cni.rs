@@ -116,8 +116,9 @@ fn carry_out(mut call: CniCall) -> Result<Option<Value>, CniError> {
     if request.verb == Verb::Version {
         return Ok(Some(verbs::versions(request.version)));
     }
-    let socket = env::var_os("VROUTER_SOCKET").map_or_else(|| PathBuf::from(DEFAULT_SOCKET), PathBuf::from);
-    let client = Client::new(&socket);
+    let configured = Some(request.config.socket).filter(|socket| !socket.is_empty()).map(PathBuf::from);
+    let socket = env::var_os("VROUTER_SOCKET").map(PathBuf::from).or(configured);
+    let client = Client::new(socket.as_deref().unwrap_or(Path::new(DEFAULT_SOCKET)));
     for _ in 0..TURNS {
         let answer: CniAnswer = client.post("/v1/cni", &call).map_err(|error| unavailable(&error, request.verb))?;
         match answer {

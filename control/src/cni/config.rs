@@ -31,6 +31,8 @@ pub struct NetworkConfig {
     pub policy: PolicyConfig,
     pub container_settings: ContainerSettings,
     pub feature_control: FeatureControl,
+    /// Where the daemon listens; the usual place when empty.
+    pub socket: String,
     /// Labels of every container of the network.
     pub labels: BTreeMap<String, String>,
     /// Profiles in place of the network's own.

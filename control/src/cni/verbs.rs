@@ -384,7 +384,8 @@ fn ask(request: &Request, annotations: &Annotations) -> Result<Ask, CniError> {
     Ok(Ask { ipv4, ipv6, addresses, pools: all })
 }
 
-fn wish(request: &Request) -> Result<Wish, CniError> {
+/// What an ADD wants, but for addresses that another plugin gives.
+pub fn wish(request: &Request) -> Result<Wish, CniError> {
     let config = &request.config;
     let unsupported = |field: &str, found: String, why: &str| {
         Err(CniError::new(error::UNSUPPORTED, format!("unsupported field {field}: {found}")).with_details(why))

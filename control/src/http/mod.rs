@@ -375,7 +375,9 @@ async fn ipam(State(desk): State<Desk>, ConnectInfo(peer): ConnectInfo<Peer>, bo
 /// What takes as long as the kernel takes, and goes on when the caller does not wait: it is not one of the bounded requests.
 async fn workload(State(office): State<Office>, ConnectInfo(peer): ConnectInfo<Peer>, body: RawBody) -> Answer {
     let call: WorkloadCall = parse(body)?;
-    info!(verb = "workload", call = call.word(), uid = peer.uid, pid = peer.pid, "api write");
+    if call.is_order() {
+        info!(verb = "workload", call = call.word(), uid = peer.uid, pid = peer.pid, "api write");
+    }
     office.workloads.carry_out(call).await.map(Json)
 }
 

@@ -23,6 +23,11 @@ pub enum WorkloadCall {
 }
 
 impl WorkloadCall {
+    /// It changes something.
+    pub fn is_order(&self) -> bool {
+        !matches!(self, WorkloadCall::List)
+    }
+
     /// For the log.
     pub fn word(&self) -> &'static str {
         match self {

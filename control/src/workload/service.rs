@@ -91,6 +91,9 @@ impl Workloads {
     /// Success means that policy is in force.
     pub async fn attach(&self, wish: Wish) -> Result<Attached, WorkloadError> {
         check(&wish)?;
+        if let Place::Namespace(path) = &wish.place {
+            open(path)?;
+        }
         let workloads = self.clone();
         let untold = self.clone();
         on_its_own(async move { workloads.attach_in_turn(wish).await }, {

@@ -16,7 +16,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("After", &["history", "undo", "confirm"]),
     ("Policy", &["policy", "selector", "why"]),
     ("Packets", &["show", "trace", "worker"]),
-    ("Addresses", &["ipam"]),
+    ("Workloads", &["endpoint", "cni", "ipam"]),
     ("Machine", &["run", "doctor", "lab", "bench"]),
     ("Help", &["explain", "version", "completion"]),
 ];

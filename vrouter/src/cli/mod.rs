@@ -15,6 +15,8 @@
 //! - `selector.rs` `policy/`              questions about policy that no daemon has to answer; `lines.rs` carries them
 //! - `bgp.rs`      sessions and routes of the BGP speaker
 //! - `ipam.rs`     addresses, in calicoctl's tables
+//! - `endpoint.rs` workloads attached by hand
+//! - `cni.rs`      the plugin put where runtimes look for it
 //! - `bench.rs`    arguments of the measurements
 //! - `node.rs`    calicoctl's node status
 //! - `worker.rs`  which worker has which interface
@@ -31,10 +33,12 @@ mod apply;
 mod bench;
 mod bgp;
 mod calicoctl;
+mod cni;
 mod columns;
 mod delete;
 mod describe;
 mod diff;
+mod endpoint;
 pub mod error;
 mod explain;
 mod get;
@@ -206,6 +210,18 @@ pub enum Command {
     )]
     Ipam(ipam::IpamArguments),
 
+    /// Attach a network namespace or an interface by hand, and take it away
+    #[command(
+        after_help = "Examples:\n  vrouter endpoint add web --netns web --label role=web\n  vrouter endpoint add db --pid 4711 --ip 10.65.0.9\n  vrouter endpoint del web"
+    )]
+    Endpoint(endpoint::EndpointArguments),
+
+    /// Put the CNI plugin where runtimes find it
+    #[command(
+        after_help = "Examples:\n  vrouter cni install\n  vrouter cni install --ipv6 --calico-names\n  vrouter cni uninstall"
+    )]
+    Cni(cni::CniArguments),
+
     /// The state of this node, as calicoctl tells it
     #[command(after_help = "Example:\n  vrouter node status")]
     Node(node::NodeArguments),
@@ -330,6 +346,8 @@ fn execute(cli: Cli) -> ExitCode {
         },
         Command::Bgp(arguments) => bgp::run(&client, format, &arguments),
         Command::Ipam(arguments) => ipam::run(&client, format, &arguments),
+        Command::Endpoint(arguments) => endpoint::run(&client, format, &arguments),
+        Command::Cni(arguments) => cni::run(global.socket.as_deref(), format, &arguments),
         Command::Node(arguments) => node::run(&client, format, &arguments),
         Command::Worker(arguments) => worker::run(&client, format, &arguments),
         Command::Selector => selector::run(),

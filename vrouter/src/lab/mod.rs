@@ -18,6 +18,7 @@
 //! | `router.rs` | the daemon under test and its command line: the only file that knows its JSON |
 //! | `checks.rs` `live.rs` | ping, TCP, UDP between all pairs; the policy change under an open connection |
 //! | `report.rs` | tables |
+//! | `containers/` | a lab of its own: containers attached by the CNI plugin |
 //! | `bgp/` | a lab of its own: four routers that speak BGP, and a link that is cut |
 //!
 //! Invariants: only namespaces recorded in the state folder before they were made are ever deleted;
@@ -25,6 +26,7 @@
 
 mod bgp;
 mod checks;
+mod containers;
 mod description;
 mod down;
 mod live;
@@ -65,7 +67,7 @@ enum LabCommand {
     },
     /// Build the lab, run the router in it, check the traffic between all pairs, take it down
     Run {
-        /// The description; or bgp: three nodes and a route reflector, and a link that is cut
+        /// The description; or bgp: three nodes and a route reflector, and a link that is cut; or containers: two of them, attached by the CNI plugin
         file: PathBuf,
         /// A folder of further manifests to apply before the checks
         #[arg(long)]
@@ -100,6 +102,9 @@ fn execute(command: LabCommand) -> Result<ExitCode, LabError> {
         }
         LabCommand::Run { file, manifests: None, keep } if file.as_os_str() == bgp::NAME && !file.is_file() => {
             bgp::run(keep)
+        }
+        LabCommand::Run { file, manifests: None, keep } if file.as_os_str() == containers::NAME && !file.is_file() => {
+            containers::run(keep)
         }
         LabCommand::Run { file, manifests, keep } => {
             let lab = Lab::read(&file)?;

@@ -17,6 +17,8 @@ use config::net::Cidr;
 use control::bgp::speaker::view::{NeighborView, PeerView, SummaryView, WhyView};
 use control::host::netns;
 use control::http::views::{DropView, FlowView, InterfaceView, WorkerView};
+use control::ipam::call::PoolsView;
+use control::workload::call::Attachment;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
@@ -143,6 +145,23 @@ impl Router {
     /// Applies a file or every manifest of a folder.
     pub fn apply(&self, path: &Path) -> Result<(), LabError> {
         self.command(&["apply", "-f", &path.display().to_string()]).map(drop)
+    }
+
+    /// Sets a label of an object of the default namespace.
+    pub fn label(&self, kind: &str, name: &str, label: &str) -> Result<(), LabError> {
+        self.command(&["label", kind, name, label, "--overwrite"]).map(drop)
+    }
+
+    /// How many workloads are attached.
+    pub fn endpoints(&self) -> Result<usize, LabError> {
+        let attachments: Vec<Attachment> = self.json(&["endpoint", "list"])?;
+        Ok(attachments.len())
+    }
+
+    /// Of all pools.
+    pub fn addresses_in_use(&self) -> Result<u64, LabError> {
+        let view: PoolsView = self.json(&["ipam", "show"])?;
+        Ok(view.pools.iter().map(|pool| pool.counts.in_use).sum())
     }
 
     pub fn delete(&self, path: &Path) -> Result<(), LabError> {

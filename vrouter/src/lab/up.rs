@@ -3,7 +3,7 @@
 //! Order: record the namespaces, make them, wire them, write the manifests. Whatever fails, `down`
 //! finds everything by the record.
 //!
-//! Per endpoint, as the CNI plugin of Calico does it (see docs: workload side):
+//! Per endpoint, as a CNI plugin does it (`control::workload::wire` has its routes):
 //! ```text
 //! endpoint's ns                         node's ns
 //! eth0  10.65.0.2/32 fd65::2/128 ─veth─ cali…  ee:ee:ee:ee:ee:ee, no address, no IPv6
@@ -14,7 +14,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use config::net::Cidr;
@@ -22,6 +22,7 @@ use control::host::route::METRIC;
 use control::host::{
     GATEWAY_MAC, Host, HostError, InterfaceAddress, LinkIndex, NextHop, Route, Target, VethEnd, ethtool, netns, sysctl,
 };
+use control::workload::wire;
 use nix::unistd::geteuid;
 
 use super::description::{Endpoint, FarHost, Offload};
@@ -30,9 +31,6 @@ use super::manifests::manifests;
 use super::state::State;
 use super::{Lab, LabError};
 
-/// What endpoints take for their gateway: Calico's addresses, the same on every node.
-const GATEWAY_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
-const GATEWAY_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0xecee, 0xeeff, 0xfeee, 0xeeee));
 const INSIDE: &str = "eth0";
 
 pub fn up(lab: &Lab) -> Result<State, LabError> {
@@ -143,11 +141,7 @@ pub fn connect_endpoint(node: &str, namespace: &str, endpoint: &Endpoint) -> Res
             ..VethEnd::new(INSIDE)
         };
         host.create_veth_pair(&near, &far).await?;
-        // The router speaks for this interface; the kernel keeps quiet on it.
-        let silent = format!("ipv6/conf/{}/disable_ipv6", endpoint.interface);
-        if sysctl::read(&silent)?.is_some() {
-            sysctl::write(&silent, "1")?;
-        }
+        wire::silence(&endpoint.interface)?;
         let link = host.link(&endpoint.interface).await?.index;
         if endpoint.offload == Offload::Off {
             // Frames the router sends must reach the endpoint in pieces its GRO may join.
@@ -165,10 +159,8 @@ pub fn connect_endpoint(node: &str, namespace: &str, endpoint: &Endpoint) -> Res
             host.add_address(&InterfaceAddress { link, address: *address, prefix_length }).await?;
         }
         host.set_up(link, true).await?;
-        for address in &endpoint.addresses {
-            for route in gateway_routes(*address, link) {
-                host.add_route(&route).await?;
-            }
+        for route in wire::routes(&endpoint.addresses, &[], link) {
+            host.add_route(&route).await?;
         }
         Ok(())
     })?;
@@ -232,17 +224,6 @@ pub async fn add_addresses(host: &Host, link: LinkIndex, addresses: &[Cidr]) -> 
 /// The sender's stack completes checksums and cuts segments; the receiver's joins them.
 pub fn complete_checksums(link: LinkIndex) -> Result<(), HostError> {
     ethtool::set_offloads(link, &[(ethtool::Offload::TxChecksum, false), (ethtool::Offload::Gro, true)])
-}
-
-fn gateway_routes(address: IpAddr, link: LinkIndex) -> Vec<Route> {
-    let everything = |any: IpAddr| Cidr::new(any, 0).unwrap_or(Cidr::host(any));
-    match address {
-        IpAddr::V4(_) => vec![
-            via(Cidr::host(GATEWAY_V4), link, None),
-            via(everything(Ipv4Addr::UNSPECIFIED.into()), link, Some(GATEWAY_V4)),
-        ],
-        IpAddr::V6(_) => vec![via(everything(Ipv6Addr::UNSPECIFIED.into()), link, Some(GATEWAY_V6))],
-    }
 }
 
 fn via(destination: Cidr, link: LinkIndex, gateway: Option<IpAddr>) -> Route {

@@ -14,7 +14,9 @@ use super::stand::Stand;
 use super::{POLICY, TIER};
 
 /// Met only in a state that a test cannot bring about from outside, each with where it is made.
-const INSIDE: [(ErrorCode, &str); 8] = [
+const INSIDE: [(ErrorCode, &str); 10] = [
+    (ErrorCode::InterfaceTaken, "workload: attached twice; needs a router"),
+    (ErrorCode::NotAttached, "workload: the kernel or the fast path refuses; needs a router"),
     (ErrorCode::Invalid, "trace: families that do not fit; needs a router"),
     (ErrorCode::Conflict, "the class's own code, for callers of a newer daemon"),
     (ErrorCode::Timeout, "http: 30 s without an answer"),
@@ -114,6 +116,7 @@ fn every_code_can_be_met() {
     met.extend(denied(&stand));
     met.extend(codes_in(&stand.run(&["run", "--datastore", "embedded:/proc/nowhere"]).stderr));
     met.extend(of_addresses(&stand));
+    met.extend(codes_in(&stand.run(&["endpoint", "add", "web", "--netns", "/nonexistent"]).stderr));
 
     let inside: BTreeSet<ErrorCode> = INSIDE.iter().map(|(code, _)| *code).collect();
     let missing: Vec<ErrorCode> =
