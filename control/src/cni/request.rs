@@ -290,7 +290,7 @@ fn check_interface(name: &str) -> Result<(), CniError> {
     Err(CniError::new(error::ENVIRONMENT, "interface name is invalid").with_details(details))
 }
 
-/// serde_json's words name line and column, and never what stands there.
+/// serde_json's words name line and column, and at most the value of a field that is read here: none of those is a secret.
 fn decode(error: &serde_json::Error) -> CniError {
     CniError::new(error::DECODE, "network configuration cannot be decoded").with_details(error.to_string())
 }

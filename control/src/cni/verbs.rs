@@ -27,6 +27,7 @@ use super::reply::{Address, Interface, Reply, RouteReply};
 use super::request::{CniAnswer, CniCall, Delegated, Request, VERSIONS, Verb};
 use crate::tell::to_json;
 use crate::workload::call::{Ask, Attached, Place, Source, Wish};
+use crate::workload::error::WorkloadError;
 use crate::workload::gateway_of;
 use crate::workload::identity::{self, Identity};
 use crate::workload::service::Workloads;
@@ -107,6 +108,13 @@ async fn as_main_plugin(
 
 async fn add(workloads: &Workloads, request: &Request, delegated: Option<&Delegated>) -> Result<CniAnswer, CniError> {
     let mut wish = wish(request)?;
+    if !request.config.nodename.is_empty() {
+        let node = workloads.node().await?;
+        if node.node != request.config.nodename {
+            let asked = request.config.nodename.clone();
+            return Err(WorkloadError::OtherNode { asked, node: node.node }.into());
+        }
+    }
     let earlier = request.config.previous.as_ref().map(|value| Reply::read(value, "prevResult")).transpose()?;
     let Some(plugin) = request.config.delegate().map(str::to_string) else {
         let attached = workloads.attach(wish).await?;
@@ -129,7 +137,7 @@ async fn add(workloads: &Workloads, request: &Request, delegated: Option<&Delega
     let attached = match given {
         Ok(given) => {
             wish.addresses = Source::Given(given.addresses());
-            wish.routes = routes(request, &given);
+            wish.routes = with_defaults(request, given.destinations());
             wish.is_wired = plugin == DHCP;
             workloads.attach(wish).await.map_err(CniError::from).map(|attached| (attached, given))
         }
@@ -144,13 +152,13 @@ async fn add(workloads: &Workloads, request: &Request, delegated: Option<&Delega
     })
 }
 
-/// The routes of the address plugin. Where it has none, or the configuration wants them all the same: the default ones.
-fn routes(request: &Request, given: &Reply) -> Vec<Cidr> {
-    let mut routes = given.destinations();
+/// The default routes as well, where there are others and the configuration wants them all the same. Without any routes
+/// everything is reached by the gateway anyway.
+fn with_defaults(request: &Request, mut routes: Vec<Cidr>) -> Vec<Cidr> {
     if request.config.include_default_routes && !routes.is_empty() {
-        for address in given.addresses() {
-            let everything = Cidr::new(address, 0).map(|network| network.masked());
-            routes.extend(everything.filter(|network| !routes.contains(network)));
+        for everything in [IpAddr::from([0; 4]), IpAddr::from([0; 16])] {
+            let everything = Cidr::new(everything, 0).filter(|network| !routes.contains(network));
+            routes.extend(everything);
         }
     }
     routes
@@ -166,7 +174,11 @@ fn result(request: &Request, attached: &Attached, given: &Reply, earlier: Option
         ..Interface::default()
     };
     let defaults = || attached.addresses.iter().filter_map(|address| Some(Cidr::new(*address, 0)?.masked()));
-    let destinations = if attached.routes.is_empty() { defaults().collect() } else { attached.routes.clone() };
+    let has_family = |network: &&Cidr| attached.addresses.iter().any(|address| address.is_ipv4() == network.is_ipv4());
+    let destinations: Vec<Cidr> = match attached.routes.is_empty() {
+        true => defaults().collect(),
+        false => attached.routes.iter().filter(has_family).copied().collect(),
+    };
     let dns = request.config.dns();
     let own = Reply {
         interfaces: vec![
@@ -432,6 +444,13 @@ pub fn wish(request: &Request) -> Result<Wish, CniError> {
         u32::try_from(found)
             .map_err(|_| CniError::new(error::CONFIG, format!("{what}: found {found}, which is too large")))
     };
+    let mut routes = Vec::new();
+    for route in &config.ipam.routes {
+        routes.push(Cidr::parse(&route.dst).map_err(|_| {
+            let shown: String = route.dst.chars().take(64).collect();
+            CniError::new(error::CONFIG, format!("ipam.routes: found {shown:?}, expected a CIDR"))
+        })?);
+    }
     let mut labels: BTreeMap<String, String> = config.labels.clone();
     labels.extend(config.args.cni.labels.iter().map(|label| (label.key.clone(), label.value.clone())));
     let identity = identity_of(request);
@@ -445,6 +464,7 @@ pub fn wish(request: &Request) -> Result<Wish, CniError> {
         labels,
         profiles: config.profiles.clone().filter(|_| !is_pod),
         ports: ports(request)?,
+        routes: with_defaults(request, routes),
         may_forward: config.container_settings.allow_ip_forwarding,
         allowed_sources: annotations.allowed_sources.unwrap_or_default(),
         floating,
@@ -499,3 +519,6 @@ fn qos(request: &Request) -> Option<Box<QosControls>> {
         ..QosControls::default()
     }))
 }
+
+#[cfg(test)]
+mod tests;

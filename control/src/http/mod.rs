@@ -58,7 +58,7 @@ use crate::bgp::call::BgpCall;
 use crate::cni::request::CniCall;
 use crate::ipam::call::IpamCall;
 use crate::workload::call::WorkloadCall;
-use crate::workload::service::Workloads;
+use crate::workload::service::{WAITING, Workloads};
 use api::{
     ApiCall, ApiError, DeleteCall, ErrorBody, ErrorCode, GetCall, MoveCall, ShowFilter, ShowKind, UndoCall, WriteCall,
 };
@@ -178,6 +178,8 @@ fn check_free(path: &Path) -> Result<(), ServeError> {
 struct Office {
     desk: Desk,
     places: Arc<Semaphore>,
+    /// Of orders about workloads, which wait for each other.
+    orders: Arc<Semaphore>,
     workloads: Workloads,
 }
 
@@ -188,10 +190,12 @@ impl FromRef<Office> for Desk {
 }
 
 fn router(desk: Desk, workloads: Workloads) -> Router {
-    let office = Office { desk, places: Arc::new(Semaphore::new(MAX_IN_PROGRESS)), workloads };
+    let (places, orders) = (Arc::new(Semaphore::new(MAX_IN_PROGRESS)), Arc::new(Semaphore::new(WAITING)));
+    let office = Office { desk, places, orders, workloads };
     let attaching = Router::new()
         .route("/v1/workload", post(workload))
         .route("/v1/cni", post(cni))
+        .layer(middleware::from_fn_with_state(office.clone(), in_order))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(office.clone());
     Router::new()
@@ -235,6 +239,14 @@ async fn bounded(State(office): State<Office>, request: Request, next: Next) -> 
             ApiError::new(ErrorCode::Timeout, message).into_response()
         }
     }
+}
+
+/// What takes as long as the kernel takes: it has its own places, and its own time.
+async fn in_order(State(office): State<Office>, request: Request, next: Next) -> Response {
+    let Ok(_place) = office.orders.try_acquire() else {
+        return desk::busy().into_response();
+    };
+    next.run(request).await
 }
 
 async fn shown<T: DeserializeOwned>(desk: &Desk, what: ShowKind) -> Result<T, ApiError> {
@@ -372,7 +384,7 @@ async fn ipam(State(desk): State<Desk>, ConnectInfo(peer): ConnectInfo<Peer>, bo
     desk.ask_as(peer.author(), ApiCall::Ipam(call)).await.map(Json)
 }
 
-/// What takes as long as the kernel takes, and goes on when the caller does not wait: it is not one of the bounded requests.
+/// Goes on when the caller does not wait any more.
 async fn workload(State(office): State<Office>, ConnectInfo(peer): ConnectInfo<Peer>, body: RawBody) -> Answer {
     let call: WorkloadCall = parse(body)?;
     if call.is_order() {

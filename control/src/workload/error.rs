@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::call::NodeView;
 use crate::host::HostError;
 use crate::http::api::{ApiError, ErrorCode};
 use crate::tell::chain;
@@ -34,8 +33,8 @@ pub enum WorkloadError {
     Differs { endpoint: String, interface: String, reason: String },
     #[error("a step of it ended in a panic")]
     Panic,
-    #[error("node {} of the request is not this one, {}", asked, view.node)]
-    OtherNode { asked: String, view: Box<NodeView> },
+    #[error("nodename: found {asked:?}, expected {node}, as this node's daemon is called")]
+    OtherNode { asked: String, node: String },
 }
 
 fn told(problems: &[String]) -> String {

@@ -42,10 +42,10 @@ use crate::ipam::call::{
 use crate::tell::{chain, to_json};
 
 const PLACES: usize = 32;
-const WAITING: usize = 1024;
+pub const WAITING: usize = 1024;
 
-/// For one order, without the time that it waits for its turn.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// For one order, without the time that it waits for its turn. Whoever asks waits a little longer.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long an interface may take to be in the fast path, once its endpoint is in force.
 const READY_WITHIN: Duration = Duration::from_secs(5);

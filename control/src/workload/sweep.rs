@@ -22,7 +22,7 @@ use super::wire;
 use crate::tell::chain;
 
 /// Longer than any order takes.
-const PAUSE: Duration = PATIENCE.saturating_add(Duration::from_secs(30));
+const PAUSE: Duration = PATIENCE.saturating_mul(3);
 /// Until control is ready.
 const START_PAUSE: Duration = Duration::from_millis(50);
 

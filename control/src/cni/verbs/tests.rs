@@ -1,0 +1,137 @@
+//! What a runtime's call wants, field by field.
+
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+fn request(config: &Value, args: &str) -> Request {
+    let mut whole = json!({ "cniVersion": "1.0.0", "name": "pods", "type": "vrouter-cni" });
+    let object = whole.as_object_mut().unwrap();
+    object.extend(config.as_object().unwrap().clone());
+    let call = CniCall {
+        command: "ADD".to_string(),
+        container_id: "c1".to_string(),
+        netns: "/run/netns/c1".to_string(),
+        ifname: "eth0".to_string(),
+        args: args.to_string(),
+        path: "/opt/cni/bin".to_string(),
+        config: whole.to_string(),
+        ..CniCall::default()
+    };
+    Request::read(&call).unwrap()
+}
+
+fn wished(config: &Value) -> Wish {
+    wish(&request(config, "")).unwrap()
+}
+
+fn asked(config: &Value, args: &str) -> Ask {
+    match wish(&request(config, args)).unwrap().addresses {
+        Source::Pools(ask) => ask,
+        Source::Given(addresses) => panic!("{addresses:?}"),
+    }
+}
+
+fn code(config: &Value) -> u32 {
+    wish(&request(config, "")).unwrap_err().code
+}
+
+#[test]
+fn a_container_and_a_pod() {
+    let container = wished(&json!({})).identity;
+    assert_eq!((container.orchestrator.as_str(), container.namespace.as_str()), ("cni", "default"));
+    assert_eq!(container.workload, "c1");
+    let pod = wish(&request(&json!({ "profiles": ["x"] }), "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web")).unwrap();
+    assert_eq!((pod.identity.orchestrator.as_str(), pod.identity.namespace.as_str()), ("k8s", "shop"));
+    assert_eq!((pod.identity.workload.as_str(), pod.profiles), ("web", None));
+    // podman has a name and no namespace: that is no pod of a cluster.
+    let podman = wish(&request(&json!({}), "IgnoreUnknown=1;K8S_POD_NAME=web")).unwrap().identity;
+    assert_eq!((podman.orchestrator.as_str(), podman.workload.as_str()), ("cni", "c1"));
+}
+
+/// The closer to the container somebody has said it, the more it counts.
+#[test]
+fn addresses_by_who_has_asked() {
+    let ip = |last: u8| IpAddr::from([10, 0, 0, last]);
+    assert_eq!(asked(&json!({}), ""), Ask { ipv4: true, ..Ask::default() });
+    assert_eq!(asked(&json!({}), "IP=10.0.0.1").addresses, [ip(1)]);
+    let args = json!({ "args": { "cni": { "ips": ["10.0.0.2"] } } });
+    assert_eq!(asked(&args, "IP=10.0.0.1").addresses, [ip(2)]);
+    let mut runtime = args.clone();
+    runtime["runtimeConfig"] = json!({ "ips": ["10.0.0.3/24"] });
+    assert_eq!(asked(&runtime, "IP=10.0.0.1").addresses, [ip(3)]);
+    runtime["runtimeConfig"]["io.kubernetes.cri.pod-annotations"] =
+        json!({ "cni.projectcalico.org/ipAddrs": "[\"10.0.0.4\"]" });
+    assert_eq!(asked(&runtime, "IP=10.0.0.1").addresses, [ip(4)]);
+}
+
+#[test]
+fn families_and_pools() {
+    let ipam = json!({ "ipam": { "type": "calico-ipam", "assign_ipv4": "false", "assign_ipv6": "true", "ipv4_pools": ["a"], "ipv6_pools": ["b"] } });
+    let ask = asked(&ipam, "");
+    assert_eq!((ask.ipv4, ask.ipv6, ask.pools), (false, true, vec!["a".to_string(), "b".to_string()]));
+    let mut annotated = ipam.clone();
+    annotated["runtimeConfig"] = json!({ "io.kubernetes.cri.pod-annotations": {
+        "cni.projectcalico.org/ipFamilies": "[\"IPv4\", \"IPv6\"]", "cni.projectcalico.org/ipv4pools": "[\"c\"]",
+    }});
+    let ask = asked(&annotated, "");
+    assert_eq!((ask.ipv4, ask.ipv6, ask.pools), (true, true, vec!["c".to_string(), "b".to_string()]));
+}
+
+#[test]
+fn what_is_passed_on_is_written_down() {
+    let wish = wished(&json!({
+        "mtu": 1400, "num_queues": 4, "labels": { "a": "1", "b": "2" },
+        "args": { "cni": { "labels": [{ "key": "b", "value": "3" }] } },
+        "container_settings": { "allow_ip_forwarding": true },
+        "ipam": { "routes": [{ "dst": "10.0.0.0/8" }] }, "include_default_routes": true,
+        "runtimeConfig": {
+            "mac": "02:00:00:00:00:01",
+            "portMappings": [{ "hostPort": 80, "containerPort": 8080, "protocol": "tcp", "hostIP": "192.0.2.1" }],
+            "bandwidth": { "ingressRate": 5, "ingressBurst": 9000, "egressRate": 1_000_000 },
+        },
+    }));
+    assert_eq!((wish.mtu, wish.queues, wish.may_forward), (Some(1400), 4, true));
+    assert_eq!(wish.labels, [("a", "1"), ("b", "3")].map(|(k, v)| (k.to_string(), v.to_string())).into());
+    let routes: Vec<String> = wish.routes.iter().map(ToString::to_string).collect();
+    assert_eq!(routes, ["10.0.0.0/8", "0.0.0.0/0", "::/0"]);
+    assert_eq!(wish.mac.unwrap().to_string(), "02:00:00:00:00:01");
+    assert_eq!((wish.ports[0].port, wish.ports[0].host_port), (8080, 80));
+    let qos = wish.qos.unwrap();
+    assert_eq!((qos.ingress_bandwidth, qos.ingress_burst, qos.egress_bandwidth), (1000, 9000, 1_000_000));
+}
+
+#[test]
+fn what_cannot_be_had_is_refused() {
+    assert_eq!(code(&json!({ "ipMasq": true })), 2);
+    assert_eq!(code(&json!({ "device_type": "netkit" })), 2);
+    for config in [
+        json!({ "runtimeConfig": { "mac": "x" } }),
+        json!({ "runtimeConfig": { "ips": ["x"] } }),
+        json!({ "runtimeConfig": { "portMappings": [{ "containerPort": 0 }] } }),
+        json!({ "runtimeConfig": { "portMappings": [{ "containerPort": 1, "protocol": "x" }] } }),
+        json!({ "ipam": { "routes": [{ "dst": "x" }] } }),
+        json!({ "mtu": 5_000_000_000u64 }),
+    ] {
+        assert_eq!(code(&config), 7, "{config}");
+    }
+    let annotated = |name: &str, value: &str, control: Value| {
+        json!({
+            "runtimeConfig": { "io.kubernetes.cri.pod-annotations": { format!("cni.projectcalico.org/{name}"): value } },
+            "feature_control": control,
+        })
+    };
+    assert_eq!(code(&annotated("ipAddrsNoIpam", "[\"10.0.0.1\"]", json!({}))), 7);
+    let allowed = annotated("ipAddrsNoIpam", "[\"10.0.0.1\"]", json!({ "ip_addrs_no_ipam": true }));
+    assert_eq!(wished(&allowed).addresses, Source::Given(vec![[10, 0, 0, 1].into()]));
+    assert_eq!(code(&annotated("floatingIPs", "[\"10.0.0.1\"]", json!({}))), 7);
+    assert_eq!(code(&annotated("floatingIPs", "[\"10.0.0.1\"]", json!({ "floating_ips": true }))), 2);
+    assert_eq!(code(&annotated("ipFamilies", "[\"IPv5\"]", json!({}))), 7);
+}
+
+/// A configuration may hold what is nobody's business: it is in no text that is made of a call.
+#[test]
+fn a_configuration_is_not_in_any_log() {
+    let call = CniCall { config: "{\"password\": \"canary\"}".to_string(), ..CniCall::default() };
+    assert!(!format!("{call:?}").contains("canary"));
+}
