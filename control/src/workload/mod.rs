@@ -14,6 +14,7 @@
 //! | `wire.rs` | the veth pair, and what is inside the workload's namespace |
 //! | `namespace.rs` | a network namespace given by a path |
 //! | `service.rs` | the steps, one after the other, and back when one fails |
+//! | `addresses.rs` | addresses of the pools, had and given back |
 //! | `sweep.rs` | what nobody has taken away |
 //! | `error.rs` | why it cannot be done |
 //!
@@ -25,6 +26,7 @@
 //! interface attached, one waits.
 //! Left out: what a runtime's words mean. That is `cni` and `docker`.
 
+pub mod addresses;
 pub mod call;
 pub mod endpoint;
 pub mod error;

@@ -11,7 +11,7 @@
 //!
 //! Bounds: `PLACES` orders at a time, `WAITING` that wait, `PATIENCE` for each, then it is undone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,20 +25,17 @@ use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use super::call::{
-    Ask, Attached, Attachment, Detached, EndpointCall, NodeView, Place, ReadyView, Source, Wish, WorkloadCall,
+    Attached, Attachment, Detached, EndpointCall, NodeView, Place, ReadyView, Source, Wish, WorkloadCall,
 };
 use super::endpoint::endpoint_of;
 use super::error::WorkloadError;
-use super::identity::{self, Identity};
+use super::identity::Identity;
 use super::namespace::Namespace;
 use super::wire::{self, Inside, Pair};
 use super::{GATEWAY_V4, GATEWAY_V6};
 use crate::host::{GATEWAY_MAC, LinkIndex};
 use crate::http::api::{ApiCall, ApiError};
 use crate::http::desk::Desk;
-use crate::ipam::call::{
-    AllocationView, AssignCall, AssignView, IpamCall, PoolView, PoolsView, ReleaseCall, ReleaseView,
-};
 use crate::tell::{chain, to_json};
 
 const PLACES: usize = 32;
@@ -51,13 +48,10 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 const READY_WITHIN: Duration = Duration::from_secs(5);
 const READY_PAUSE: Duration = Duration::from_millis(5);
 
-/// Addresses that one call releases.
-const RELEASED: usize = 1024;
-
 /// Attaches and takes away. Clones are the same one.
 #[derive(Clone)]
 pub struct Workloads {
-    desk: Desk,
+    pub(super) desk: Desk,
     turns: Arc<Turns>,
     places: Arc<Semaphore>,
     /// True when what an earlier process left has been looked through.
@@ -69,7 +63,7 @@ pub struct Workloads {
 struct Turns(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
 
 /// Nobody else is at work on it.
-struct Turn {
+pub(super) struct Turn {
     _guard: OwnedMutexGuard<()>,
     _place: OwnedSemaphorePermit,
 }
@@ -108,8 +102,9 @@ impl Workloads {
     /// Makes the pair and nothing else, for who gives out addresses by it. Until it is attached everything is dropped there.
     pub async fn wire(&self, wish: Wish) -> Result<(), WorkloadError> {
         check(&wish)?;
-        let _turn = self.turn(&wish.identity).await?;
+        // First: looking through what was left needs turns, too.
         self.tidy().await?;
+        let _turn = self.turn(&wish.identity).await?;
         let node = self.node().await?;
         self.make_room(&wish, &node).await?;
         let Place::Namespace(path) = &wish.place else { return Ok(()) };
@@ -200,84 +195,6 @@ impl Workloads {
         }
     }
 
-    /// Whether the container has these addresses of the pools.
-    pub async fn check_assigned(&self, identity: &Identity, addresses: &[IpAddr]) -> Result<(), WorkloadError> {
-        let held = self.allocations().await?;
-        let handle = identity.handle();
-        let is_held = |address: &&IpAddr| {
-            held.iter().any(|held| held.address == **address && held.handle.as_ref() == Some(&handle))
-        };
-        match addresses.iter().find(|address| !is_held(address)) {
-            None => Ok(()),
-            Some(missing) => Err(WorkloadError::Differs {
-                endpoint: identity.workload.clone(),
-                interface: identity.interface.clone(),
-                reason: format!("{missing} is not assigned to it"),
-            }),
-        }
-    }
-
-    /// Whether a pool of the family has a free address.
-    pub async fn has_pool(&self, is_ipv4: bool) -> Result<bool, WorkloadError> {
-        let view: PoolsView = self.desk.ask_patiently(ApiCall::Ipam(IpamCall::Pools), "the pools").await?;
-        let of_family = |pool: &PoolView| Cidr::parse(&pool.cidr).is_ok_and(|cidr| cidr.is_ipv4() == is_ipv4);
-        Ok(view.pools.iter().any(|pool| of_family(pool) && !pool.is_disabled && pool.counts.free > 0))
-    }
-
-    /// For somebody else's main plugin: addresses, and nothing is attached.
-    pub async fn assign_alone(&self, identity: &Identity, ask: &Ask) -> Result<Vec<IpAddr>, WorkloadError> {
-        let _turn = self.turn(identity).await?;
-        self.node().await?;
-        self.assign_as(identity, identity.attributes_alone(), ask).await
-    }
-
-    /// Releases those of the network whose container and interface are not valid.
-    pub async fn collect_alone(
-        &self,
-        network: &str,
-        is_valid: impl Fn(&str, &str) -> bool,
-    ) -> Result<usize, WorkloadError> {
-        let is_lost = |held: &AllocationView| {
-            let [container, interface, of] = identity::ALONE.map(|name| held.attributes.get(name).map(String::as_str));
-            let known = container.zip(interface).is_some_and(|(container, interface)| is_valid(container, interface));
-            of == Some(network) && !known
-        };
-        self.release_which(is_lost).await
-    }
-
-    /// Addresses of the pools.
-    pub async fn assign(&self, identity: &Identity, ask: &Ask) -> Result<Vec<IpAddr>, WorkloadError> {
-        self.assign_as(identity, identity.attributes(), ask).await
-    }
-
-    async fn assign_as(
-        &self,
-        identity: &Identity,
-        attributes: BTreeMap<String, String>,
-        ask: &Ask,
-    ) -> Result<Vec<IpAddr>, WorkloadError> {
-        let by_name = !ask.addresses.is_empty();
-        let call = AssignCall {
-            ipv4: usize::from(ask.ipv4 && !by_name),
-            ipv6: usize::from(ask.ipv6 && !by_name),
-            addresses: ask.addresses.clone(),
-            handle: Some(identity.handle()),
-            attributes,
-            namespace: Some(identity.namespace.clone()),
-            pools: ask.pools.clone(),
-            ..AssignCall::default()
-        };
-        let view: AssignView = self.desk.ask_patiently(ApiCall::Ipam(IpamCall::Assign(call)), "an assignment").await?;
-        Ok(view.addresses.into_iter().map(|given| given.address).collect())
-    }
-
-    /// All addresses of that handle; none is fine.
-    pub async fn release(&self, handle: String) -> Result<usize, WorkloadError> {
-        let call = ReleaseCall { handle: Some(handle), ..ReleaseCall::default() };
-        let view: ReleaseView = self.desk.ask_patiently(ApiCall::Ipam(IpamCall::Release(call)), "a release").await?;
-        Ok(view.released.len())
-    }
-
     /// Writes the endpoint, and waits until policy is in force on its interface.
     pub async fn put(&self, endpoint: WorkloadEndpoint, companion: Option<Resource>) -> Result<(), WorkloadError> {
         let interface = endpoint.spec.interface_name.clone();
@@ -309,8 +226,9 @@ impl Workloads {
     }
 
     async fn attach_in_turn(&self, wish: Wish) -> Result<(Attached, Identity), WorkloadError> {
-        let _turn = self.turn(&wish.identity).await?;
+        // First: looking through what was left needs turns, too.
         self.tidy().await?;
+        let _turn = self.turn(&wish.identity).await?;
         let node = self.node().await?;
         let started = Instant::now();
         self.make_room(&wish, &node).await?;
@@ -342,7 +260,12 @@ impl Workloads {
             Ok((wire::is_there(&interface, &alias)?, wire::inspect(&namespace, &inside)?.is_some()))
         })
         .await?;
-        if is_inside {
+        // Half of one, such as a step that nobody could undo, is in nobody's way.
+        let is_whole = match is_left {
+            true => is_inside && self.list().await?.iter().any(|attachment| attachment.identity == wish.identity),
+            false => is_inside,
+        };
+        if is_whole {
             return Err(exists(wish));
         }
         if is_left {
@@ -416,7 +339,7 @@ impl Workloads {
         Ok(Detached { endpoint: endpoint?, interface: interface?, addresses: addresses? })
     }
 
-    async fn turn(&self, identity: &Identity) -> Result<Turn, WorkloadError> {
+    pub(super) async fn turn(&self, identity: &Identity) -> Result<Turn, WorkloadError> {
         let own = self.turns.of(identity)?;
         let guard = own.lock_owned().await;
         // Closed by nobody.
@@ -449,32 +372,6 @@ impl Workloads {
         let node = self.node().await?;
         self.take_away(&attachment.identity, &node).await?;
         Ok(true)
-    }
-
-    /// Releases what this node's containers were given and no endpoint has.
-    pub(super) async fn release_unattached(&self) -> Result<usize, WorkloadError> {
-        let is_lost =
-            |held: &AllocationView| !held.is_attached && held.attributes.contains_key(identity::ATTRIBUTES[0]);
-        self.release_which(is_lost).await
-    }
-
-    /// Releases those of this node's containers of which that can be said.
-    async fn release_which(&self, is_lost: impl Fn(&AllocationView) -> bool) -> Result<usize, WorkloadError> {
-        let lost = self.allocations().await?.into_iter().filter(is_lost);
-        let lost: Vec<ReleaseCall> = lost
-            .map(|held| ReleaseCall { address: Some(held.address), handle: held.handle, sequence: held.sequence })
-            .collect();
-        let mut released = 0;
-        for addresses in lost.chunks(RELEASED) {
-            let call = IpamCall::ReleaseAll { addresses: addresses.to_vec() };
-            let view: ReleaseView = self.desk.ask_patiently(ApiCall::Ipam(call), "a release").await?;
-            released += view.released.len();
-        }
-        Ok(released)
-    }
-
-    async fn allocations(&self) -> Result<Vec<AllocationView>, WorkloadError> {
-        Ok(self.desk.ask_patiently(ApiCall::Ipam(IpamCall::Allocations), "allocations").await?)
     }
 }
 
