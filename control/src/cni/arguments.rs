@@ -10,7 +10,9 @@ use serde::de::DeserializeOwned;
 
 use super::error::{self, CniError};
 
-/// The annotations that are read, without their prefix.
+/// Ours: labels, as a JSON object. Runtimes do not pass on those of the pod.
+const LABELS: &str = "vrouter/labels";
+/// What Calico's begin with.
 const PREFIX: &str = "cni.projectcalico.org/";
 
 /// `K=V;K=V`, as far as it is known here.
@@ -34,6 +36,7 @@ pub struct Annotations {
     pub floating: Option<Vec<IpAddr>>,
     pub mac: Option<MacAddress>,
     pub allowed_sources: Option<Vec<Cidr>>,
+    pub labels: BTreeMap<String, String>,
 }
 
 pub fn read(text: &str) -> Result<Arguments, CniError> {
@@ -120,6 +123,12 @@ impl Annotations {
             floating: addresses(text("floatingIPs"), "floatingIPs")?,
             mac,
             allowed_sources: sources.transpose()?,
+            labels: match annotations.get(LABELS) {
+                None => BTreeMap::new(),
+                Some(text) => serde_json::from_str(text).map_err(|_| {
+                    CniError::new(error::CONFIG, format!("annotation {LABELS}: expected a JSON object of texts"))
+                })?,
+            },
         })
     }
 }
@@ -169,6 +178,9 @@ mod tests {
             Some(2)
         );
         assert_eq!(of("other", "x"), Ok(Annotations::default()));
+        let labelled = |text: &str| Annotations::read(&BTreeMap::from([(LABELS.to_string(), text.to_string())]));
+        assert_eq!(labelled(r#"{"role": "web"}"#).unwrap_or_default().labels.len(), 1);
+        assert_eq!(labelled("role=web").map_err(|error| error.code), Err(7));
         for (name, value) in
             [("ipAddrs", "10.0.0.7"), ("ipAddrs", r#"["x"]"#), ("hwAddr", "x"), ("allowedSourcePrefixes", r#"["x"]"#)]
         {

@@ -453,6 +453,7 @@ pub fn wish(request: &Request) -> Result<Wish, CniError> {
     }
     let mut labels: BTreeMap<String, String> = config.labels.clone();
     labels.extend(config.args.cni.labels.iter().map(|label| (label.key.clone(), label.value.clone())));
+    labels.extend(annotations.labels);
     let identity = identity_of(request);
     let is_pod = identity.orchestrator == identity::KUBERNETES;
     Ok(Wish {

@@ -1,7 +1,7 @@
 //! The views as Prometheus text, version 0.0.4.
 //!
 //! Names start with `vrouter_`, base units are in the name, counters end in `_total`. Labels come
-//! from closed sets, from the interfaces of this node or from its BGP peers, of which `PEERS_MAX` have
+//! from closed sets, from the interfaces of this node, from IPPools, or from its BGP peers, of which `PEERS_MAX` have
 //! series of their own and the rest is summed; so the number of series is bounded, whatever traffic is.
 //!
 //! Left out: endpoint, policy and rule labels. They would name workloads to whoever may scrape, and
@@ -13,11 +13,14 @@ use std::fmt::{Display, Write};
 use super::views::{CopyMode, DropView, InterfaceView, StatusView, WorkerView, XdpMode};
 use crate::bgp::speaker::view::{MessagesView, PeerView, SummaryView};
 use crate::bgp::speaker_state::PeerKey;
+use crate::ipam::call::{CountsView, PoolsView};
 
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// BGP peers with series of their own, the first by address.
 pub const PEERS_MAX: usize = 1000;
+/// IPPools with series of their own, the first by name.
+const POOLS_MAX: usize = 1000;
 /// The label of all others together.
 const OTHER_PEERS: &str = "other";
 /// The state of a session that is up.
@@ -31,6 +34,7 @@ pub struct Views {
     pub workers: Vec<WorkerView>,
     pub drops: Vec<DropView>,
     pub bgp: SummaryView,
+    pub addresses: PoolsView,
 }
 
 pub fn metrics(views: &Views) -> String {
@@ -40,6 +44,7 @@ pub fn metrics(views: &Views) -> String {
     drops(&mut page, &views.drops);
     workers(&mut page, &views.workers);
     bgp(&mut page, &views.bgp);
+    addresses(&mut page, &views.addresses);
     page.text
 }
 
@@ -95,6 +100,21 @@ fn interfaces(page: &mut Page, interfaces: &[InterfaceView]) {
             ];
             page.sample("queue_mode_info", &labels, 1);
         }
+    }
+}
+
+/// By pool. The largest number there is stands for what is larger.
+fn addresses(page: &mut Page, view: &PoolsView) {
+    page.family("ipam_addresses", "gauge", "Addresses of an IPPool, by what they are doing");
+    for pool in view.pools.iter().take(POOLS_MAX) {
+        let CountsView { in_use, reserved, resting, free, .. } = pool.counts;
+        for (state, count) in [("in_use", in_use), ("reserved", reserved), ("resting", resting), ("free", free)] {
+            page.sample("ipam_addresses", &[("pool", pool.name.as_str()), ("state", state)], count);
+        }
+    }
+    page.family("ipam_blocks", "gauge", "Blocks of an IPPool");
+    for pool in view.pools.iter().take(POOLS_MAX) {
+        page.sample("ipam_blocks", &[("pool", pool.name.as_str())], pool.blocks.len());
     }
 }
 

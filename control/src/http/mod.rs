@@ -415,6 +415,7 @@ async fn scrape(State(desk): State<Desk>) -> Result<Response, ApiError> {
         workers: shown(&desk, ShowKind::Workers).await?,
         drops: shown(&desk, ShowKind::Drops).await?,
         bgp: desk::read(desk.ask(ApiCall::Bgp(BgpCall::Summary)).await?, "bgp summary")?,
+        addresses: desk::read(desk.ask(ApiCall::Ipam(IpamCall::Pools)).await?, "the pools")?,
     };
     let kind = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)];
     Ok((kind, metrics::metrics(&views)).into_response())

@@ -16,6 +16,7 @@ use super::*;
 use crate::bgp::speaker::view::{MessagesView, PeerKindView, PeerView, SummaryView};
 use crate::datastore::{Author, Embedded};
 use crate::http::api::ApiRequest;
+use crate::ipam::call::{BlockView, CountsView, PoolView, PoolsView};
 
 /// A served socket and a control loop that answers from a real store.
 struct Stand {
@@ -87,6 +88,7 @@ async fn fake_answer(store: &Embedded, call: ApiCall, caller: &Author) -> Result
         ApiCall::Show { what: ShowKind::Drops, .. } => json!(views().drops),
         ApiCall::Show { filter, .. } => json!([filter]),
         ApiCall::Bgp(BgpCall::Summary) => json!(views().bgp),
+        ApiCall::Ipam(_) => json!(views().addresses),
         ApiCall::Trace(request) => json!(request),
         ApiCall::Why(request) => json!(request),
         ApiCall::Move(call) => json!(call),
@@ -174,7 +176,21 @@ fn views() -> metrics::Views {
         last_seen_seconds_ago: Some(3),
     };
     let drops = vec![drop("a ingress 0"), drop("b ingress 1")];
-    metrics::Views { status, interfaces: vec![interface], workers: vec![worker], drops, bgp: summary(1) }
+    metrics::Views {
+        status,
+        interfaces: vec![interface],
+        workers: vec![worker],
+        drops,
+        bgp: summary(1),
+        addresses: pools(),
+    }
+}
+
+fn pools() -> PoolsView {
+    let counts = CountsView { total: 64, in_use: 3, reserved: 2, resting: 1, free: 58 };
+    let block = BlockView { cidr: "10.65.0.0/26".to_string(), affinity: None, counts };
+    let (name, cidr) = ("main".to_string(), "10.65.0.0/26".to_string());
+    PoolsView { pools: vec![PoolView { name, cidr, is_disabled: false, counts, blocks: vec![block] }], stray: vec![] }
 }
 
 /// Of a speaker with so many peers, of which every other one is up.
@@ -334,6 +350,9 @@ async fn metrics_are_prometheus_text() {
         "vrouter_build_info{version=\"0.1.0\",node=\"n\\\"1\"} 1",
         "vrouter_queue_mode_info{interface=\"cali1\",queue=\"0\",worker=\"0\",xdp=\"native\",copy=\"zero-copy\"} 1",
         "vrouter_worker_breath_seconds{worker=\"0\",quantile=\"0.5\"} 0.000002",
+        "vrouter_ipam_addresses{pool=\"main\",state=\"in_use\"} 3",
+        "vrouter_ipam_addresses{pool=\"main\",state=\"free\"} 58",
+        "vrouter_ipam_blocks{pool=\"main\"} 1",
         "vrouter_bgp_peers 1",
         "vrouter_bgp_prefixes 11",
         "vrouter_bgp_paths 13",
