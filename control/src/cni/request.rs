@@ -1,7 +1,7 @@
 //! The call: what is missing or malformed, in the order in which the reference library looks.
 //!
 //! ```text
-//! variables that are missing (4, all named) ─▶ malformed ones (4) ─▶ not JSON (6) ─▶ network name (7) ─▶ command (4) ─▶ version (1)
+//! variables that are missing (4, all named) ─▶ not JSON (6) ─▶ network name (7) ─▶ malformed variables (4) ─▶ command (4) ─▶ version (1)
 //! ```
 //!
 //! The plugin reads a call so that it can refuse it without a daemon, and the daemon reads it again: who can open the socket
@@ -149,11 +149,6 @@ fn read(call: &CniCall, told: &mut String) -> Result<Request, CniError> {
         let names = missing.join(",");
         return Err(CniError::new(error::ENVIRONMENT, format!("required env variables [{names}] missing")));
     }
-    let about_container = verb.is_none_or(Verb::is_about_container);
-    if about_container {
-        check_identifier("CNI_CONTAINERID", &call.container_id)?;
-        check_interface(&call.ifname)?;
-    }
     for (name, value, limit) in [
         ("CNI_NETNS", &call.netns, PATH_MAX),
         ("CNI_ARGS", &call.args, ARGUMENTS_MAX),
@@ -200,6 +195,11 @@ fn read(call: &CniCall, told: &mut String) -> Result<Request, CniError> {
         let expected = format!("name: expected {IDENTIFIER}, at most {IDENTIFIER_MAX} bytes");
         return Err(CniError::new(error::CONFIG, "invalid characters found in network name").with_details(expected));
     }
+    let about_container = verb.is_none_or(Verb::is_about_container);
+    if about_container {
+        check_identifier("CNI_CONTAINERID", &call.container_id)?;
+        check_interface(&call.ifname)?;
+    }
     let Some(verb) = verb else {
         let command = call.command.escape_debug();
         return Err(CniError::new(error::ENVIRONMENT, format!("unknown CNI_COMMAND: {command}")));
@@ -212,7 +212,12 @@ fn read(call: &CniCall, told: &mut String) -> Result<Request, CniError> {
         let details = format!("config version {version} does not allow {}", call.command);
         return Err(CniError::new(error::VERSION, "config version does not allow this command").with_details(details));
     }
-    let config: NetworkConfig = serde_json::from_str(&call.config).map_err(|error| decode(&error))?;
+    let mut text = serde_json::Deserializer::from_str(&call.config);
+    let config: NetworkConfig = serde_path_to_error::deserialize(&mut text).map_err(|error| {
+        let path = error.path().to_string();
+        CniError::new(error::DECODE, format!("network configuration cannot be decoded: {path}"))
+            .with_details(error.inner().to_string())
+    })?;
     let arguments = arguments::read(&call.args)?;
     Ok(Request {
         verb,
@@ -349,7 +354,10 @@ mod tests {
     fn what_is_looked_at_first_is_told() {
         let nothing = CniCall { command: "ADD".to_string(), ..CniCall::default() };
         check(&nothing, 4, "[CNI_CONTAINERID,CNI_NETNS,CNI_IFNAME,CNI_PATH] missing");
-        check(&CniCall { container_id: "../x".to_string(), config: "{".to_string(), ..call("ADD") }, 4, "containerID");
+        let path = CniCall { container_id: "../x".to_string(), ..call("ADD") };
+        check(&CniCall { config: "{".to_string(), ..path.clone() }, 6, "line 1");
+        check(&CniCall { config: r#"{"name": "a b"}"#.to_string(), ..path.clone() }, 7, "network name");
+        check(&path, 4, "containerID");
         check(&CniCall { container_id: "a".repeat(256), ..call("ADD") }, 4, "containerID");
         for name in ["a/b", "..", "a:b", "a b", "sixteen-letters-", "a\0", "a\r\n"] {
             check(&CniCall { ifname: name.to_string(), ..call("DEL") }, 4, "interface name");
@@ -373,6 +381,8 @@ mod tests {
         check(&CniCall { config: deep, ..call("ADD") }, 6, "recursion");
         let twice = r#"{"name": "a", "mtu": 1500, "mtu": 1400}"#.to_string();
         check(&CniCall { config: twice, ..call("ADD") }, 6, "duplicate");
+        let wrong = r#"{"name": "a", "ipam": {"ipv4_pools": [7]}}"#.to_string();
+        check(&CniCall { config: wrong, ..call("ADD") }, 6, "ipam.ipv4_pools[0]");
     }
 
     #[test]
