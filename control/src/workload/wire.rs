@@ -14,6 +14,7 @@
 //!
 //! Sources: Calico's CNI plugin for addresses and routes (its documentation, "how Calico wires a pod").
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 
@@ -124,8 +125,10 @@ pub fn configure(namespace: &Namespace, interface: &str, inside: &Inside) -> Res
             let prefix_length = Cidr::host(*address).length();
             host.add_address(&InterfaceAddress { link, address: *address, prefix_length }).await?;
         }
-        for route in routes(&inside.addresses, &inside.routes, link) {
-            host.add_route(&route).await?;
+        let wanted = routes(&inside.addresses, &inside.routes, link);
+        let metric = free_metric(interface, link, &wanted, &host.routes().await?);
+        for route in wanted {
+            host.add_route(&Route::new(route.destination(), metric, route.target)).await?;
         }
         Ok(())
     })
@@ -157,6 +160,19 @@ pub fn routes(addresses: &[IpAddr], wanted: &[Cidr], link: LinkIndex) -> Vec<Rou
         }
     }
     routes
+}
+
+/// The lowest that no other interface has for the same destinations. That of the first interface is kept for it, whichever is
+/// attached first: podman attaches them in any order.
+fn free_metric(interface: &str, link: LinkIndex, wanted: &[Route], taken: &[Route]) -> u32 {
+    let is_elsewhere = |route: &&Route| match &route.target {
+        Target::Forward(hops) => hops.iter().any(|hop| hop.link != link),
+        Target::Blackhole | Target::Other => true,
+    };
+    let others: BTreeSet<(Cidr, u32)> = taken.iter().filter(is_elsewhere).map(Route::key).collect();
+    let is_free = |metric: &u32| !wanted.iter().any(|route| others.contains(&(route.destination(), *metric)));
+    let lowest = METRIC + u32::from(interface != identity::FIRST_INTERFACE);
+    (lowest..u32::MAX).find(is_free).unwrap_or(lowest)
 }
 
 /// Deletes the host side, and with it the other. False: there was none. One without that alias is somebody else's.
@@ -264,5 +280,25 @@ mod tests {
         );
         assert_eq!(lines(&["10.0.0.1"], &["fd00::/8"]), ["169.254.1.1/32 on link"]);
         assert!(lines(&[], &[]).is_empty());
+    }
+
+    #[test]
+    fn other_interfaces_come_behind_the_first() {
+        let at = |link, metric| -> Vec<Route> {
+            let routes = routes(&["10.0.0.1".parse().unwrap()], &[], LinkIndex(link)).into_iter();
+            routes.map(|route| Route::new(route.destination(), metric, route.target)).collect()
+        };
+        let check = |interface: &str, link, taken: &[Route], expected| {
+            assert_eq!(free_metric(interface, LinkIndex(link), &at(link, METRIC), taken), expected, "{interface}");
+        };
+        check("eth0", 7, &[], METRIC);
+        check("eth0", 7, &at(7, METRIC), METRIC);
+        check("net1", 8, &[], METRIC + 1);
+        check("net1", 8, &at(7, METRIC), METRIC + 1);
+        check("net1", 8, &at(8, METRIC + 1), METRIC + 1);
+        check("net2", 9, &[at(7, METRIC), at(8, METRIC + 1)].concat(), METRIC + 2);
+        check("eth0", 7, &at(8, METRIC + 1), METRIC);
+        // Somebody else's is left alone.
+        check("eth0", 7, &at(5, METRIC), METRIC + 1);
     }
 }
