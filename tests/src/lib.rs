@@ -17,6 +17,8 @@
 //! | `topology.rs` | network namespaces and veth pairs that go away by themselves |
 //! | `mesh.rs` | BGP speakers in a network that exists only in memory |
 //! | `bgp/` | BIRD and GoBGP as neighbours, and a speaker that says any bytes |
+//! | `cni.rs` | network plugins called as libcni does, and cases in text of what has to come of it |
+//! | `containers/` | containerd, podman and dockerd on a node, and containers of theirs |
 //! | `daemon.rs` | the router's binary, running in a namespace |
 //! | `load.rs` | datagrams one way, and a count of those that arrive |
 //! | `reach.rs` | who reaches whom: cases in text, tried with real sockets |
@@ -30,6 +32,8 @@
 pub mod bgp;
 pub mod bgp_cases;
 pub mod casefile;
+pub mod cni;
+pub mod containers;
 pub mod daemon;
 pub mod decode;
 pub mod fuzz;

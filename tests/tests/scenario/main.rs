@@ -35,6 +35,9 @@
 //! | `bgp_gobgp.rs` | several paths and restarts, with GoBGP |
 //! | `bgp_host.rs` | blocks of the node and ways to peers, in the host's own routes |
 //! | `bmp.rs` | a monitoring station hears what a peer says, whenever it comes |
+//! | `cni_cases.rs` | network plugins called as runtimes do, right and wrong |
+//! | `containers.rs` | containers of containerd and podman, attached by our plugin |
+//! | `containers_reference.rs` | the stand for runtimes, proved with plugins that are not ours |
 //! | `secrets.rs` | a session's password is changed under it |
 //! | `bfd.rs` | our BFD and BIRD's watch a link and a path of two hops |
 //! | `input.rs` | wrong manifests, restarts, endpoints that do not behave |
@@ -51,7 +54,10 @@ mod bgp_gobgp;
 mod bgp_host;
 mod bgp_input;
 mod bmp;
+mod cni_cases;
 mod confirm;
+mod containers;
+mod containers_reference;
 mod guarded;
 mod host;
 mod input;
