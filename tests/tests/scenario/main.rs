@@ -39,6 +39,7 @@
 //! | `containers.rs` | containers of containerd and podman, attached by our plugin |
 //! | `containers_reference.rs` | the stand for runtimes, proved with plugins that are not ours |
 //! | `secrets.rs` | a session's password is changed under it |
+//! | `attach.rs` | containers come and go by the plugin, whoever is killed meanwhile |
 //! | `bfd.rs` | our BFD and BIRD's watch a link and a path of two hops |
 //! | `input.rs` | wrong manifests, restarts, endpoints that do not behave |
 //!
@@ -46,6 +47,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod attach;
 mod bfd;
 mod bgp;
 mod bgp_failover;
