@@ -455,7 +455,7 @@ mod tests {
 
     #[test]
     fn every_file_can_be_read_and_every_call_is_judged() {
-        for file in ["library.txt", "alone.txt", "node.txt"] {
+        for file in ["library.txt", "alone.txt", "node.txt", "delegates.txt"] {
             for case in cases(file) {
                 let is_judged = |step: &Step| !matches!(step, Step::Call { expected, .. } if expected.is_empty());
                 assert!(!case.about.is_empty() && case.steps.iter().all(is_judged), "{file}: {case:?}");

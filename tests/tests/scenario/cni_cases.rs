@@ -148,6 +148,15 @@ fn ours_attaches_and_takes_away_as_its_cases_say() {
 }
 
 #[test]
+fn addresses_of_other_plugins() {
+    let Some(topology) = Topology::up("cni-others", TWO_AND_FAR) else { return };
+    let _daemon = Daemon::start(&topology, &[]);
+    play(&topology, &cases("delegates.txt"), &ours(&topology, "vrouter-cni"), &our_config());
+    assert!(!topology.node().run("ip -d link show").contains("alias vrouter:"));
+    std::fs::remove_dir_all("/run/vrouter-scenario-addresses").unwrap();
+}
+
+#[test]
 fn the_library_is_as_its_cases_say() {
     let Some(topology) = Topology::up("library", TWO_AND_FAR) else { return };
     let addresses = topology.folder().join("addresses");
