@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 use tests::cni::Call;
 use tests::containers::{Containerd, Host, Podman, Runtime, SERVE};
-use tests::daemon::{Daemon, SOON};
+use tests::daemon::{self, Daemon, SOON};
 use tests::talk::pings;
 use tests::topology::Topology;
 use tests::wait;
@@ -193,6 +193,32 @@ fn an_address_of_choice_and_a_second_network() {
     podman.remove("two").unwrap();
     assert_eq!(endpoints(&daemon), Vec::<String>::new());
     assert_eq!(addresses_in_use(&daemon), 0);
+}
+
+/// The two commands of the documents, and a runtime that knows nothing else.
+#[test]
+fn what_cni_install_puts_there_is_enough() {
+    let Some(topology) = Topology::up("pods-install", TWO_AND_FAR) else { return };
+    let daemon = Daemon::start(&topology, &[]);
+    daemon.apply(POOLS);
+    let host = Host::start(&topology);
+    let install = |verb: &str| {
+        let mut command = host.command(daemon::program().get_program().to_str().unwrap());
+        command.arg("--socket").arg(topology.folder().join("api.sock")).args(["cni", verb]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let said = install("install");
+    assert!(said.contains("/opt/cni/bin/vrouter-cni") && said.contains("/etc/cni/net.d/10-vrouter.conflist"), "{said}");
+    let (containerd, podman) = (Containerd::start(&host), Podman::start(&host));
+    containerd.run("one", "10-vrouter", &[], &SERVE).unwrap();
+    podman.run("two", "vrouter", &[], &SERVE).unwrap();
+    podman.until_pings("two", address(&containerd, "one"));
+    containerd.stop("one").unwrap();
+    podman.remove("two").unwrap();
+    assert_eq!(addresses_in_use(&daemon), 0);
+    assert_eq!(install("uninstall").lines().count(), 3);
 }
 
 /// Beside what `containers_reference.rs` prints; not judged.
