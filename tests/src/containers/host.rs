@@ -17,6 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -77,7 +78,7 @@ impl Host {
         end(&tag);
         let folder = topology.folder().join("containers");
         fs::create_dir_all(&folder).unwrap();
-        let before = netns::list().unwrap().into_iter().collect();
+        let before = sweep(&tag);
         let mut command = machine.command("unshare");
         command.args(["--mount", "--propagation", "unchanged", "sh", "-euc", SETUP, "sh"]);
         command.arg(folder.join("own")).env(TAG, &tag).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -142,7 +143,7 @@ impl Host {
     pub fn plugin(&self, name: &str, program: &Path) {
         let link = self.path(PLUGINS).join(name);
         let _ = fs::remove_file(&link);
-        std::os::unix::fs::symlink(program, link).unwrap();
+        symlink(program, link).unwrap();
     }
 
     /// All of Debian's, which networks of ours are compared with or chained to.
@@ -161,7 +162,7 @@ impl Host {
         }
         let link = self.path("/run/vrouter/api.sock");
         fs::create_dir_all(link.parent().unwrap()).unwrap();
-        std::os::unix::fs::symlink(topology.folder().join("api.sock"), link).unwrap();
+        symlink(topology.folder().join("api.sock"), link).unwrap();
     }
 
     /// For the environment of what does not inherit it.
@@ -205,12 +206,40 @@ impl Drop for Host {
     fn drop(&mut self) {
         end(&self.tag);
         let _ = self.holder.wait();
-        for name in self.namespaces() {
+        sweep(&self.tag);
+        let _ = fs::remove_file(record(&self.tag));
+    }
+}
+
+/// Which network namespaces there were when a host of that tag started, for the next one if this one is killed.
+fn record(tag: &str) -> PathBuf {
+    Path::new("/run").join(format!("vrouter-containers-{tag}"))
+}
+
+/// Takes away the names of containers' network namespaces that came since the record was written and that nobody is in. Writes it
+/// anew, and returns what is in it.
+fn sweep(tag: &str) -> BTreeSet<String> {
+    let record = record(tag);
+    let names = || netns::list().unwrap().into_iter();
+    if let Ok(before) = fs::read_to_string(&record) {
+        let before: BTreeSet<&str> = before.lines().collect();
+        let used = namespaces_in_use();
+        let is_used = |name: &str| fs::metadata(netns::path(name)).is_ok_and(|file| used.contains(&file.ino()));
+        let is_left = |name: &String| is_of_a_container(name) && !before.contains(name.as_str()) && !is_used(name);
+        for name in names().filter(is_left) {
             if let Err(error) = netns::delete(&name) {
                 eprintln!("{error}");
             }
         }
     }
+    fs::write(&record, names().collect::<Vec<_>>().join("\n")).unwrap();
+    names().collect()
+}
+
+/// By inode, of every process.
+fn namespaces_in_use() -> BTreeSet<u64> {
+    let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path().join("ns/net"));
+    processes.filter_map(|path| fs::metadata(path).ok()).map(|file| file.ino()).collect()
 }
 
 /// Ends every process of that tag, and takes away its control groups.
