@@ -87,12 +87,12 @@ pub struct Server {
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     #[error(
-        "{path} is answered by another process; stop that vrouter daemon or choose another --socket",
+        "{path} is answered by another process; stop that vrouter daemon or choose another path",
         path = path.display()
     )]
     InUse { path: PathBuf },
 
-    #[error("{path} exists and is not a socket; move it away or choose another --socket", path = path.display())]
+    #[error("{path} exists and is not a socket; move it away or choose another path", path = path.display())]
     NotASocket { path: PathBuf },
 
     #[error("{action} {path}", path = path.display())]
@@ -101,11 +101,17 @@ pub enum ServeError {
 
 /// Serves the API at `path`, on the current runtime. Questions go to control by the desk.
 pub fn serve(path: &Path, desk: Desk, workloads: Workloads) -> Result<Server, ServeError> {
+    serve_router(path, router(desk, workloads))
+}
+
+/// Serves whatever is asked at `path`, which only root and the group of the socket may open.
+pub(crate) fn serve_router(path: &Path, router: Router) -> Result<Server, ServeError> {
     let listener = bind(path)?;
-    let service = router(desk, workloads).into_make_service_with_connect_info::<Peer>();
+    let service = router.into_make_service_with_connect_info::<Peer>();
+    let socket = path.to_path_buf();
     let task = tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, service).await {
-            warn!(%error, "api stopped");
+            warn!(%error, socket = %socket.display(), "not served any more");
         }
     });
     Ok(Server { path: path.to_path_buf(), task })
@@ -115,7 +121,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
         if let Err(error) = fs::remove_file(&self.path) {
-            warn!(%error, path = %self.path.display(), "api socket not removed");
+            warn!(%error, path = %self.path.display(), "socket not removed");
         }
     }
 }
