@@ -57,7 +57,12 @@ fn profiles_of(identity: &Identity, account: &str) -> (Vec<String>, Option<Resou
         let namespace = Namespace { metadata: Metadata::named(&identity.namespace) };
         return (profiles, Some(Resource::Namespace(namespace)));
     }
-    let name = legal(&identity.network);
+    let profile = network_profile(&legal(&identity.network));
+    (vec![profile.metadata.name.clone()], Some(Resource::Profile(profile)))
+}
+
+/// Who is in the network may talk to who is in it, and to everybody else; of others it hears nobody.
+pub fn network_profile(name: &str) -> Profile {
     let allow = || Rule::any(Action::Allow);
     // What cannot be a label selects nobody.
     let members = Selector::parse(&format!("has({name})"))
@@ -65,10 +70,9 @@ fn profiles_of(identity: &Identity, account: &str) -> (Vec<String>, Option<Resou
     let spec = ProfileSpec {
         ingress: members.into_iter().map(|source| Rule { source, ..allow() }).collect(),
         egress: vec![allow()],
-        labels_to_apply: [(name.clone(), String::new())].into(),
+        labels_to_apply: [(name.to_string(), String::new())].into(),
     };
-    let profile = Profile { metadata: Metadata::named(&name), spec };
-    (vec![name], Some(Resource::Profile(profile)))
+    Profile { metadata: Metadata::named(name), spec }
 }
 
 #[cfg(test)]

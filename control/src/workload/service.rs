@@ -63,7 +63,7 @@ pub struct Workloads {
 struct Turns(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
 
 /// Nobody else is at work on it.
-pub(super) struct Turn {
+pub(crate) struct Turn {
     _guard: OwnedMutexGuard<()>,
     _place: OwnedSemaphorePermit,
 }
@@ -331,7 +331,7 @@ impl Workloads {
     }
 
     /// Everything is tried, and the first failure told.
-    async fn take_away(&self, identity: &Identity, node: &NodeView) -> Result<Detached, WorkloadError> {
+    pub(crate) async fn take_away(&self, identity: &Identity, node: &NodeView) -> Result<Detached, WorkloadError> {
         let endpoint = self.delete(identity, node).await;
         let (interface, alias) = (identity.host_interface(&node.prefix), identity.alias());
         let interface = blocking(move || wire::remove(&interface, &alias)).await;
@@ -339,7 +339,7 @@ impl Workloads {
         Ok(Detached { endpoint: endpoint?, interface: interface?, addresses: addresses? })
     }
 
-    pub(super) async fn turn(&self, identity: &Identity) -> Result<Turn, WorkloadError> {
+    pub(crate) async fn turn(&self, identity: &Identity) -> Result<Turn, WorkloadError> {
         let own = self.turns.of(identity)?;
         let guard = own.lock_owned().await;
         // Closed by nobody.
@@ -348,7 +348,7 @@ impl Workloads {
     }
 
     /// Waits until what an earlier process left has been looked through.
-    async fn tidy(&self) -> Result<(), WorkloadError> {
+    pub(crate) async fn tidy(&self) -> Result<(), WorkloadError> {
         let mut is_tidy = self.is_tidy.subscribe();
         let waited = tokio::time::timeout(PATIENCE, is_tidy.wait_for(|is_tidy| *is_tidy)).await;
         match waited {
@@ -419,7 +419,7 @@ async fn wire_pair(
     blocking(move || {
         let namespace = open(&path)?;
         let mac = match is_wired {
-            false => wire::create(&pair, &namespace)?,
+            false => wire::create(&pair, Some(&namespace))?,
             true => {
                 let found = wire::inspect(&namespace, &pair.inside)?;
                 found.ok_or(WorkloadError::NoNamespace { path })?.mac

@@ -62,8 +62,9 @@ pub struct Found {
 }
 
 /// Makes the pair, its far end in the namespace, and brings both ends up. Returns the far end's address.
-pub fn create(pair: &Pair, namespace: &Namespace) -> Result<Option<MacAddress>, WorkloadError> {
-    on_runtime(async || {
+/// Without a namespace the far end stays here and down, for somebody who takes it where it belongs.
+pub fn create(pair: &Pair, namespace: Option<&Namespace>) -> Result<Option<MacAddress>, WorkloadError> {
+    let mac = on_runtime(async || {
         let host = Host::connect()?;
         let near =
             VethEnd { queues: pair.queues, mac: Some(GATEWAY_MAC), mtu: Some(pair.mtu), ..VethEnd::new(&pair.host) };
@@ -71,14 +72,17 @@ pub fn create(pair: &Pair, namespace: &Namespace) -> Result<Option<MacAddress>, 
             queues: pair.queues,
             mac: pair.mac,
             mtu: Some(pair.mtu),
-            namespace: Some(namespace.file().as_fd()),
+            namespace: namespace.map(|namespace| namespace.file().as_fd()),
             ..VethEnd::new(&pair.inside)
         };
         match host.create_veth_pair(&near, &far).await {
             Err(error) if error.errno() == Some(EEXIST) => {
-                return Err(match host.find_link(&pair.host).await? {
-                    Some(_) => WorkloadError::Foreign { interface: pair.host.clone() },
-                    None => WorkloadError::Exists { interface: pair.inside.clone(), path: namespace.path().to_owned() },
+                return Err(match (host.find_link(&pair.host).await?, namespace) {
+                    (Some(_), _) => WorkloadError::Foreign { interface: pair.host.clone() },
+                    (None, None) => WorkloadError::Foreign { interface: pair.inside.clone() },
+                    (None, Some(namespace)) => {
+                        WorkloadError::Exists { interface: pair.inside.clone(), path: namespace.path().to_owned() }
+                    }
                 });
             }
             result => result?,
@@ -87,8 +91,15 @@ pub fn create(pair: &Pair, namespace: &Namespace) -> Result<Option<MacAddress>, 
         let link = host.link(&pair.host).await?.index;
         host.set_alias(link, &pair.alias).await?;
         host.set_up(link, true).await?;
-        Ok(())
+        match namespace {
+            Some(_) => Ok(None),
+            None => {
+                silence(&pair.inside)?;
+                Ok(host.link(&pair.inside).await?.mac)
+            }
+        }
     })?;
+    let Some(namespace) = namespace else { return Ok(mac) };
     in_namespace(namespace, async |host| {
         let link = host.link(&pair.inside).await?;
         host.set_up(link.index, true).await?;
@@ -203,6 +214,30 @@ pub fn is_there(interface: &str, alias: &str) -> Result<bool, WorkloadError> {
     })
 }
 
+/// Where the far end of a pair is that was made for somebody to take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FarEnd {
+    Here {
+        mac: Option<MacAddress>,
+    },
+    /// It was taken.
+    Elsewhere,
+    /// There is no such pair.
+    Nowhere,
+}
+
+pub fn far_end(interface: &str, alias: &str, far: &str) -> Result<FarEnd, WorkloadError> {
+    on_runtime(async || {
+        let host = Host::connect()?;
+        let near = host.find_link(interface).await?.filter(|link| link.alias.as_deref() == Some(alias));
+        let Some(near) = near else { return Ok(FarEnd::Nowhere) };
+        Ok(match host.find_link(far).await? {
+            Some(far) if near.peer == Some(far.index) => FarEnd::Here { mac: far.mac },
+            _ => FarEnd::Elsewhere,
+        })
+    })
+}
+
 /// What there is inside under that name.
 pub fn inspect(namespace: &Namespace, interface: &str) -> Result<Option<Found>, WorkloadError> {
     in_namespace(namespace, async |host| {
@@ -223,6 +258,12 @@ pub fn inspect(namespace: &Namespace, interface: &str) -> Result<Option<Found>, 
             routes: routes.map(|route| route.destination()).collect(),
         }))
     })
+}
+
+/// Whether what is inside goes by our gateway already.
+pub fn has_gateway(namespace: &Namespace) -> Result<bool, WorkloadError> {
+    let gateway = Cidr::host(GATEWAY_V4.into());
+    in_namespace(namespace, async |host| Ok(host.routes().await?.iter().any(|route| route.destination() == gateway)))
 }
 
 /// Host sides that were made here: name and alias.
