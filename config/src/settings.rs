@@ -44,6 +44,8 @@ pub struct Settings {
     pub bmp_station: Option<SocketAddr>,
     pub datastore: Datastore,
     pub api_socket: PathBuf,
+    /// Where Docker's drivers are offered.
+    pub docker_plugin_socket: Option<PathBuf>,
     pub log_format: LogFormat,
     pub log_level: LogLevel,
     pub frames_per_worker: usize,
@@ -97,6 +99,7 @@ impl Settings {
             bmp_station: None,
             datastore: Datastore::Embedded("/var/lib/vrouter/db".into()),
             api_socket: "/run/vrouter/api.sock".into(),
+            docker_plugin_socket: None,
             log_format: LogFormat::Text,
             log_level: LogLevel::Info,
             frames_per_worker: 16_384,

@@ -24,7 +24,7 @@
 //! | `bgp` | routes learned from others and told to them |
 //! | `bfd` | whether the paths to neighbours are there, told within milliseconds |
 //! | `ipam` | addresses, in blocks, by Calico's records |
-//! | `workload`, `cni` | workloads attached and taken away, for whoever runs them |
+//! | `workload`, `cni`, `docker` | workloads attached and taken away, for whoever runs them |
 //! | `host`, `reconcile` | the kernel's side |
 //! | `datastore` | where resources are kept |
 //! | `http`, `show`, `trace`, `tell` | what can be asked, and how it is told |
@@ -38,6 +38,7 @@ pub mod cni;
 pub mod compile;
 pub mod control;
 pub mod datastore;
+pub mod docker;
 pub mod event;
 pub mod felix;
 pub mod guard;

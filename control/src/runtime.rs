@@ -22,6 +22,7 @@ use crate::attach::{Attachments, Recipe};
 use crate::control::routing::Routing;
 use crate::control::{Control, HOST_INTERFACE, HOST_LINK, Parts};
 use crate::datastore::{Datastore, Embedded, Note, StoreError, Syncer, Write, undo};
+use crate::docker;
 use crate::event::Event;
 use crate::host::ethtool::{self, Offload};
 use crate::host::{GATEWAY_MAC, Host, HostError, LearnedRoutes};
@@ -64,6 +65,8 @@ pub enum StartError {
     Runtime(#[source] std::io::Error),
     #[error("offer the API")]
     Api(#[from] ServeError),
+    #[error("offer Docker's drivers")]
+    Docker(#[source] ServeError),
     #[error("{0}")]
     Setting(String),
 }
@@ -146,6 +149,7 @@ pub async fn run(
 
     let (requests, mut incoming) = mpsc::channel(REQUESTS);
     let socket = settings.api_socket.clone();
+    let plugin_socket = settings.docker_plugin_socket.clone();
     let store_location = format!("embedded:{}", path.display());
     let saver = Saver::new(path.join(FLOWS_FILE));
     let routing = Routing::start(&settings, restarted).map_err(StartError::Routing)?;
@@ -166,6 +170,8 @@ pub async fn run(
     let desk = Desk::new(requests);
     let workloads = Workloads::new(desk.clone());
     let tidying = tokio::spawn(workloads.clone().keep_tidy());
+    let plugin = plugin_socket.map(|path| docker::serve(&path, desk.clone(), workloads.clone()));
+    let plugin = plugin.transpose().map_err(StartError::Docker)?;
     let server = http::serve(&socket, desk, workloads)?;
     tracing::info!(socket = %socket.display(), workers, frame_size, "started");
 
@@ -221,7 +227,7 @@ pub async fn run(
 
     tracing::info!("stopping");
     tidying.abort();
-    drop(server);
+    drop((server, plugin));
     control.attachments.stop();
     for thread in threads {
         if thread.join().is_err() {

@@ -9,10 +9,13 @@ use super::{
 };
 use crate::resource;
 
+/// The second name that Docker looks for is five bytes longer, and the kernel's sun_path holds 108 with the closing zero.
+const PLUGIN: &str = "an absolute path of at most 102 bytes that ends in .sock, or none";
+
 const STATION: &str = "an address and a port, such as 192.0.2.9:11019 or [2001:db8::9]:11019, or none";
 
 /// Everything that can be set, in the order it is shown.
-pub const SETTINGS: [Setting; 29] = [
+pub const SETTINGS: [Setting; 30] = [
     Setting {
         name: NODE_NAME,
         about: "this node's name in the datastore; default: the host's name",
@@ -93,6 +96,16 @@ pub const SETTINGS: [Setting; 29] = [
             // The kernel's sun_path holds 108 bytes with the closing zero.
             ensure(text.starts_with('/') && text.len() < 108, "an absolute path of at most 107 bytes")?;
             settings.api_socket = text.into();
+            Ok(())
+        }),
+    },
+    Setting {
+        name: "dockerPluginSocket",
+        about: "the socket of Docker's network and IPAM drivers, such as /run/docker/plugins/vrouter.sock; default: none",
+        take: Take::One(|settings, text| {
+            let is_path = text.starts_with('/') && text.ends_with(".sock") && !text.ends_with("/.sock");
+            ensure(text == "none" || (is_path && text.len() <= 102), PLUGIN)?;
+            settings.docker_plugin_socket = (text != "none").then(|| text.into());
             Ok(())
         }),
     },

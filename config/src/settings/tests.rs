@@ -25,7 +25,7 @@ fn nothing_given_is_the_defaults() {
 #[test]
 fn every_setting_from_a_file() {
     let text = "nodeName: n1\nuplinks: [eth1, eth2]\nworkers:\n- 2\n- 3\npoll: always\nrebalance: auto\nbgpKernelRoutes: off\n\
-            bmpStation: 192.0.2.9:11019\ndatastore: embedded:/data\napiSocket: /tmp/s\nlogFormat: json\nlogLevel: debug\nframesPerWorker: 2048\n\
+            bmpStation: 192.0.2.9:11019\ndatastore: embedded:/data\napiSocket: /tmp/s\ndockerPluginSocket: /run/p.sock\nlogFormat: json\nlogLevel: debug\nframesPerWorker: 2048\n\
             flowTableSize: 4096\nflowQuota: 512\npolicyChange: reevaluate\ndefaultEndpointToHostAction: Accept\n\
             defaultWorkloadInterfacePrefix: tap\nxdpMode: native\nendpointOffload: leave\n\
             io: xsk-rs\nbusyPoll: off\nzeroCopy: auto\n\
@@ -42,6 +42,7 @@ fn every_setting_from_a_file() {
         bmp_station: Some("192.0.2.9:11019".parse().unwrap()),
         datastore: Datastore::Embedded("/data".into()),
         api_socket: "/tmp/s".into(),
+        docker_plugin_socket: Some("/run/p.sock".into()),
         log_format: LogFormat::Json,
         log_level: LogLevel::Debug,
         frames_per_worker: 2048,
@@ -90,7 +91,7 @@ fn refusals() {
         &[],
         &[],
         "v.yaml:2:1: logLvl: found an unknown setting, expected one of nodeName, uplinks, workers, poll, rebalance, \
-             bgpKernelRoutes, bmpStation, datastore, apiSocket, logFormat, logLevel, framesPerWorker, flowTableSize, flowQuota, policyChange, \
+             bgpKernelRoutes, bmpStation, datastore, apiSocket, dockerPluginSocket, logFormat, logLevel, framesPerWorker, flowTableSize, flowQuota, policyChange, \
              defaultEndpointToHostAction, defaultWorkloadInterfacePrefix, xdpMode, endpointOffload, \
              io, busyPoll, zeroCopy, failsafeInboundHostPorts, failsafeOutboundHostPorts, workloadSourceSpoofing, \
              allowVxlanPacketsFromWorkloads, allowIpipPacketsFromWorkloads, vxlanPort, secrets \
@@ -116,6 +117,13 @@ fn refusals() {
         &[],
         "v.yaml:1:13: bmpStation: found \"station:11019\", expected an address and a port, such as 192.0.2.9:11019 or \
              [2001:db8::9]:11019, or none",
+    );
+    check(
+        "dockerPluginSocket: /run/docker/plugins/vrouter\n",
+        &[],
+        &[],
+        "v.yaml:1:21: dockerPluginSocket: found \"/run/docker/plugins/vrouter\", expected an absolute path of at most 102 \
+             bytes that ends in .sock, or none",
     );
     check("poll: [sleep]\n", &[], &[], "v.yaml:1:7: poll: found a list, expected one value");
     check("- poll\n", &[], &[], "v.yaml:1:1: found a list, expected a map of settings");

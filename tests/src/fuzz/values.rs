@@ -232,6 +232,8 @@ fn within_bounds(settings: &Settings) {
     assert!(settings.uplinks.iter().all(|name| (1..16).contains(&name.len()) && !name.contains('/')), "{settings:?}");
     assert!((1..=253).contains(&settings.node_name.len()), "{settings:?}");
     assert!(settings.api_socket.is_absolute() && settings.api_socket.as_os_str().len() < 108, "{settings:?}");
+    let plugin = settings.docker_plugin_socket.as_ref();
+    assert!(plugin.is_none_or(|path| path.is_absolute() && path.as_os_str().len() < 103), "{settings:?}");
     assert!((1024..=1 << 20).contains(&settings.frames_per_worker), "{settings:?}");
     assert!((1024..=1 << 24).contains(&settings.flow_table_size), "{settings:?}");
 }
@@ -246,6 +248,10 @@ fn as_flags(settings: &Settings) -> Vec<(String, String)> {
         "workers" => workers.join(","),
         "poll" => word(if settings.poll == Poll::Sleep { "sleep" } else { "always" }),
         "datastore" => settings.datastore.to_string(),
+        "dockerPluginSocket" => match &settings.docker_plugin_socket {
+            Some(path) => path.display().to_string(),
+            None => word("none"),
+        },
         "apiSocket" => settings.api_socket.display().to_string(),
         "logFormat" => word(if settings.log_format == LogFormat::Text { "text" } else { "json" }),
         "logLevel" => word(match settings.log_level {
