@@ -23,6 +23,7 @@
 //! | `fuzz/bfd.rs` | `bfd` |
 //! | `fuzz/cni.rs` | `cni` |
 //! | `fuzz/ipam.rs` | `ipam` |
+//! | `fuzz/docker.rs` | `docker` |
 //! | `fuzz/mutate.rs` | the mutations |
 //!
 //! `FUZZ_ROUNDS=200000 FUZZ_SEED=7 cargo test -p tests --test fuzz packet` runs one target longer and elsewhere. A file
@@ -34,6 +35,7 @@
 pub mod bfd;
 pub mod bgp;
 pub mod cni;
+pub mod docker;
 pub mod documents;
 pub mod flows;
 pub mod frames;
@@ -92,7 +94,7 @@ impl Seen {
 }
 
 /// Every target; each has a test of its name in tests/fuzz.rs.
-pub const TARGETS: [Target; 19] = [
+pub const TARGETS: [Target; 20] = [
     frames::PACKET,
     frames::ICMP,
     parse::PARSE,
@@ -112,6 +114,7 @@ pub const TARGETS: [Target; 19] = [
     bfd::BFD,
     cni::CNI,
     ipam::IPAM,
+    docker::DOCKER,
 ];
 
 /// How long and from where.
