@@ -41,6 +41,7 @@
 //! | `secrets.rs` | a session's password is changed under it |
 //! | `attach.rs` | containers come and go by the plugin, whoever is killed meanwhile |
 //! | `bfd.rs` | our BFD and BIRD's watch a link and a path of two hops |
+//! | `docker.rs` | Docker's drivers, called as dockerd calls them, with the router killed in between |
 //! | `input.rs` | wrong manifests, restarts, endpoints that do not behave |
 //!
 //! Each needs root, and is not run without.
@@ -60,6 +61,7 @@ mod cni_cases;
 mod confirm;
 mod containers;
 mod containers_reference;
+mod docker;
 mod guarded;
 mod host;
 mod input;
