@@ -47,11 +47,13 @@ pub struct NetworkDriver {
     desk: Desk,
     workloads: Workloads,
     addresses: AddressDriver,
+    /// Interfaces before dockerd takes them, as the router does inside.
+    prepares: bool,
 }
 
 impl NetworkDriver {
-    pub fn new(desk: Desk, workloads: Workloads, addresses: AddressDriver) -> NetworkDriver {
-        NetworkDriver { desk, workloads, addresses }
+    pub fn new(desk: Desk, workloads: Workloads, addresses: AddressDriver, prepares: bool) -> NetworkDriver {
+        NetworkDriver { desk, workloads, addresses, prepares }
     }
 
     /// Every engine creates a network of its own over the pools of all nodes.
@@ -153,7 +155,7 @@ impl NetworkDriver {
             return Err(DockerError::Invalid { what, found, expected: "what a WorkloadEndpoint may have".to_string() });
         }
         let done = async {
-            endpoint.spec.mac = endpoints::wired(identity, wish.mac, wish.mtu, &node).await?;
+            endpoint.spec.mac = endpoints::wired(identity, wish.mac, wish.mtu, &node, self.prepares).await?;
             let mac = endpoint.spec.mac;
             self.workloads.put(endpoint, companion).await?;
             Ok(mac)
@@ -181,7 +183,7 @@ impl NetworkDriver {
         let node = self.workloads.node().await?;
         let mut endpoint = self.known_endpoint(&network, &identity, &node).await?;
         self.check_sandbox(&request.sandbox_key).await?;
-        let mac = endpoints::wired(&identity, endpoint.spec.mac, network.mtu, &node).await?;
+        let mac = endpoints::wired(&identity, endpoint.spec.mac, network.mtu, &node, self.prepares).await?;
         let addresses: Vec<IpAddr> = endpoint.spec.ip_networks.iter().map(Cidr::address).collect();
         // In force, whether or not the pair is a new one.
         endpoint.metadata.resource_version = None;

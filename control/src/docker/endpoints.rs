@@ -63,6 +63,7 @@ pub async fn wired(
     mac: Option<MacAddress>,
     mtu: Option<u32>,
     node: &NodeView,
+    prepares: bool,
 ) -> Result<Option<MacAddress>, DockerError> {
     let pair = Pair {
         host: identity.host_interface(&node.prefix),
@@ -71,6 +72,7 @@ pub async fn wired(
         mac,
         mtu: mtu.unwrap_or(node.mtu),
         queues: 1,
+        is_prepared: prepares,
     };
     let made = blocking(move || match wire::far_end(&pair.host, &pair.alias, &pair.inside)? {
         FarEnd::Here { mac: found } if mac.is_none() || mac == found => Ok(Some(found)),

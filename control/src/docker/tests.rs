@@ -173,7 +173,7 @@ impl Stand {
         let desk = Desk::new(control);
         let workloads = Workloads::new(desk.clone());
         tokio::spawn(workloads.clone().keep_tidy());
-        let server = serve(&folder.path().join("run/p.sock"), desk, workloads).unwrap();
+        let server = serve(&folder.path().join("run/p.sock"), desk, workloads, true).unwrap();
         Stand { folder, _server: server }
     }
 

@@ -119,6 +119,15 @@ pub fn inside(link: &Link, inside: Inside, namespaces: &mut Namespaces) -> Vec<O
     })
 }
 
+/// The endpoint's side while it is here and up, before somebody takes it away: what is set stays with the interface. Inside a
+/// container that its runtime has shut, nobody can write to /sys.
+pub fn ahead(link: LinkIndex) -> Result<(), HostError> {
+    ethtool::set_offloads(link, &[(Offload::Gro, true)])?;
+    let path = "/proc/thread-self/ns/net";
+    let own = fs::File::open(path).map_err(HostError::io(format!("open {path}")))?;
+    netns::in_namespace_of_with_sysfs(&own, path, || own_thread(link))?
+}
+
 /// In a namespace whose /sys is its own.
 fn own_thread(link: LinkIndex) -> Result<(), HostError> {
     let name = nix::net::if_::if_indextoname(link.0)
@@ -126,6 +135,9 @@ fn own_thread(link: LinkIndex) -> Result<(), HostError> {
         .to_string_lossy()
         .into_owned();
     let path = format!("/sys/class/net/{name}/threaded");
+    if fs::read_to_string(&path).is_ok_and(|text| text.trim_end() == "1") {
+        return Ok(());
+    }
     fs::write(&path, "1").map_err(HostError::io(format!("write 1 to {path}")))
 }
 

@@ -414,6 +414,7 @@ async fn wire_pair(
         mac: wish.mac,
         mtu: wish.mtu.unwrap_or(node.mtu),
         queues: wish.queues.max(1),
+        is_prepared: false,
     };
     let is_wired = wish.is_wired;
     blocking(move || {

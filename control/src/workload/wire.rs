@@ -23,8 +23,12 @@ use config::net::{Cidr, MacAddress};
 use super::error::WorkloadError;
 use super::namespace::Namespace;
 use super::{GATEWAY_V4, GATEWAY_V6, gateway_of, identity};
+use crate::host::prepare;
 use crate::host::route::METRIC;
-use crate::host::{GATEWAY_MAC, Host, HostError, InterfaceAddress, LinkIndex, NextHop, Route, Target, VethEnd, sysctl};
+use crate::host::{
+    GATEWAY_MAC, Host, HostError, InterfaceAddress, Link, LinkIndex, NextHop, Route, Target, VethEnd, sysctl,
+};
+use crate::tell::chain;
 
 const EEXIST: i32 = 17;
 
@@ -40,6 +44,8 @@ pub struct Pair {
     pub mac: Option<MacAddress>,
     pub mtu: u32,
     pub queues: u32,
+    /// A far end that waits here is as fast as one that is prepared inside.
+    pub is_prepared: bool,
 }
 
 /// What the workload has inside.
@@ -90,14 +96,17 @@ pub fn create(pair: &Pair, namespace: Option<&Namespace>) -> Result<Option<MacAd
         silence(&pair.host)?;
         let link = host.link(&pair.host).await?.index;
         host.set_alias(link, &pair.alias).await?;
-        host.set_up(link, true).await?;
-        match namespace {
-            Some(_) => Ok(None),
-            None => {
-                silence(&pair.inside)?;
-                Ok(host.link(&pair.inside).await?.mac)
+        let mut mac = None;
+        if namespace.is_none() {
+            silence(&pair.inside)?;
+            let far = host.link(&pair.inside).await?;
+            if pair.is_prepared {
+                prepare_far_end(&host, &far).await?;
             }
+            mac = far.mac;
         }
+        host.set_up(link, true).await?;
+        Ok(mac)
     })?;
     let Some(namespace) = namespace else { return Ok(mac) };
     in_namespace(namespace, async |host| {
@@ -105,6 +114,16 @@ pub fn create(pair: &Pair, namespace: Option<&Namespace>) -> Result<Option<MacAd
         host.set_up(link.index, true).await?;
         Ok(link.mac)
     })
+}
+
+/// Before the host side is up: nobody shall take it for one that is in its container. It works without, too.
+async fn prepare_far_end(host: &Host, far: &Link) -> Result<(), HostError> {
+    // A veth has a queue for a thread to serve as long as it is up.
+    host.set_up(far.index, true).await?;
+    if let Err(error) = prepare::ahead(far.index) {
+        tracing::warn!(interface = far.name, error = %chain(&error), "endpoint not prepared");
+    }
+    host.set_up(far.index, false).await
 }
 
 /// The router speaks for this interface; the kernel keeps quiet on it.
