@@ -75,7 +75,10 @@ impl<'a> Docker<'a> {
     pub fn restart(&mut self) {
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
-        let _ = std::fs::remove_file(self.host.path("/run/docker.pid"));
+        // Its containerd may not have ended yet: nobody shall wait for that one to answer.
+        for file in ["/run/docker.pid", "/run/docker/containerd/containerd.pid"] {
+            let _ = std::fs::remove_file(self.host.path(file));
+        }
         self.daemon = Docker::spawn(self.host);
         self.until_ready();
     }

@@ -42,6 +42,7 @@
 //! | `attach.rs` | containers come and go by the plugin, whoever is killed meanwhile |
 //! | `bfd.rs` | our BFD and BIRD's watch a link and a path of two hops |
 //! | `docker.rs` | Docker's drivers, called as dockerd calls them, with the router killed in between |
+//! | `docker_engine.rs` | Docker's own engine with our drivers |
 //! | `input.rs` | wrong manifests, restarts, endpoints that do not behave |
 //!
 //! Each needs root, and is not run without.
@@ -62,6 +63,7 @@ mod confirm;
 mod containers;
 mod containers_reference;
 mod docker;
+mod docker_engine;
 mod guarded;
 mod host;
 mod input;
