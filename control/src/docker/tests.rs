@@ -115,7 +115,7 @@ fn an_endpoint_is_valid_and_says_whose_it_is() {
     let (endpoint, companion) = endpoint_of(&wish, &node, "cali0", &addresses, wish.mac);
     assert!(companion.is_none());
     assert_eq!(Identity::of(&endpoint), Some(wish.identity));
-    assert_eq!(endpoint.spec.profiles, [network.profile.clone()]);
+    assert_eq!(endpoint.spec.profiles, [network.profile.as_str()]);
     assert_eq!(endpoint.metadata.labels.get("app"), Some("db"));
     assert_eq!(Resource::WorkloadEndpoint(endpoint).validate(), []);
     let refused = |change: &dyn Fn(&mut CreateEndpoint)| {
