@@ -35,6 +35,7 @@ use crate::host::peer::Namespaces;
 use crate::host::prepare::{self, BusyPolling, Inside, Outcome};
 use crate::host::{Link, LinkIndex, ethtool};
 use crate::placement::Placement;
+use crate::workload::wire;
 
 mod losses;
 mod recipe;
@@ -314,7 +315,7 @@ impl Attachments {
         let finishes_checksums = self.peers.iter().all(|peer| peer.memory.finishes_checksums());
         // A packet that generic XDP cannot take whole is lost, and large ones come from who need not finish checksums.
         let finish_checksums = !finishes_checksums || attached.mode == XdpMode::Generic;
-        let outcomes = prepare::inside(link, Inside { finish_checksums }, namespaces);
+        let outcomes = prepare::inside(link, Inside { finish_checksums, is_ahead: wire::is_ours(link) }, namespaces);
         tell(name, &outcomes);
         attached.prepared.extend(outcomes);
         attached.is_prepared = true;

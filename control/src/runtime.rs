@@ -149,7 +149,6 @@ pub async fn run(
 
     let (requests, mut incoming) = mpsc::channel(REQUESTS);
     let socket = settings.api_socket.clone();
-    let prepares = settings.endpoint_offload == settings::EndpointOffload::Off;
     let plugin_socket = settings.docker_plugin_socket.clone();
     let store_location = format!("embedded:{}", path.display());
     let saver = Saver::new(path.join(FLOWS_FILE));
@@ -171,7 +170,7 @@ pub async fn run(
     let desk = Desk::new(requests);
     let workloads = Workloads::new(desk.clone());
     let tidying = tokio::spawn(workloads.clone().keep_tidy());
-    let plugin = plugin_socket.map(|path| docker::serve(&path, desk.clone(), workloads.clone(), prepares));
+    let plugin = plugin_socket.map(|path| docker::serve(&path, desk.clone(), workloads.clone()));
     let plugin = plugin.transpose().map_err(StartError::Docker)?;
     let server = http::serve(&socket, desk, workloads)?;
     tracing::info!(socket = %socket.display(), workers, frame_size, "started");

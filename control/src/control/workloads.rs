@@ -51,6 +51,7 @@ impl<D: Datastore> Control<D> {
             node: self.settings.node_name.clone(),
             prefix: self.settings.default_workload_interface_prefix.clone(),
             mtu: uplinks.map(|link| link.mtu).min().unwrap_or(USUAL_MTU),
+            prepares: self.attachments.recipe.prepare_endpoints,
         }
     }
 

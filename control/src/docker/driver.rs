@@ -47,13 +47,11 @@ pub struct NetworkDriver {
     desk: Desk,
     workloads: Workloads,
     addresses: AddressDriver,
-    /// Interfaces before dockerd takes them, as the router does inside.
-    prepares: bool,
 }
 
 impl NetworkDriver {
-    pub fn new(desk: Desk, workloads: Workloads, addresses: AddressDriver, prepares: bool) -> NetworkDriver {
-        NetworkDriver { desk, workloads, addresses, prepares }
+    pub fn new(desk: Desk, workloads: Workloads, addresses: AddressDriver) -> NetworkDriver {
+        NetworkDriver { desk, workloads, addresses }
     }
 
     /// Every engine creates a network of its own over the pools of all nodes.
@@ -155,7 +153,7 @@ impl NetworkDriver {
             return Err(DockerError::Invalid { what, found, expected: "what a WorkloadEndpoint may have".to_string() });
         }
         let done = async {
-            endpoint.spec.mac = endpoints::wired(identity, wish.mac, wish.mtu, &node, self.prepares).await?;
+            endpoint.spec.mac = endpoints::wired(identity, wish.mac, wish.mtu, &node).await?;
             let mac = endpoint.spec.mac;
             self.workloads.put(endpoint, companion).await?;
             Ok(mac)
@@ -183,13 +181,13 @@ impl NetworkDriver {
         let node = self.workloads.node().await?;
         let mut endpoint = self.known_endpoint(&network, &identity, &node).await?;
         self.check_sandbox(&request.sandbox_key).await?;
-        let mac = endpoints::wired(&identity, endpoint.spec.mac, network.mtu, &node, self.prepares).await?;
+        let mac = endpoints::wired(&identity, endpoint.spec.mac, network.mtu, &node).await?;
         let addresses: Vec<IpAddr> = endpoint.spec.ip_networks.iter().map(Cidr::address).collect();
         // In force, whether or not the pair is a new one.
         endpoint.metadata.resource_version = None;
         endpoint.spec.mac = mac;
         self.workloads.put(endpoint, None).await?;
-        Ok(joined(&endpoints::waiting_name(&identity, &node), &addresses))
+        Ok(joined(&identity.waiting_interface(&node.prefix), &addresses))
     }
 
     /// Where it is there already, and can be seen from here. A container that starts has none yet.

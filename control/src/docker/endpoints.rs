@@ -23,9 +23,6 @@ use crate::workload::identity::{self, Identity};
 use crate::workload::service::{Workloads, blocking};
 use crate::workload::wire::{self, FarEnd, Pair};
 
-/// What waiting far ends are called, unless workloads' host sides are called so.
-const WAITING: [&str; 2] = ["temp", "wait"];
-
 /// How long a namespace may take to go, once everybody has left it.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
 const GONE_PAUSE: Duration = Duration::from_millis(20);
@@ -39,11 +36,6 @@ pub fn identity_of(network: &Network, endpoint: &str) -> Identity {
         interface: identity::FIRST_INTERFACE.to_string(),
         network: network.profile.clone(),
     }
-}
-
-pub fn waiting_name(identity: &Identity, node: &NodeView) -> String {
-    let is_free = |prefix: &&&str| node.prefix.is_empty() || !prefix.starts_with(&node.prefix);
-    identity.host_interface(WAITING.iter().find(is_free).unwrap_or(&WAITING[0]))
 }
 
 /// The endpoint, if it is that identity's.
@@ -63,18 +55,17 @@ pub async fn wired(
     mac: Option<MacAddress>,
     mtu: Option<u32>,
     node: &NodeView,
-    prepares: bool,
 ) -> Result<Option<MacAddress>, DockerError> {
     let pair = Pair {
         host: identity.host_interface(&node.prefix),
         alias: identity.alias(),
-        inside: waiting_name(identity, node),
+        far: identity.waiting_interface(&node.prefix),
         mac,
         mtu: mtu.unwrap_or(node.mtu),
         queues: 1,
-        is_prepared: prepares,
+        is_prepared: node.prepares,
     };
-    let made = blocking(move || match wire::far_end(&pair.host, &pair.alias, &pair.inside)? {
+    let made = blocking(move || match wire::far_end(&pair.host, &pair.alias, &pair.far)? {
         FarEnd::Here { mac: found } if mac.is_none() || mac == found => Ok(Some(found)),
         FarEnd::Elsewhere => Ok(None),
         FarEnd::Here { .. } | FarEnd::Nowhere => {
@@ -110,7 +101,7 @@ pub async fn end_if_left(desk: &Desk, workloads: &Workloads, name: &str, node: &
 
 async fn is_elsewhere(identity: &Identity, node: &NodeView) -> Result<bool, WorkloadError> {
     let (interface, alias) = (identity.host_interface(&node.prefix), identity.alias());
-    let waiting = waiting_name(identity, node);
+    let waiting = identity.waiting_interface(&node.prefix);
     let found = blocking(move || wire::far_end(&interface, &alias, &waiting)).await?;
     Ok(found == FarEnd::Elsewhere)
 }

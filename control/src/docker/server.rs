@@ -55,10 +55,10 @@ pub struct Server {
     second: PathBuf,
 }
 
-/// Serves Docker's drivers at `path`, on the current runtime. Interfaces are prepared, or left as they are.
-pub fn serve(path: &Path, desk: Desk, workloads: Workloads, prepares: bool) -> Result<Server, ServeError> {
+/// Serves Docker's drivers at `path`, on the current runtime.
+pub fn serve(path: &Path, desk: Desk, workloads: Workloads) -> Result<Server, ServeError> {
     let addresses = AddressDriver::new(desk.clone(), workloads.clone());
-    let networks = NetworkDriver::new(desk, workloads.clone(), addresses.clone(), prepares);
+    let networks = NetworkDriver::new(desk, workloads.clone(), addresses.clone());
     let office = Office { networks, addresses, workloads, places: Arc::new(Semaphore::new(PLACES)) };
     let router = Router::new()
         .fallback(answer)

@@ -110,7 +110,7 @@ fn an_endpoint_is_valid_and_says_whose_it_is() {
         panic!("not read")
     };
     let wish = driver::wish(&network, &request).unwrap();
-    let node = NodeView { node: "n-1".to_string(), prefix: "cali".to_string(), mtu: 1500 };
+    let node = NodeView { node: "n-1".to_string(), prefix: "cali".to_string(), mtu: 1500, prepares: true };
     let addresses = ["10.77.0.5", "fd77::5"].map(|text| text.parse().unwrap());
     let (endpoint, companion) = endpoint_of(&wish, &node, "cali0", &addresses, wish.mac);
     assert!(companion.is_none());
@@ -173,7 +173,7 @@ impl Stand {
         let desk = Desk::new(control);
         let workloads = Workloads::new(desk.clone());
         tokio::spawn(workloads.clone().keep_tidy());
-        let server = serve(&folder.path().join("run/p.sock"), desk, workloads, true).unwrap();
+        let server = serve(&folder.path().join("run/p.sock"), desk, workloads).unwrap();
         Stand { folder, _server: server }
     }
 

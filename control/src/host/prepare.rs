@@ -65,6 +65,8 @@ impl Outcome {
 pub struct Inside {
     /// Its sender has to finish checksums.
     pub finish_checksums: bool,
+    /// [`ahead`] was called for it.
+    pub is_ahead: bool,
 }
 
 /// Host side, before sockets are bound: queues and segmentation.
@@ -73,7 +75,7 @@ pub fn host_side(link: &Link, namespaces: &mut Namespaces) -> Vec<Outcome> {
     let tso = ethtool::set_offloads(link.index, &[(Offload::Tso, false)]);
     outcomes.push(Outcome::of(Step::Tso, &tso));
     // Where the other end cannot be asked it nearly always has one queue, and so has this one.
-    let sends_by = within(link, namespaces, |peer| ethtool::channels(peer.index)).ok();
+    let sends_by = within(link, namespaces, Sysfs::Ours, |peer| ethtool::channels(peer.index)).ok();
     if let Some(Ok(Some(far))) = sends_by {
         let result = give_queues(link.index, far.tx.max(far.combined));
         if let Some(result) = result.transpose() {
@@ -99,9 +101,10 @@ fn give_queues(link: LinkIndex, wanted: u32) -> Result<Option<()>, HostError> {
     ethtool::set_channels(link, wanted, own.tx).map(Some)
 }
 
-/// The endpoint's side, once it is up.
+/// The endpoint's side, once it is up. One that is prepared ahead has its thread.
 pub fn inside(link: &Link, inside: Inside, namespaces: &mut Namespaces) -> Vec<Outcome> {
-    let done = within(link, namespaces, |peer| {
+    let sysfs = if inside.is_ahead { Sysfs::Ours } else { Sysfs::Theirs };
+    let done = within(link, namespaces, sysfs, |peer| {
         let mut outcomes = Vec::new();
         if inside.finish_checksums {
             let result = ethtool::set_offloads(peer.index, &[(Offload::TxChecksum, false)]);
@@ -109,18 +112,24 @@ pub fn inside(link: &Link, inside: Inside, namespaces: &mut Namespaces) -> Vec<O
         }
         let gro = ethtool::set_offloads(peer.index, &[(Offload::Gro, true)]);
         outcomes.push(Outcome::of(Step::Gro, &gro));
-        outcomes.push(Outcome::of(Step::Thread, &own_thread(peer.index)));
+        if !inside.is_ahead {
+            outcomes.push(Outcome::of(Step::Thread, &own_thread(peer.index)));
+        }
         outcomes
     });
-    let steps = [Step::Checksums, Step::Gro, Step::Thread];
     done.unwrap_or_else(|error| {
-        let failed = steps.into_iter().filter(|step| *step != Step::Checksums || inside.finish_checksums);
+        let is_due = |step: &Step| match step {
+            Step::Checksums => inside.finish_checksums,
+            Step::Thread => !inside.is_ahead,
+            _ => true,
+        };
+        let failed = [Step::Checksums, Step::Gro, Step::Thread].into_iter().filter(is_due);
         failed.map(|step| Outcome { step, failure: Some(error.to_string()) }).collect()
     })
 }
 
-/// The endpoint's side while it is here and up, before somebody takes it away: what is set stays with the interface. Inside a
-/// container that its runtime has shut, nobody can write to /sys.
+/// The endpoint's side, in the namespace of the caller's thread, while it is up: what is set stays with the interface when it is
+/// moved. To be called by who makes the interface, so that nobody else waits for /sys.
 pub fn ahead(link: LinkIndex) -> Result<(), HostError> {
     ethtool::set_offloads(link, &[(Offload::Gro, true)])?;
     let path = "/proc/thread-self/ns/net";
@@ -141,10 +150,17 @@ fn own_thread(link: LinkIndex) -> Result<(), HostError> {
     fs::write(&path, "1").map_err(HostError::io(format!("write 1 to {path}")))
 }
 
+/// What /sys shows to who works in another namespace. Theirs has to be mounted, which takes longer than most else.
+enum Sysfs {
+    Ours,
+    Theirs,
+}
+
 /// Does something in the namespace of the other end.
 fn within<T: Send>(
     link: &Link,
     namespaces: &mut Namespaces,
+    sysfs: Sysfs,
     work: impl FnOnce(FarPeer) -> T + Send,
 ) -> Result<T, HostError> {
     let unreachable = |expected| HostError::Invalid { what: "other end of", value: link.name.clone(), expected };
@@ -152,7 +168,11 @@ fn within<T: Send>(
     let found = namespaces.find(peer.namespace)?;
     let (file, path) =
         found.ok_or_else(|| unreachable("a network namespace with a name, or with a process that this host sees"))?;
-    netns::in_namespace_of_with_sysfs(file, &path.display().to_string(), || work(peer))
+    let name = path.display().to_string();
+    match sysfs {
+        Sysfs::Ours => netns::in_namespace_of(file, &name, || work(peer)),
+        Sysfs::Theirs => netns::in_namespace_of_with_sysfs(file, &name, || work(peer)),
+    }
 }
 
 /// An uplink's interrupts, put off while a worker polls; as before when this is dropped.

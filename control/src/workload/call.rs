@@ -166,6 +166,8 @@ pub struct NodeView {
     pub prefix: String,
     /// Of the uplinks.
     pub mtu: u32,
+    /// Endpoints are made fit for a router in user space.
+    pub prepares: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

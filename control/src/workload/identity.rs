@@ -35,6 +35,9 @@ const WORKLOAD: &str = "vrouter/workload";
 /// What the alias of every host side begins with.
 pub const ALIAS: &str = "vrouter:";
 
+/// What far ends are called as long as they wait on the host, unless workloads' host sides are called so.
+const WAITING: [&str; 2] = ["temp", "wait"];
+
 /// The interface that a workload has first.
 pub const FIRST_INTERFACE: &str = "eth0";
 
@@ -108,6 +111,12 @@ impl Identity {
     pub fn host_interface(&self, prefix: &str) -> String {
         let room = INTERFACE_NAME_MAX.saturating_sub(prefix.len());
         format!("{prefix}{}", &self.digits()[..room.min(DIGITS)])
+    }
+
+    /// The far end's name while it is on the host: no prefix of workloads begins it.
+    pub fn waiting_interface(&self, prefix: &str) -> String {
+        let is_free = |word: &&&str| prefix.is_empty() || !word.starts_with(prefix);
+        self.host_interface(WAITING.iter().find(is_free).unwrap_or(&WAITING[0]))
     }
 
     pub fn alias(&self) -> String {
@@ -241,5 +250,7 @@ mod tests {
         assert_eq!(identity.key("node-1").name, "node--1-cni-4f1c-eth0");
         assert_eq!(identity.handle(), "pods.4f1c");
         assert_eq!(identity.host_interface("cali").len(), 15);
+        assert!(identity.waiting_interface("cali").starts_with("temp"));
+        assert!(identity.waiting_interface("te").starts_with("wait"));
     }
 }

@@ -285,7 +285,7 @@ impl Workloads {
                 (wish.identity.host_interface(&node.prefix), Some(namespace), (addresses?, mac))
             }
         };
-        if let Some(namespace) = namespace {
+        if let Some(namespace) = namespace.clone() {
             let inside =
                 Inside { addresses: addresses.clone(), routes: wish.routes.clone(), may_forward: wish.may_forward };
             let name = wish.identity.interface.clone();
@@ -302,6 +302,11 @@ impl Workloads {
             });
         }
         self.put(endpoint, companion).await?;
+        if let Some(namespace) = namespace.filter(|_| node.prepares) {
+            // Nobody waits for it, and whatever comes of it, the workload is attached.
+            let name = wish.identity.interface.clone();
+            drop(spawn_blocking(move || wire::prepare_inside(&namespace, &name)));
+        }
         Ok(Attached {
             namespace: wish.identity.namespace.clone(),
             endpoint: name,
@@ -407,22 +412,23 @@ async fn wire_pair(
     node: &NodeView,
     path: PathBuf,
 ) -> Result<(Arc<Namespace>, Option<MacAddress>), WorkloadError> {
+    let inside = wish.identity.interface.clone();
     let pair = Pair {
         host: wish.identity.host_interface(&node.prefix),
         alias: wish.identity.alias(),
-        inside: wish.identity.interface.clone(),
+        far: wish.identity.waiting_interface(&node.prefix),
         mac: wish.mac,
         mtu: wish.mtu.unwrap_or(node.mtu),
         queues: wish.queues.max(1),
-        is_prepared: false,
+        is_prepared: node.prepares,
     };
     let is_wired = wish.is_wired;
     blocking(move || {
         let namespace = open(&path)?;
         let mac = match is_wired {
-            false => wire::create(&pair, Some(&namespace))?,
+            false => wire::create(&pair, Some((&namespace, &inside)))?,
             true => {
-                let found = wire::inspect(&namespace, &pair.inside)?;
+                let found = wire::inspect(&namespace, &inside)?;
                 found.ok_or(WorkloadError::NoNamespace { path })?.mac
             }
         };

@@ -39,12 +39,12 @@ pub struct Pair {
     pub host: String,
     /// What is written on it: whose it is.
     pub alias: String,
-    /// As the workload calls it.
-    pub inside: String,
+    /// What the far end is called if it is to wait here.
+    pub far: String,
     pub mac: Option<MacAddress>,
     pub mtu: u32,
     pub queues: u32,
-    /// A far end that waits here is as fast as one that is prepared inside.
+    /// A far end that waits here is made fit for a router in user space.
     pub is_prepared: bool,
 }
 
@@ -67,27 +67,26 @@ pub struct Found {
     pub routes: Vec<Cidr>,
 }
 
-/// Makes the pair, its far end in the namespace, and brings both ends up. Returns the far end's address.
-/// Without a namespace the far end stays here and down, for somebody who takes it where it belongs.
-pub fn create(pair: &Pair, namespace: Option<&Namespace>) -> Result<Option<MacAddress>, WorkloadError> {
+/// Makes the pair, its host side up. Its far end is made in the namespace, under that name and up; without one it stays here and
+/// down, for somebody who takes it where it belongs. Returns the far end's address.
+///
+/// An interface that is made where it belongs is not moved: moving one takes the kernel as long as everything else.
+pub fn create(pair: &Pair, into: Option<(&Namespace, &str)>) -> Result<Option<MacAddress>, WorkloadError> {
     let mac = on_runtime(async || {
         let host = Host::connect()?;
-        let near =
-            VethEnd { queues: pair.queues, mac: Some(GATEWAY_MAC), mtu: Some(pair.mtu), ..VethEnd::new(&pair.host) };
-        let far = VethEnd {
-            queues: pair.queues,
-            mac: pair.mac,
-            mtu: Some(pair.mtu),
-            namespace: namespace.map(|namespace| namespace.file().as_fd()),
-            ..VethEnd::new(&pair.inside)
+        let end = |name, mac| VethEnd { queues: pair.queues, mac, mtu: Some(pair.mtu), ..VethEnd::new(name) };
+        let near = end(&pair.host, Some(GATEWAY_MAC));
+        let far = match into {
+            Some((namespace, name)) => VethEnd { namespace: Some(namespace.file().as_fd()), ..end(name, pair.mac) },
+            None => end(&pair.far, pair.mac),
         };
         match host.create_veth_pair(&near, &far).await {
             Err(error) if error.errno() == Some(EEXIST) => {
-                return Err(match (host.find_link(&pair.host).await?, namespace) {
+                return Err(match (host.find_link(&pair.host).await?, into) {
                     (Some(_), _) => WorkloadError::Foreign { interface: pair.host.clone() },
-                    (None, None) => WorkloadError::Foreign { interface: pair.inside.clone() },
-                    (None, Some(namespace)) => {
-                        WorkloadError::Exists { interface: pair.inside.clone(), path: namespace.path().to_owned() }
+                    (None, None) => WorkloadError::Foreign { interface: pair.far.clone() },
+                    (None, Some((namespace, name))) => {
+                        WorkloadError::Exists { interface: name.to_owned(), path: namespace.path().to_owned() }
                     }
                 });
             }
@@ -97,33 +96,44 @@ pub fn create(pair: &Pair, namespace: Option<&Namespace>) -> Result<Option<MacAd
         let link = host.link(&pair.host).await?.index;
         host.set_alias(link, &pair.alias).await?;
         let mut mac = None;
-        if namespace.is_none() {
-            silence(&pair.inside)?;
-            let far = host.link(&pair.inside).await?;
+        if into.is_none() {
+            silence(&pair.far)?;
+            let far = host.link(&pair.far).await?;
             if pair.is_prepared {
-                prepare_far_end(&host, &far).await?;
+                // A veth has a queue for a thread to serve as long as it is up. The host side is not, so that nobody takes the
+                // far end for one that is in its container.
+                host.set_up(far.index, true).await?;
+                tell(&pair.host, prepare::ahead(far.index));
+                host.set_up(far.index, false).await?;
             }
             mac = far.mac;
         }
         host.set_up(link, true).await?;
         Ok(mac)
     })?;
-    let Some(namespace) = namespace else { return Ok(mac) };
+    let Some((namespace, name)) = into else { return Ok(mac) };
     in_namespace(namespace, async |host| {
-        let link = host.link(&pair.inside).await?;
+        let link = host.link(name).await?;
         host.set_up(link.index, true).await?;
         Ok(link.mac)
     })
 }
 
-/// Before the host side is up: nobody shall take it for one that is in its container. It works without, too.
-async fn prepare_far_end(host: &Host, far: &Link) -> Result<(), HostError> {
-    // A veth has a queue for a thread to serve as long as it is up.
-    host.set_up(far.index, true).await?;
-    if let Err(error) = prepare::ahead(far.index) {
-        tracing::warn!(interface = far.name, error = %chain(&error), "endpoint not prepared");
+/// What makes an interface inside fit for a router in user space, and takes the kernel longer than anybody wants to wait.
+pub fn prepare_inside(namespace: &Namespace, name: &str) {
+    let index = in_namespace(namespace, async |host| Ok(host.link(name).await?.index));
+    match index {
+        Ok(index) => tell(name, namespace.enter(|| prepare::ahead(index)).flatten()),
+        // It has gone again.
+        Err(error) => tracing::debug!(interface = name, error = %chain(&error), "endpoint not prepared"),
     }
-    host.set_up(far.index, false).await
+}
+
+/// It works without, too: inside of a namespace whose /sys a runtime has mounted read-only, nobody can.
+fn tell(interface: &str, prepared: Result<(), HostError>) {
+    if let Err(error) = prepared {
+        tracing::debug!(interface, error = %chain(&error), "endpoint not prepared");
+    }
 }
 
 /// The router speaks for this interface; the kernel keeps quiet on it.
@@ -285,12 +295,17 @@ pub fn has_gateway(namespace: &Namespace) -> Result<bool, WorkloadError> {
     in_namespace(namespace, async |host| Ok(host.routes().await?.iter().any(|route| route.destination() == gateway)))
 }
 
+/// Whether it is a host side that was made here.
+pub fn is_ours(link: &Link) -> bool {
+    link.alias.as_ref().is_some_and(|alias| alias.starts_with(identity::ALIAS))
+}
+
 /// Host sides that were made here: name and alias.
 pub fn host_sides() -> Result<Vec<(String, String)>, WorkloadError> {
     on_runtime(async || {
         let links = Host::connect()?.links().await?;
         let ours = links.into_iter().filter_map(|link| {
-            let alias = link.alias.filter(|alias| alias.starts_with(identity::ALIAS))?;
+            let alias = link.alias.clone().filter(|_| is_ours(&link))?;
             Some((link.name, alias))
         });
         Ok(ours.collect())

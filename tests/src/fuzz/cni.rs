@@ -68,7 +68,7 @@ fn cni(bytes: &[u8]) -> Seen {
         Ok(wish) => wish,
         Err(error) => return refused(&error),
     };
-    let node = NodeView { node: "n1".to_string(), prefix: "cali".to_string(), mtu: 1500 };
+    let node = NodeView { node: "n1".to_string(), prefix: "cali".to_string(), mtu: 1500, prepares: true };
     let address = [10, 0, 0, 1].into();
     let (endpoint, _) = endpoint_of(&wish, &node, "cali1", &[address], wish.mac);
     assert_eq!(Identity::of(&endpoint), Some(wish.identity.clone()));

@@ -64,7 +64,7 @@ fn docker(bytes: &[u8]) -> Seen {
         Call::CreateEndpoint(request) => match driver::wish(&known, request) {
             Err(error) => refused(&path, &error),
             Ok(wish) => {
-                let node = NodeView { node: "n".to_string(), prefix: "cali".to_string(), mtu: 1500 };
+                let node = NodeView { node: "n".to_string(), prefix: "cali".to_string(), mtu: 1500, prepares: true };
                 let Source::Given(addresses) = &wish.addresses else { panic!("Docker gives addresses: {wish:?}") };
                 let addresses: Vec<IpAddr> = addresses.clone();
                 let (endpoint, _) = endpoint_of(&wish, &node, "cali0", &addresses, wish.mac);
