@@ -309,8 +309,8 @@ impl Attachments {
     /// Prepares the inside of an endpoint, once, when it is up.
     fn prepare_inside(&mut self, name: &str, links: &BTreeMap<LinkIndex, Link>, namespaces: &mut Namespaces) {
         let Some(attached) = self.by_name.get_mut(name).filter(|attached| !attached.is_prepared) else { return };
-        // One whose other end is here is on its way to a container.
-        let is_there = |link: &&Link| link.can_carry() && link.peer.is_none();
+        // A pair of ours whose other end is here is on its way to a container.
+        let is_there = |link: &&Link| link.can_carry() && !(link.peer.is_some() && wire::is_ours(link));
         let Some(link) = links.get(&attached.attachment.link).filter(is_there) else { return };
         let finishes_checksums = self.peers.iter().all(|peer| peer.memory.finishes_checksums());
         // A packet that generic XDP cannot take whole is lost, and large ones come from who need not finish checksums.
