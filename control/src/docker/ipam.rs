@@ -38,7 +38,7 @@ const TYPE: &str = "RequestAddressType";
 const DOCKERS: &str = "com.docker.";
 
 /// Attribute of an address: the pool it was asked from. Neither the sweep nor the collector judges what has it and no pod.
-const POOL: &str = "docker-pool";
+pub const POOL: &str = "docker-pool";
 
 /// Where addresses are taken from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -31,7 +31,9 @@ use super::records::{Draft, Records};
 use super::release::{self, Return};
 use super::{affinity, block};
 use crate::datastore::Revision;
+use crate::docker;
 use crate::resources::Resources;
+use crate::workload::identity;
 
 /// How long an address may seem lost before it is taken back, unless a KubeControllersConfiguration says otherwise.
 pub const GRACE: Duration = Duration::from_secs(15 * 60);
@@ -229,7 +231,10 @@ fn every(records: &Records) -> impl Iterator<Item = (&IpamBlockSpec, usize, &All
 /// What a node had for its workloads and its tunnels.
 fn is_of_node(attributes: &AllocationAttributes) -> bool {
     let is_tunnel = |text: &String| Tunnel::ALL.iter().any(|tunnel| tunnel.attribute() == text);
-    attributes.secondary.contains_key("pod") || attributes.secondary.get("type").is_some_and(is_tunnel)
+    // What a runtime on it was given goes with it, also what no endpoint of ours ever had.
+    let is_given =
+        ["pod", identity::ALONE[0], docker::ipam::POOL].iter().any(|name| attributes.secondary.contains_key(*name));
+    is_given || attributes.secondary.get("type").is_some_and(is_tunnel)
 }
 
 /// Addresses by handle and block, as the blocks have them.

@@ -416,6 +416,24 @@ fn what_nobody_has_any_more_is_collected() {
     assert!(cluster.blocks_of("b").is_empty());
 }
 
+/// Of a node that is gone, also what other main plugins and Docker were given; not what a person has.
+#[test]
+fn runtimes_go_with_their_node() {
+    let mut cluster = Cluster::new(&[POOL, "Node/a {}"]);
+    let mut collector = Collector::default();
+    let mut given = Vec::new();
+    for name in ["ipam-container", "docker-pool", "note"] {
+        let mut ask = ask(1, "b", name);
+        ask.owner.secondary.remove("pod");
+        ask.owner.secondary.insert(name.to_string(), "x".to_string());
+        given.extend(cluster.assign(&ask).unwrap());
+    }
+    cluster.collect(&mut collector, "a");
+    let mut collected = cluster.collect(&mut collector, "a").addresses;
+    collected.sort();
+    assert_eq!(collected, given[..2]);
+}
+
 #[test]
 fn a_count_that_is_wrong_is_put_right() {
     let mut cluster = Cluster::new(&[POOL]);
