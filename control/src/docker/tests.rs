@@ -210,7 +210,9 @@ async fn answer_by_rote(store: Embedded, mut requests: mpsc::Receiver<ApiRequest
                 done.pop().unwrap().map(|done| json!(done)).map_err(Into::into)
             }
             ApiCall::Ipam(call) => Ok(ipam.ask(&resources, "n1", call, now)),
-            ApiCall::Endpoint(EndpointCall::Node) => Ok(json!({ "node": "n1", "prefix": "none", "mtu": 1500 })),
+            ApiCall::Endpoint(EndpointCall::Node) => {
+                Ok(json!(NodeView { node: "n1".to_string(), prefix: "none".to_string(), mtu: 1500, prepares: false }))
+            }
             ApiCall::Endpoint(_) => Ok(json!([])),
             call => answer::respond(&store, call, &caller, now).await.unwrap().map(|answered| answered.value),
         };
