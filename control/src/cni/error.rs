@@ -67,7 +67,7 @@ impl From<WorkloadError> for CniError {
         let code = match &error {
             WorkloadError::Namespace { .. } | WorkloadError::NoNamespace { .. } => NAMESPACE,
             WorkloadError::Invalid { .. } | WorkloadError::OtherNode { .. } => CONFIG,
-            WorkloadError::Exists { .. } | WorkloadError::Foreign { .. } => EXISTS,
+            WorkloadError::Exists { .. } | WorkloadError::Twice { .. } | WorkloadError::Foreign { .. } => EXISTS,
             WorkloadError::Control(error) => of_control(error),
             WorkloadError::Host(_) | WorkloadError::NotAttached { .. } | WorkloadError::Panic => REFUSED,
             WorkloadError::Timeout { .. } | WorkloadError::Busy { .. } => AGAIN,

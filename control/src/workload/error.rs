@@ -17,6 +17,8 @@ pub enum WorkloadError {
     Invalid { what: &'static str, found: String, expected: &'static str },
     #[error("interface {interface} exists in {} already", path.display())]
     Exists { interface: String, path: PathBuf },
+    #[error("{workload} is attached already; take it away first")]
+    Twice { workload: String },
     #[error("interface {interface} of this host is somebody else's; it was left alone")]
     Foreign { interface: String },
     #[error("{0}")]
@@ -56,7 +58,9 @@ impl From<WorkloadError> for ApiError {
             WorkloadError::Control(error) => return error,
             WorkloadError::Namespace { .. } | WorkloadError::NoNamespace { .. } => ErrorCode::BadNamespace,
             WorkloadError::Invalid { .. } | WorkloadError::OtherNode { .. } => ErrorCode::Invalid,
-            WorkloadError::Exists { .. } | WorkloadError::Foreign { .. } => ErrorCode::InterfaceTaken,
+            WorkloadError::Exists { .. } | WorkloadError::Twice { .. } | WorkloadError::Foreign { .. } => {
+                ErrorCode::InterfaceTaken
+            }
             WorkloadError::Host(_) | WorkloadError::NotAttached { .. } | WorkloadError::Differs { .. } => {
                 ErrorCode::NotAttached
             }

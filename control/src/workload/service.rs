@@ -85,8 +85,8 @@ impl Workloads {
     /// Success means that policy is in force.
     pub async fn attach(&self, wish: Wish) -> Result<Attached, WorkloadError> {
         check(&wish)?;
-        if let Place::Namespace(path) = &wish.place {
-            open(path)?;
+        if let Place::Namespace(path) = wish.place.clone() {
+            blocking(move || open(&path).map(drop)).await?;
         }
         let workloads = self.clone();
         let untold = self.clone();
@@ -249,10 +249,14 @@ impl Workloads {
 
     /// Nothing of this container may be there: a whole attachment is refused, and what is left of one is taken away.
     async fn make_room(&self, wish: &Wish, node: &NodeView) -> Result<(), WorkloadError> {
-        let Place::Namespace(path) = &wish.place else { return Ok(()) };
-        if wish.is_wired {
-            return Ok(());
-        }
+        let is_known =
+            async || Ok::<bool, WorkloadError>(self.list().await?.iter().any(|found| found.identity == wish.identity));
+        let path = match &wish.place {
+            Place::Namespace(_) if wish.is_wired => return Ok(()),
+            Place::Namespace(path) => path,
+            Place::Interface(_) if is_known().await? => return Err(exists(wish)),
+            Place::Interface(_) => return Ok(()),
+        };
         let (interface, alias) = (wish.identity.host_interface(&node.prefix), wish.identity.alias());
         let (inside, path) = (wish.identity.interface.clone(), path.clone());
         let (is_left, is_inside) = blocking(move || {
@@ -262,7 +266,7 @@ impl Workloads {
         .await?;
         // Half of one, such as a step that nobody could undo, is in nobody's way.
         let is_whole = match is_left {
-            true => is_inside && self.list().await?.iter().any(|attachment| attachment.identity == wish.identity),
+            true => is_inside && is_known().await?,
             false => is_inside,
         };
         if is_whole {
@@ -449,11 +453,12 @@ fn open(path: &Path) -> Result<Namespace, WorkloadError> {
 }
 
 fn exists(wish: &Wish) -> WorkloadError {
-    let path = match &wish.place {
-        Place::Namespace(path) => path.clone(),
-        Place::Interface(_) => PathBuf::new(),
-    };
-    WorkloadError::Exists { interface: wish.identity.interface.clone(), path }
+    match &wish.place {
+        Place::Namespace(path) => {
+            WorkloadError::Exists { interface: wish.identity.interface.clone(), path: path.clone() }
+        }
+        Place::Interface(_) => WorkloadError::Twice { workload: wish.identity.workload.clone() },
+    }
 }
 
 fn is_gateway(network: &Cidr) -> bool {

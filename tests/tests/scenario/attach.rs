@@ -390,6 +390,10 @@ fn by_hand() {
         node.daemon().interface("card0").is_some_and(|view| view.endpoint.is_some_and(|name| name.contains("metal")))
     );
 
+    let again =
+        node.daemon().attempt(&["endpoint", "add", "metal", "--interface", "card0", "--no-ipam", "--ip", "10.99.0.2"]);
+    assert!(String::from_utf8_lossy(&again.stderr).contains("metal is attached already"), "{again:?}");
+
     let listed = node.daemon().cli(&["endpoint", "list"]);
     assert!(["web", "cli", "metal", "card0"].iter().all(|word| listed.contains(word)), "{listed}");
     for name in ["web", "cli", "metal", "metal"] {
