@@ -247,7 +247,7 @@ impl Attachments {
         let mut program = self.load(kind, is_guarded).map_err(program_error)?;
         let index = *self.free.last().ok_or_else(|| AttachError::TooMany { name: name.to_owned() })?;
         let is_prepared = !self.recipe.prepare_endpoints || kind != InterfaceKind::Workload || !link.is_veth();
-        let prepared = if is_prepared { Vec::new() } else { prepare::host_side(link, namespaces) };
+        let prepared = if is_prepared { Vec::new() } else { prepare::host_side(link, wire::is_ours(link), namespaces) };
         tell(name, &prepared);
         let options = self.recipe.options(kind, link, self.frame_room);
         let (mut opened, mut watches) = (Vec::new(), Vec::new());

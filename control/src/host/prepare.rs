@@ -69,11 +69,15 @@ pub struct Inside {
     pub is_ahead: bool,
 }
 
-/// Host side, before sockets are bound: queues and segmentation.
-pub fn host_side(link: &Link, namespaces: &mut Namespaces) -> Vec<Outcome> {
+/// Host side, before sockets are bound: queues and segmentation. A pair that is ours was made with queues for each other, and
+/// nobody has to look for the other end's namespace, which takes the longer the more there are.
+pub fn host_side(link: &Link, is_ours: bool, namespaces: &mut Namespaces) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     let tso = ethtool::set_offloads(link.index, &[(Offload::Tso, false)]);
     outcomes.push(Outcome::of(Step::Tso, &tso));
+    if is_ours {
+        return outcomes;
+    }
     // Where the other end cannot be asked it nearly always has one queue, and so has this one.
     let sends_by = within(link, namespaces, Sysfs::Ours, |peer| ethtool::channels(peer.index)).ok();
     if let Some(Ok(Some(far))) = sends_by {
@@ -101,8 +105,11 @@ fn give_queues(link: LinkIndex, wanted: u32) -> Result<Option<()>, HostError> {
     ethtool::set_channels(link, wanted, own.tx).map(Some)
 }
 
-/// The endpoint's side, once it is up. One that is prepared ahead has its thread.
+/// The endpoint's side, once it is up. One that is prepared ahead has its queue and its thread.
 pub fn inside(link: &Link, inside: Inside, namespaces: &mut Namespaces) -> Vec<Outcome> {
+    if inside.is_ahead && !inside.finish_checksums {
+        return Vec::new();
+    }
     let sysfs = if inside.is_ahead { Sysfs::Ours } else { Sysfs::Theirs };
     let done = within(link, namespaces, sysfs, |peer| {
         let mut outcomes = Vec::new();
@@ -110,9 +117,9 @@ pub fn inside(link: &Link, inside: Inside, namespaces: &mut Namespaces) -> Vec<O
             let result = ethtool::set_offloads(peer.index, &[(Offload::TxChecksum, false)]);
             outcomes.push(Outcome::of(Step::Checksums, &result));
         }
-        let gro = ethtool::set_offloads(peer.index, &[(Offload::Gro, true)]);
-        outcomes.push(Outcome::of(Step::Gro, &gro));
         if !inside.is_ahead {
+            let gro = ethtool::set_offloads(peer.index, &[(Offload::Gro, true)]);
+            outcomes.push(Outcome::of(Step::Gro, &gro));
             outcomes.push(Outcome::of(Step::Thread, &own_thread(peer.index)));
         }
         outcomes
@@ -120,8 +127,7 @@ pub fn inside(link: &Link, inside: Inside, namespaces: &mut Namespaces) -> Vec<O
     done.unwrap_or_else(|error| {
         let is_due = |step: &Step| match step {
             Step::Checksums => inside.finish_checksums,
-            Step::Thread => !inside.is_ahead,
-            _ => true,
+            _ => !inside.is_ahead,
         };
         let failed = [Step::Checksums, Step::Gro, Step::Thread].into_iter().filter(is_due);
         failed.map(|step| Outcome { step, failure: Some(error.to_string()) }).collect()
