@@ -47,10 +47,11 @@ impl Workloads {
         }
         let mut before = None;
         loop {
-            match self.look(before.as_ref()).await {
-                Ok(seen) => before = Some(seen),
-                Err(error) => warn!(error = %chain(&error), "what workloads have left could not be looked for"),
-            }
+            // Attaching begins after the first look, whatever came of it: from then on only what is seen twice counts.
+            before = Some(self.look(before.as_ref()).await.unwrap_or_else(|error| {
+                warn!(error = %chain(&error), "what workloads have left could not be looked for");
+                Seen::default()
+            }));
             self.now_tidy();
             tokio::time::sleep(PAUSE).await;
         }
