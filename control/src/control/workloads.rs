@@ -15,7 +15,7 @@ use config::resource::{Key, Resource};
 use serde_json::Value;
 
 use super::{Control, Reply};
-use crate::datastore::{Datastore, Note, Revision, StoreError, Write};
+use crate::datastore::{Datastore, Note, Revision, StoreError, Stored, Write};
 use crate::http::api::{ApiError, ErrorCode};
 use crate::tell::to_json;
 use crate::workload::call::{EndpointCall, NodeView, ReadyView};
@@ -26,8 +26,14 @@ const BATCH: usize = 256;
 
 const USUAL_MTU: u32 = 1500;
 
-/// What an order writes, and what it is answered with.
-type Planned = (Vec<Write>, Value);
+/// What an order comes to.
+struct Planned {
+    /// Of the endpoint; nothing where there is nothing to do.
+    write: Option<Write>,
+    /// Of what has to be beside it, which is the same for all who need it.
+    companion: Option<Write>,
+    answer: Value,
+}
 
 impl<D: Datastore> Control<D> {
     /// Answers a question; an order waits for those that have come with it.
@@ -77,87 +83,83 @@ impl<D: Datastore> Control<D> {
     pub(super) async fn write_endpoints(&mut self) {
         while !self.orders.is_empty() {
             let batch: Vec<_> = self.orders.drain(..self.orders.len().min(BATCH)).collect();
-            let mut keys = BTreeSet::new();
+            let (mut keys, mut writes) = (BTreeSet::new(), Vec::new());
             let (mut together, mut alone) = (Vec::new(), Vec::new());
             for (call, reply) in batch {
-                match self.plan(&call).await {
-                    // One object twice cannot be in one commit. What stands beside an endpoint is the same for all.
-                    Ok((mut writes, value)) => match writes.first().is_none_or(|write| !keys.contains(&write.key())) {
-                        true => {
-                            let mut position = 0;
-                            writes.retain(|write| {
-                                position += 1;
-                                position == 1 || !keys.contains(&write.key())
-                            });
-                            keys.extend(writes.iter().map(Write::key));
-                            together.push((call, reply, writes, value));
-                        }
-                        false => alone.push((call, reply)),
-                    },
-                    Err(error) => drop(reply.send(Err(error.into()))),
+                let planned = match self.plan(&call).await {
+                    Ok(planned) => planned,
+                    Err(error) => {
+                        let _ = reply.send(Err(error.into()));
+                        continue;
+                    }
+                };
+                // One object twice cannot be in one commit.
+                if planned.write.as_ref().is_some_and(|write| !keys.insert(write.key())) {
+                    alone.push((call, reply));
+                    continue;
                 }
+                writes.extend(planned.write);
+                writes.extend(planned.companion.filter(|write| keys.insert(write.key())));
+                together.push((call, reply, planned.answer));
             }
-            let writes: Vec<Write> = together.iter().flat_map(|(_, _, writes, _)| writes).cloned().collect();
             match self.commit_endpoints(writes).await {
                 Ok(revision) => {
-                    let written = together.into_iter().map(|(_, reply, _, value)| (revision, reply, value));
-                    self.unanswered.extend(written);
+                    self.unanswered.extend(together.into_iter().map(|(_, reply, answer)| (revision, reply, answer)));
                 }
                 // Somebody's fault is not everybody's.
-                Err(_) => alone.extend(together.into_iter().map(|(call, reply, ..)| (call, reply))),
+                Err(_) => alone.extend(together.into_iter().map(|(call, reply, _)| (call, reply))),
             }
             for (call, reply) in alone {
-                let written = match self.plan(&call).await {
-                    Ok((writes, value)) => self.commit_endpoints(writes).await.map(|revision| (revision, value)),
-                    Err(error) => Err(error),
-                };
-                match written {
-                    Ok((revision, value)) => self.unanswered.push((revision, reply, value)),
+                match self.write_alone(&call).await {
+                    Ok((revision, answer)) => self.unanswered.push((revision, reply, answer)),
                     Err(error) => drop(reply.send(Err(error.into()))),
                 }
             }
         }
     }
 
+    async fn write_alone(&self, call: &EndpointCall) -> Result<(Revision, Value), StoreError> {
+        let Planned { write, companion, answer } = self.plan(call).await?;
+        let revision = self.commit_endpoints(write.into_iter().chain(companion).collect()).await?;
+        Ok((revision, answer))
+    }
+
     async fn plan(&self, call: &EndpointCall) -> Result<Planned, StoreError> {
+        let nothing = |answer| Planned { write: None, companion: None, answer };
         match call {
             EndpointCall::Put { endpoint, companion } => {
-                let mut writes = vec![Write::Put(Resource::WorkloadEndpoint((**endpoint).clone()))];
-                if let Some(companion) = companion
-                    && !self.is_stored(&companion.key()).await?
-                {
-                    writes.push(Write::Put((**companion).clone()));
-                }
-                Ok((writes, Value::Null))
+                let write = Some(Write::Put(Resource::WorkloadEndpoint((**endpoint).clone())));
+                let companion = match companion {
+                    Some(companion) if self.stored(&companion.key()).await?.is_none() => {
+                        Some(Write::Create((**companion).clone()))
+                    }
+                    _ => None,
+                };
+                Ok(Planned { write, companion, answer: Value::Null })
             }
             EndpointCall::Delete { key, container } => {
-                let stored = match self.store.get(key).await {
-                    Ok(stored) => stored,
-                    Err(StoreError::NotFound(_)) => return Ok((Vec::new(), Value::Bool(false))),
-                    Err(error) => return Err(error),
-                };
-                let is_theirs = match &*stored.resource {
+                let is_theirs = |stored: &Stored| match &*stored.resource {
                     Resource::WorkloadEndpoint(endpoint) => {
                         Identity::of(endpoint).is_some_and(|identity| identity.container == *container)
                     }
                     _ => false,
                 };
-                match is_theirs {
-                    true => {
-                        let delete = Write::Delete { key: key.clone(), expected: Some(stored.revision) };
-                        Ok((vec![delete], Value::Bool(true)))
+                Ok(match self.stored(key).await?.filter(is_theirs) {
+                    Some(stored) => {
+                        let write = Some(Write::Delete { key: key.clone(), expected: Some(stored.revision) });
+                        Planned { write, ..nothing(Value::Bool(true)) }
                     }
-                    false => Ok((Vec::new(), Value::Bool(false))),
-                }
+                    None => nothing(Value::Bool(false)),
+                })
             }
-            EndpointCall::Node | EndpointCall::Ready { .. } | EndpointCall::List => Ok((Vec::new(), Value::Null)),
+            EndpointCall::Node | EndpointCall::Ready { .. } | EndpointCall::List => Ok(nothing(Value::Null)),
         }
     }
 
-    async fn is_stored(&self, key: &Key) -> Result<bool, StoreError> {
+    async fn stored(&self, key: &Key) -> Result<Option<Stored>, StoreError> {
         match self.store.get(key).await {
-            Ok(_) => Ok(true),
-            Err(StoreError::NotFound(_)) => Ok(false),
+            Ok(stored) => Ok(Some(stored)),
+            Err(StoreError::NotFound(_)) => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -27,7 +27,7 @@ use super::messages::{CreateEndpoint, CreateNetwork, EndpointRef, InterfaceName,
 use super::networks::{self, Network, checked_id};
 use super::options;
 use crate::http::desk::Desk;
-use crate::tell::{chain, to_json};
+use crate::tell::to_json;
 use crate::workload::call::{NodeView, Source, Wish};
 use crate::workload::endpoint::endpoint_of;
 use crate::workload::error::WorkloadError;
@@ -168,9 +168,7 @@ impl NetworkDriver {
             Ok(Err(error)) => error,
             Err(_) => DockerError::Timeout { within: PATIENCE },
         };
-        if let Err(error) = self.workloads.take_away(identity, &node).await {
-            warn!(error = %chain(&error), "what had been made could not be taken away; it is tried again within minutes");
-        }
+        self.workloads.undo(identity, &node).await;
         Err(failure)
     }
 

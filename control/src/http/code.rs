@@ -4,7 +4,7 @@
 //! and the status of the HTTP answer. The table below is the only place: a new code is one entry, and cannot be without
 //! a page.
 //!
-//! VR10.. the request · VR11.. manifests · VR12.. objects · VR13.. history · VR14.. addresses · VR20.. the daemon · VR21.. the datastore ·
+//! VR10.. the request · VR11.. manifests · VR12.. objects · VR13.. history · VR14.. addresses · VR15.. workloads · VR20.. the daemon · VR21.. the datastore ·
 //! VR22.. files of the caller · VR23.. starting · VR90.. our own faults
 //!
 //! Invariants: a code is never given another meaning and never reused.

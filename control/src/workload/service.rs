@@ -89,14 +89,15 @@ impl Workloads {
             blocking(move || open(&path).map(drop)).await?;
         }
         let workloads = self.clone();
-        let untold = self.clone();
-        on_its_own(async move { workloads.attach_in_turn(wish).await }, {
-            move |attached: Attached, identity: Identity| async move {
+        let (tell, told) = oneshot::channel();
+        tokio::spawn(async move {
+            let identity = wish.identity.clone();
+            if let Err(Ok(attached)) = tell.send(workloads.attach_in_turn(wish).await) {
                 warn!(endpoint = attached.endpoint, "attached, and nobody waits for it any more: taken away again");
-                let _ = untold.detach_in_turn(&identity).await;
+                let _ = workloads.detach_in_turn(&identity).await;
             }
-        })
-        .await
+        });
+        told.await.unwrap_or(Err(WorkloadError::Panic))
     }
 
     /// Makes the pair and nothing else, for who gives out addresses by it. Until it is attached everything is dropped there.
@@ -110,7 +111,7 @@ impl Workloads {
         let Place::Namespace(path) = &wish.place else { return Ok(()) };
         let wired = wire_pair(&wish, &node, path.clone()).await;
         if wired.is_err() {
-            let _ = self.take_away(&wish.identity, &node).await;
+            self.undo(&wish.identity, &node).await;
         }
         wired.map(|_| ())
     }
@@ -225,7 +226,7 @@ impl Workloads {
         Ok(self.desk.ask_patiently(ApiCall::Endpoint(EndpointCall::Ready { interface }), "readiness").await?)
     }
 
-    async fn attach_in_turn(&self, wish: Wish) -> Result<(Attached, Identity), WorkloadError> {
+    async fn attach_in_turn(&self, wish: Wish) -> Result<Attached, WorkloadError> {
         // First: looking through what was left needs turns, too.
         self.tidy().await?;
         let _turn = self.turn(&wish.identity).await?;
@@ -236,14 +237,12 @@ impl Workloads {
             Ok(Ok(attached)) => {
                 let (endpoint, interface) = (&attached.endpoint, &attached.interface);
                 info!(endpoint, interface, addresses = ?attached.addresses, took = ?started.elapsed(), "workload attached");
-                return Ok((attached, wish.identity));
+                return Ok(attached);
             }
             Ok(Err(failure)) => failure,
             Err(_) => WorkloadError::Timeout { within: PATIENCE },
         };
-        if let Err(error) = self.take_away(&wish.identity, &node).await {
-            warn!(error = %chain(&error), "what had been made could not be taken away; it is tried again within minutes");
-        }
+        self.undo(&wish.identity, &node).await;
         Err(failure)
     }
 
@@ -339,8 +338,15 @@ impl Workloads {
         Ok(detached)
     }
 
+    /// Takes away what was made before a failure, which is the one to tell.
+    pub(crate) async fn undo(&self, identity: &Identity, node: &NodeView) {
+        if let Err(error) = self.take_away(identity, node).await {
+            warn!(error = %chain(&error), "what had been made could not be taken away; it is tried again within minutes");
+        }
+    }
+
     /// Everything is tried, and the first failure told.
-    pub(crate) async fn take_away(&self, identity: &Identity, node: &NodeView) -> Result<Detached, WorkloadError> {
+    async fn take_away(&self, identity: &Identity, node: &NodeView) -> Result<Detached, WorkloadError> {
         let endpoint = self.delete(identity, node).await;
         let (interface, alias) = (identity.host_interface(&node.prefix), identity.alias());
         let interface = blocking(move || wire::remove(&interface, &alias)).await;
@@ -393,21 +399,6 @@ impl Turns {
         }
         Ok(turns.entry(identity.alias()).or_default().clone())
     }
-}
-
-/// Carries an order out, whether or not whoever gave it waits; what cannot be told is given to `untold`.
-async fn on_its_own<T: Send + 'static, K: Send + 'static, U: Future<Output = ()> + Send>(
-    work: impl Future<Output = Result<(T, K), WorkloadError>> + Send + 'static,
-    untold: impl FnOnce(T, K) -> U + Send + 'static,
-) -> Result<T, WorkloadError> {
-    let (tell, told) = oneshot::channel();
-    tokio::spawn(async move {
-        let result = work.await;
-        if let Err(Ok((done, key))) = tell.send(result) {
-            untold(done, key).await;
-        }
-    });
-    told.await.unwrap_or(Err(WorkloadError::Panic)).map(|(done, _)| done)
 }
 
 /// Makes the pair, or finds the one that is there.

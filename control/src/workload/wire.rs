@@ -61,7 +61,6 @@ pub struct Inside {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     pub mac: Option<MacAddress>,
-    pub mtu: u32,
     pub is_up: bool,
     pub addresses: Vec<IpAddr>,
     pub routes: Vec<Cidr>,
@@ -219,19 +218,17 @@ fn free_metric(interface: &str, link: LinkIndex, wanted: &[Route], taken: &[Rout
 pub fn remove(interface: &str, alias: &str) -> Result<bool, WorkloadError> {
     on_runtime(async || {
         let host = Host::connect()?;
-        match host.find_link(interface).await? {
-            None => Ok(false),
-            Some(link) if link.alias.as_deref() == Some(alias) => {
-                host.delete_link(link.index).await?;
-                Ok(true)
-            }
+        let Some(link) = host.find_link(interface).await? else { return Ok(false) };
+        let is_theirs = match &link.alias {
+            Some(found) => found == alias,
             // Made, and then nobody came to write whose it is.
-            Some(link) if link.alias.is_none() && link.is_veth() && link.mac == Some(GATEWAY_MAC) => {
-                host.delete_link(link.index).await?;
-                Ok(true)
-            }
-            Some(_) => Err(WorkloadError::Foreign { interface: interface.to_owned() }),
+            None => link.is_veth() && link.mac == Some(GATEWAY_MAC),
+        };
+        if !is_theirs {
+            return Err(WorkloadError::Foreign { interface: interface.to_owned() });
         }
+        host.delete_link(link.index).await?;
+        Ok(true)
     })
 }
 
@@ -281,7 +278,6 @@ pub fn inspect(namespace: &Namespace, interface: &str) -> Result<Option<Found>, 
         let routes = host.routes().await?.into_iter().filter(is_gateways);
         Ok(Some(Found {
             mac: link.mac,
-            mtu: link.mtu,
             is_up: link.up,
             addresses: addresses.map(|found| found.address).collect(),
             routes: routes.map(|route| route.destination()).collect(),

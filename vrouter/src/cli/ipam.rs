@@ -334,33 +334,6 @@ fn apply(client: &Client, resources: Vec<Value>) -> Result<WriteReply, CliError>
     Ok(client.post("/v1/apply", &call)?)
 }
 
-/// Rows between lines of `+---+`, as calicoctl draws them: headings in the middle, cells to the left but for those of numbers.
-fn framed(headings: &[&str], rows: &[Vec<String>]) -> String {
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.chain([headings[column].len()]).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
-    let line: String = widths.iter().map(|width| format!("+{}", "-".repeat(width + 2))).collect::<String>() + "+\n";
-    let mut text = line.clone();
-    for (heading, width) in headings.iter().zip(&widths) {
-        text.push_str(&format!("| {heading:^width$} "));
-    }
-    text.push_str("|\n");
-    text.push_str(&line);
-    for row in rows {
-        for (cell, width) in row.iter().zip(&widths) {
-            let cell = harmless(cell);
-            match cell.parse::<f64>() {
-                Ok(_) => text.push_str(&format!("| {cell:>width$} ")),
-                Err(_) => text.push_str(&format!("| {cell:<width$} ")),
-            }
-        }
-        text.push_str("|\n");
-    }
-    text + &line
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

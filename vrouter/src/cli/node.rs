@@ -49,27 +49,8 @@ fn table(family: &str, peers: &[&PeerView]) -> String {
         return format!("{family} BGP status\nNo {family} peers found.\n");
     }
     let headings = ["PEER ADDRESS", "PEER TYPE", "STATE", "SINCE", "INFO"];
-    let rows: Vec<[String; 5]> = peers.iter().map(|peer| row(peer)).collect();
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.chain([headings[column].len()]).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
-    let line: String = widths.iter().map(|width| format!("+{}", "-".repeat(width + 2))).collect::<String>() + "+\n";
-    let mut text = format!("{family} BGP status\n{line}");
-    for (heading, width) in headings.iter().zip(&widths) {
-        // Headings stand in the middle.
-        text.push_str(&format!("| {heading:^width$} "));
-    }
-    text.push_str("|\n");
-    text.push_str(&line);
-    for row in &rows {
-        for (cell, width) in row.iter().zip(&widths) {
-            text.push_str(&format!("| {cell:<width$} "));
-        }
-        text.push_str("|\n");
-    }
-    text + &line
+    let rows: Vec<Vec<String>> = peers.iter().map(|peer| row(peer).into()).collect();
+    format!("{family} BGP status\n{}", render::framed(&headings, &rows))
 }
 
 fn row(peer: &PeerView) -> [String; 5] {

@@ -136,6 +136,33 @@ pub fn print(text: &str) -> Result<(), CliError> {
     }
 }
 
+/// Rows between lines of `+---+`, as calicoctl draws them: headings in the middle, cells to the left but for those of numbers.
+pub fn framed(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([headings[column].len()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    let line: String = widths.iter().map(|width| format!("+{}", "-".repeat(width + 2))).collect::<String>() + "+\n";
+    let mut text = line.clone();
+    for (heading, width) in headings.iter().zip(&widths) {
+        text.push_str(&format!("| {heading:^width$} "));
+    }
+    text.push_str("|\n");
+    text.push_str(&line);
+    for row in rows {
+        for (cell, width) in row.iter().zip(&widths) {
+            let cell = harmless(cell);
+            match cell.parse::<f64>() {
+                Ok(_) => text.push_str(&format!("| {cell:>width$} ")),
+                Err(_) => text.push_str(&format!("| {cell:<width$} ")),
+            }
+        }
+        text.push_str("|\n");
+    }
+    text + &line
+}
+
 /// `32.0 MiB`
 pub fn mebibytes(octets: u64) -> String {
     format!("{:.1} MiB", octets as f64 / (1 << 20) as f64)

@@ -39,12 +39,7 @@ pub fn up(lab: &Lab) -> Result<State, LabError> {
     }
     let state = State::of(&lab.name)?;
     down(&lab.name)?;
-    let namespaces = lab.namespaces();
-    if let Some(namespace) = namespaces.iter().find(|namespace| netns::exists(namespace)) {
-        return Err(LabError::ForeignNamespace { namespace: namespace.clone() });
-    }
-    state.create()?;
-    state.record_namespaces(&namespaces)?;
+    record(&state, &lab.namespaces())?;
     build(lab, &state).inspect_err(|_| {
         // The first error is the one to tell; what teardown leaves is found again by the next.
         let _ = down(&lab.name);
@@ -66,11 +61,31 @@ pub fn how_to_enter(lab: &Lab) -> String {
     text
 }
 
-fn build(lab: &Lab, state: &State) -> Result<(), LabError> {
-    for namespace in lab.namespaces() {
-        netns::create(&namespace)?;
-        in_host(&namespace, prepare)?;
+/// Writes down what is to be made, none of which may be there: whoever comes later can take it down.
+fn record(state: &State, namespaces: &[String]) -> Result<(), LabError> {
+    if let Some(namespace) = namespaces.iter().find(|namespace| netns::exists(namespace)) {
+        return Err(LabError::ForeignNamespace { namespace: namespace.clone() });
     }
+    state.create()?;
+    state.record_namespaces(namespaces)
+}
+
+fn make(namespaces: &[String]) -> Result<(), LabError> {
+    for namespace in namespaces {
+        netns::create(namespace)?;
+        in_host(namespace, prepare)?;
+    }
+    Ok(())
+}
+
+/// Records the namespaces and makes them, with nothing in them.
+pub fn found(state: &State, namespaces: &[String]) -> Result<(), LabError> {
+    record(state, namespaces)?;
+    make(namespaces)
+}
+
+fn build(lab: &Lab, state: &State) -> Result<(), LabError> {
+    make(&lab.namespaces())?;
     for endpoint in &lab.endpoints {
         connect_endpoint(&lab.namespace(&lab.node), &lab.namespace(&endpoint.name), endpoint)?;
     }
@@ -104,7 +119,7 @@ pub fn in_host<T: Send>(
 
 /// Addresses work at once (no duplicate address detection), nobody configures itself by what it hears,
 /// and no kernel forwards in the router's place: a packet that arrives has been through the router.
-pub async fn prepare(host: &Host) -> Result<(), HostError> {
+async fn prepare(host: &Host) -> Result<(), HostError> {
     for (key, value) in [
         ("ipv6/conf/all/accept_dad", "0"),
         ("ipv6/conf/default/accept_dad", "0"),

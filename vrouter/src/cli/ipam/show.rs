@@ -7,7 +7,7 @@ use control::ipam::call::{AddressView, BorrowedView, ConfigurationView, CountsVi
 use super::super::Format;
 use super::super::error::CliError;
 use super::super::render::{self, harmless};
-use super::{ShowArguments, framed};
+use super::ShowArguments;
 use crate::client::Client;
 
 pub(super) fn show(client: &Client, format: Format, arguments: &ShowArguments) -> Result<(), CliError> {
@@ -35,7 +35,7 @@ pub(super) fn show(client: &Client, format: Format, arguments: &ShowArguments) -
     for block in view.stray.iter().filter(|_| arguments.show_blocks) {
         rows.push(row("Block", &block.cidr, &block.counts));
     }
-    render::print(&framed(&headings, &rows))
+    render::print(&render::framed(&headings, &rows))
 }
 
 fn row(grouping: &str, cidr: &str, counts: &CountsView) -> Vec<String> {
@@ -71,7 +71,7 @@ fn borrowed(client: &Client, format: Format) -> Result<(), CliError> {
         vec![address.to_string(), borrowing_node, block, block_owner, kind, allocated_to]
     };
     let rows: Vec<Vec<String>> = view.iter().map(row).collect();
-    render::print(&framed(&headings, &rows))
+    render::print(&render::framed(&headings, &rows))
 }
 
 pub(super) fn configuration(client: &Client, format: Format) -> Result<(), CliError> {
@@ -87,7 +87,7 @@ pub(super) fn configuration(client: &Client, format: Format) -> Result<(), CliEr
         ("IPCooldownSeconds", view.ip_cooldown_seconds.to_string()),
     ];
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, value)| vec![name.to_string(), value]).collect();
-    render::print(&framed(&["PROPERTY", "VALUE"], &rows))
+    render::print(&render::framed(&["PROPERTY", "VALUE"], &rows))
 }
 
 fn one(client: &Client, format: Format, address: IpAddr) -> Result<(), CliError> {
@@ -173,6 +173,6 @@ mod tests {
 +----------+--------------+-----------+------------+--------------+----------+
 ";
         let headings = ["GROUPING", "CIDR", "IPS TOTAL", "IPS IN USE", "IPS RESERVED", "IPS FREE"];
-        assert_eq!(framed(&headings, &rows), expected);
+        assert_eq!(render::framed(&headings, &rows), expected);
     }
 }

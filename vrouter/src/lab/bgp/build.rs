@@ -15,7 +15,7 @@ use nix::unistd::geteuid;
 use super::super::LabError;
 use super::super::description::{Endpoint, Offload};
 use super::super::state::State;
-use super::super::up::{add_addresses, complete_checksums, connect_endpoint, in_host, prepare};
+use super::super::up::{add_addresses, complete_checksums, connect_endpoint, found, in_host};
 use super::NAME;
 
 pub const NODES: [Member; 3] = [
@@ -103,16 +103,7 @@ pub fn build(state: &State) -> Result<(), LabError> {
     if !geteuid().is_root() {
         return Err(LabError::NotRoot);
     }
-    let namespaces = namespaces();
-    if let Some(namespace) = namespaces.iter().find(|namespace| netns::exists(namespace)) {
-        return Err(LabError::ForeignNamespace { namespace: namespace.clone() });
-    }
-    state.create()?;
-    state.record_namespaces(&namespaces)?;
-    for namespace in &namespaces {
-        netns::create(namespace)?;
-        in_host(namespace, prepare)?;
-    }
+    found(state, &namespaces())?;
     for switch in [Switch::Fabric, Switch::Wire] {
         in_host(&switches(), async |host| host.create_bridge(switch.name()).await)?;
         set_switch(switch, true)?;

@@ -29,7 +29,6 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use control::host::netns;
 use nix::unistd::geteuid;
 use serde_json::Value;
 
@@ -39,7 +38,7 @@ use super::report::{self, Line, say};
 use super::router::Router;
 use super::run::{Guard, stop_flag};
 use super::state::State;
-use super::up::{in_host, prepare};
+use super::up::{found, in_host};
 use super::{LabError, down};
 
 /// What to run instead of a description's file, and how the lab is called.
@@ -95,16 +94,7 @@ pub fn run(keep: bool) -> Result<ExitCode, LabError> {
 }
 
 fn build(state: &State) -> Result<(), LabError> {
-    let namespaces = [NODE, WEB.namespace, CLIENT.namespace].map(str::to_owned);
-    if let Some(namespace) = namespaces.iter().find(|namespace| netns::exists(namespace)) {
-        return Err(LabError::ForeignNamespace { namespace: namespace.clone() });
-    }
-    state.create()?;
-    state.record_namespaces(&namespaces)?;
-    for namespace in &namespaces {
-        netns::create(namespace)?;
-        in_host(namespace, prepare)?;
-    }
+    found(state, &[NODE, WEB.namespace, CLIENT.namespace].map(str::to_owned))?;
     for (file, text) in [("pool.yaml", POOL), ("policy.yaml", POLICY)] {
         let path = state.manifests().join(file);
         fs::write(&path, text).map_err(LabError::io(format!("write {}", path.display())))?;
