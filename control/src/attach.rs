@@ -22,6 +22,7 @@ use std::net::IpAddr;
 use fastpath::flow::FlowView;
 use fastpath::io::guard::{HostWay, Openings};
 use fastpath::io::program::{Preference, Program, ProgramCounters, ProgramError, Role};
+use fastpath::io::shared::Shared;
 use fastpath::io::xsk::{QueueOptions, QueueWatch, XskError, XskMemory, XskQueue};
 use fastpath::io::{CopyMode, XdpMode};
 use fastpath::mapped::Extent;
@@ -133,6 +134,7 @@ pub struct Attachments {
     free: Vec<InterfaceIndex>,
     preference: Preference,
     prefixes: Vec<(IpAddr, u8)>,
+    shared: Shared,
     guards: Guards,
     host_way: Option<HostWay>,
     frame_room: u32,
@@ -155,6 +157,7 @@ impl Attachments {
             free: (0..MAX_INTERFACES as u16).rev().map(InterfaceIndex).collect(),
             preference,
             prefixes: Vec::new(),
+            shared: Shared::default(),
             guards: Guards::default(),
             host_way: None,
             frame_room: frame_room as u32,
@@ -241,7 +244,7 @@ impl Attachments {
     ) -> Result<(), AttachError> {
         let is_guarded = kind == InterfaceKind::Uplink && self.guards.interfaces.contains(name);
         let program_error = |source| AttachError::Program { name: name.to_owned(), source: Box::new(source) };
-        if is_guarded {
+        if is_guarded || self.shares(kind) {
             self.open_host_way()?;
         }
         let mut program = self.load(kind, is_guarded).map_err(program_error)?;
@@ -259,7 +262,7 @@ impl Attachments {
         // The private pair is a veth, which can do it in the driver; generic XDP does not look at what tc redirected there.
         let preference = if kind == InterfaceKind::Host { Preference::Auto } else { self.preference };
         let mode = program.attach(link.index.0, preference).map_err(program_error)?;
-        if is_guarded {
+        if kind == InterfaceKind::Uplink {
             self.set_mode(link.index, mode).map_err(program_error)?;
         }
         self.free.pop();
@@ -333,6 +336,7 @@ impl Attachments {
         let mut program = Program::load(role, multi_buffer)?;
         if kind == InterfaceKind::Uplink {
             program.set_prefixes(&self.prefixes)?;
+            program.share(&self.shared)?;
         }
         program.open(&self.guards.openings)?;
         Ok(program)
@@ -343,7 +347,8 @@ impl Attachments {
         let Some(pair) = self.guards.openings.private_pair else { return Ok(()) };
         if !self.host_way.as_ref().is_some_and(|way| way.is_on(pair)) {
             let mut way = HostWay::load(pair).map_err(AttachError::HostWay)?;
-            for attached in self.by_name.values().filter(|attached| attached.is_guarded) {
+            let is_uplink = |attached: &&Attached| attached.attachment.kind == InterfaceKind::Uplink;
+            for attached in self.by_name.values().filter(is_uplink) {
                 way.set_mode(attached.attachment.link.0, attached.mode).map_err(AttachError::HostWay)?;
             }
             way.attach().map_err(AttachError::HostWay)?;
@@ -360,7 +365,8 @@ impl Attachments {
     pub fn guard(&mut self, errors: &mut Vec<AttachError>) {
         let uplinks = self.by_name.iter().filter(|(_, attached)| attached.attachment.kind == InterfaceKind::Uplink);
         let uplinks: Vec<String> = uplinks.map(|(name, _)| name.clone()).collect();
-        let is_needed = uplinks.iter().any(|name| self.guards.interfaces.contains(name));
+        let is_guarding = uplinks.iter().any(|name| self.guards.interfaces.contains(name));
+        let is_needed = is_guarding || self.shares(InterfaceKind::Uplink);
         if is_needed && let Err(error) = self.open_host_way() {
             errors.push(error);
             return;
@@ -391,9 +397,7 @@ impl Attachments {
         }
         let link = attached.attachment.link;
         let mode = program.attach(link.0, self.preference)?;
-        if is_wanted {
-            self.set_mode(link, mode)?;
-        }
+        self.set_mode(link, mode)?;
         if let Some(attached) = self.by_name.get_mut(name) {
             attached.earlier = attached.counted();
             attached.program = program;
@@ -484,6 +488,27 @@ impl Attachments {
                 result.err().map(|source| AttachError::Program { name: name.clone(), source: Box::new(source) })
             })
             .collect()
+    }
+
+    /// Tells the programs of uplinks which addresses the host shares with workloads. What is then for the host after all needs
+    /// a way there: to be called before [`Self::guard`], which sees to it.
+    pub fn share(&mut self, shared: &Shared) -> Vec<AttachError> {
+        if self.shared == *shared {
+            return Vec::new();
+        }
+        self.shared = shared.clone();
+        let way = if shared.addresses.is_empty() { Ok(()) } else { self.open_host_way() };
+        let uplinks = self.by_name.iter_mut().filter(|(_, a)| a.attachment.kind == InterfaceKind::Uplink);
+        let told = uplinks.filter_map(|(name, attached)| {
+            let result = attached.program.share(shared);
+            result.err().map(|source| AttachError::Program { name: name.clone(), source: Box::new(source) })
+        });
+        way.err().into_iter().chain(told).collect()
+    }
+
+    /// True when interfaces of that kind give the host what the router does not know.
+    fn shares(&self, kind: InterfaceKind) -> bool {
+        kind == InterfaceKind::Uplink && !self.shared.addresses.is_empty()
     }
 
     /// Interfaces whose packets do not fit the frames.

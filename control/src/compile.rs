@@ -22,6 +22,7 @@ use fastpath::header::ethernet;
 use fastpath::table::acl::Acl;
 use fastpath::table::adjacency::{Adjacency, AdjacencyKind};
 use fastpath::table::interface::{Endpoint, Interface, InterfaceKind};
+use fastpath::table::translation::Translations;
 use fastpath::table::{
     AdjacencyIndex, EndpointIndex, HostEndpointIndex, InterfaceIndex, PolicyChange, RouterAddresses, RuleIndex, Tables,
     WorkerIndex,
@@ -182,6 +183,8 @@ pub fn compile(
         policy,
         addresses: router_addresses(state),
         policy_change: choices.policy_change,
+        // `translation::complete` fills it in.
+        translations: Translations::default(),
         endpoint_to_host: choices.felix.endpoint_to_host != EndpointToHostAction::Drop,
     };
     Compiled { tables, prefixes, desired, routes: rows.into_values().map(|(_, row)| row).collect() }
@@ -449,6 +452,7 @@ impl Compiler<'_> {
                 host_endpoint: HostEndpointIndex::NONE,
                 to_host: AdjacencyIndex::NONE,
                 from_host: AdjacencyIndex::NONE,
+                outside: [None; 2],
             };
             if attachment.kind == InterfaceKind::Uplink {
                 (interface.to_host, interface.from_host) = self.passage(attachment, &interface);

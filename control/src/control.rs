@@ -38,6 +38,7 @@ use crate::saved_flows::save::Saver;
 use crate::show::drops::{Drops, Naming};
 use crate::show::preview::Preview;
 use crate::tell::{chain, to_json};
+use crate::translation;
 use crate::workload::call::EndpointCall;
 use addresses::Addresses;
 use reports::Reports;
@@ -410,7 +411,7 @@ impl<D: Datastore> Control<D> {
             attached: self.attachments.view(),
             host_link,
         };
-        let Compiled { tables, prefixes, mut desired, routes } = compile::compile(
+        let Compiled { mut tables, prefixes, mut desired, routes } = compile::compile(
             self.calculation.state(),
             self.acl.clone(),
             &mut self.route_compiler,
@@ -418,6 +419,8 @@ impl<D: Datastore> Control<D> {
             &choices,
             self.generation,
         );
+        let (shared, untranslated) =
+            translation::complete(&mut tables, self.calculation.state(), &view, self.flows.sources());
         // First, for what follows asks them: a next hop is kept resolved where its route leads now.
         self.routes = routes;
         let uplinks: Vec<(LinkIndex, IpAddr)> = self.resolver.asked().filter_map(|ip| self.on_uplink(ip)).collect();
@@ -432,12 +435,14 @@ impl<D: Datastore> Control<D> {
         let mut problems: Vec<String> = self.attachments.oversized(&self.kernel.links).collect();
         // Uplinks hand over what is ours only now that the tables know what to do with it.
         problems.extend(self.attachments.set_prefixes(&prefixes).iter().map(|error| chain(error)));
+        errors.extend(self.attachments.share(&shared));
         self.attachments.guard(&mut errors);
         problems.extend(errors.iter().map(|error| chain(error)));
         self.attachments.published();
         self.dirty.reconcile |= desired != self.desired;
         self.desired = desired;
         self.note("interfaces", problems);
+        self.note("translation", untranslated);
         self.note("routes", self.route_compiler.problems());
         self.give_back();
     }

@@ -1,8 +1,13 @@
 //! What Felix is told about a node, as far as it concerns this router: one struct, whoever filled it.
 
+use std::net::Ipv4Addr;
+
 use config::failsafe::FailsafePort;
+use config::net::PortNumbers;
 use config::resource::{FelixConfigurationSpec, Key, Kind, PortProtocol, ProtoPort, Resource};
 use config::settings::{EndpointToHostAction, Settings, SourceSpoofing};
+
+use fastpath::table::translation::Ports;
 
 use crate::resources::Resources;
 
@@ -21,6 +26,12 @@ pub struct FelixSettings {
     pub allows_vxlan: bool,
     pub allows_ipip: bool,
     pub vxlan_port: u16,
+    /// Ports and identifiers that translated sources have.
+    pub nat_ports: Ports,
+    /// What translated IPv4 sources have for an address, in place of the uplink's.
+    pub nat_outgoing_address: Option<Ipv4Addr>,
+    /// Nodes hear workloads by their own source.
+    pub nat_exempts_nodes: bool,
 }
 
 impl Default for FelixSettings {
@@ -33,6 +44,9 @@ impl Default for FelixSettings {
             allows_vxlan: false,
             allows_ipip: false,
             vxlan_port: 4789,
+            nat_ports: Ports::default(),
+            nat_outgoing_address: None,
+            nat_exempts_nodes: false,
         }
     }
 }
@@ -47,6 +61,7 @@ impl From<&Settings> for FelixSettings {
             allows_vxlan: settings.allow_vxlan_packets_from_workloads,
             allows_ipip: settings.allow_ipip_packets_from_workloads,
             vxlan_port: settings.vxlan_port,
+            ..Self::default()
         }
     }
 }
@@ -87,6 +102,13 @@ impl FelixSettings {
         self.allows_ipip = spec.allow_ipip_packets_from_workloads.unwrap_or(self.allows_ipip);
         let vxlan_port = spec.vxlan_port.and_then(|port| u16::try_from(port.get()).ok());
         self.vxlan_port = vxlan_port.unwrap_or(self.vxlan_port);
+        if let Some(PortNumbers(range)) = spec.nat_port_range {
+            self.nat_ports = Ports { first: range.first(), last: range.last() };
+        }
+        self.nat_outgoing_address = spec.nat_outgoing_address.or(self.nat_outgoing_address);
+        if let Some(exclusions) = spec.nat_outgoing_exclusions {
+            self.nat_exempts_nodes = exclusions == config::resource::NatOutgoingExclusions::IpPoolsAndHostIps;
+        }
     }
 }
 

@@ -59,4 +59,5 @@ pub mod saved_flows;
 pub mod show;
 pub mod tell;
 pub mod trace;
+pub mod translation;
 pub mod workload;

@@ -52,7 +52,9 @@ pub fn trace<D>(control: &Control<D>, request: &TraceRequest) -> Result<TraceVie
         .copy_in([bytes.as_slice()])
         .ok_or_else(|| ApiError::new(ErrorCode::Internal, "the described packet does not fit a frame"))?;
     let scratch = Publisher::new(());
-    let mut pipeline = Pipeline::new(FlowWriter::new(FlowTable::new(64), 0, 1, scratch.grace()));
+    let flows = FlowTable::new(64);
+    flows.sources().copy_from(control.flows.sources());
+    let mut pipeline = Pipeline::new(FlowWriter::new(flows, 0, 1, scratch.grace()));
     let mut burst = Burst::with_capacity();
     burst.slots.push(Slot::new(packet, ingress));
 
@@ -282,6 +284,8 @@ fn detail(
         Stage::Policy => {
             names.name(slot.rule).map_or("no policy applies on the way".into(), |rule| format!("allowed by {rule}"))
         }
+        Stage::Translate if slot.is_translated => "leaves with the source of its uplink".into(),
+        Stage::Translate => "keeps its source".into(),
         Stage::Remember => "flow entered: replies will pass".into(),
         Stage::Respond => match slot.verdict {
             Verdict::Respond(_) => "the answer goes back to the sender".into(),

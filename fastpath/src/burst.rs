@@ -180,6 +180,10 @@ drop_reasons! {
     TtlExceeded = "ttl_exceeded",
     /// Larger than the MTU of the way out and not to be fragmented by us.
     TooBig = "too_big",
+    /// The source has to be translated and cannot be: its protocol has no ports, or the node no address there (any more).
+    TranslationImpossible = "translation_impossible",
+    /// Every port tried for a translated source is taken by a flow to the same destination.
+    SourcePortsExhausted = "source_ports_exhausted",
     /// An answer was due but the limit on answers was reached.
     AnswerRateLimited = "answer_rate_limited",
     /// The interface to send by is gone or down.
@@ -257,6 +261,8 @@ pub struct Slot {
     pub flow: Option<FlowHandle>,
     /// The flow's recorded decision is older than the tables: decide again where it may have changed.
     pub stale: bool,
+    /// An address and a port change on the way: as the known flow says, or as its uplink will have it for a new one.
+    pub is_translated: bool,
     /// The rule that decided: the deny rule of a drop, the last allow rule of a new flow.
     pub rule: RuleIndex,
     /// A `Log` rule matched on the way.
@@ -283,8 +289,6 @@ pub struct Slot {
     pub passage: Passage,
     /// Allowed by a list that keeps no state: it opens no flow.
     pub is_untracked: bool,
-    /// An ICMP error about a packet of no flow we know, on the way from or to the host.
-    pub is_orphan: bool,
 }
 
 impl Slot {
@@ -299,6 +303,7 @@ impl Slot {
             adjacency: AdjacencyIndex::NONE,
             flow: None,
             stale: false,
+            is_translated: false,
             rule: RuleIndex::NONE,
             log: RuleIndex::NONE,
             network: Network::None,
@@ -316,7 +321,6 @@ impl Slot {
             is_group: false,
             passage: Passage::None,
             is_untracked: false,
-            is_orphan: false,
         }
     }
 
@@ -324,6 +328,11 @@ impl Slot {
     #[inline]
     pub fn opens_connection(&self) -> bool {
         self.key.protocol == protocol::TCP && self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+    }
+
+    /// After `classify`: an ICMP error about a packet of no flow we know, on the way from or to the host.
+    pub fn is_orphan(&self) -> bool {
+        self.is_icmp_error && self.flow.is_none()
     }
 
     pub fn drop(&mut self, reason: DropReason) {

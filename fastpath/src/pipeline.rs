@@ -6,7 +6,7 @@ use crate::burst::Burst;
 use crate::flow::limiter::Limiter;
 use crate::flow::{FlowWriter, Seconds};
 use crate::io::umem::Umem;
-use crate::stage::{admit, classify, parse, policy, recall, remember, respond, rewrite, route};
+use crate::stage::{admit, classify, parse, policy, recall, remember, respond, rewrite, route, translate};
 use crate::table::Tables;
 
 /// The stages, for those who watch.
@@ -18,6 +18,7 @@ pub enum Stage {
     Classify,
     Route,
     Policy,
+    Translate,
     Remember,
     Respond,
     Rewrite,
@@ -32,6 +33,7 @@ impl Stage {
             Stage::Classify => "classify",
             Stage::Route => "route",
             Stage::Policy => "policy",
+            Stage::Translate => "translate",
             Stage::Remember => "remember",
             Stage::Respond => "respond",
             Stage::Rewrite => "rewrite",
@@ -78,7 +80,7 @@ impl Pipeline {
         watch(Stage::Parse, burst, umem);
         recall::burst(burst, self.flows.table(), tables, seconds);
         watch(Stage::Recall, burst, umem);
-        admit::burst(burst, umem, tables);
+        admit::burst(burst, umem, self.flows.table(), tables);
         watch(Stage::Admit, burst, umem);
         classify::burst(burst, umem, self.flows.table(), tables, seconds);
         watch(Stage::Classify, burst, umem);
@@ -86,11 +88,13 @@ impl Pipeline {
         watch(Stage::Route, burst, umem);
         policy::burst(burst, self.flows.table(), tables);
         watch(Stage::Policy, burst, umem);
+        translate::burst(burst, &self.flows, tables);
+        watch(Stage::Translate, burst, umem);
         remember::burst(burst, &mut self.flows, tables, seconds);
         watch(Stage::Remember, burst, umem);
         respond::burst(burst, umem, tables, &mut self.limiter);
         watch(Stage::Respond, burst, umem);
-        rewrite::burst(burst, umem, tables);
+        rewrite::burst(burst, umem, self.flows.table(), tables);
         watch(Stage::Rewrite, burst, umem);
     }
 }

@@ -14,6 +14,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use fastpath::flow::table::{InsertError, NewFlow};
+use fastpath::flow::translation::Translated;
 use fastpath::flow::{FlowHandle, FlowTable, FlowWriter, Key, KeyKind, Seconds, mapped};
 use fastpath::header::protocol;
 use fastpath::rcu::Publisher;
@@ -175,6 +176,7 @@ fn enter(writer: &mut FlowWriter, key: &Key, now: Seconds) -> Result<FlowHandle,
         tcp_flags: 0,
         bytes: 64,
         covered: 0,
+        translated: Translated::No,
     };
     writer.insert(&new, now)
 }

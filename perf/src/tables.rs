@@ -56,6 +56,7 @@ pub fn two_endpoints(rules: usize, mtu: u16) -> Tables {
             host_endpoint: HostEndpointIndex::NONE,
             to_host: AdjacencyIndex::NONE,
             from_host: AdjacencyIndex::NONE,
+            outside: [None; 2],
         })
     };
     let endpoint = |ipv4: u32, ipv6: u128| Endpoint {

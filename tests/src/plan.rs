@@ -14,6 +14,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use fastpath::flow::translation::Sources;
 use fastpath::flow::{MAPPED_PREFIX, mapped_address};
 use fastpath::header::ethernet;
 use fastpath::table::acl::{
@@ -26,6 +27,7 @@ use fastpath::table::interface::{
     Endpoint, Failsafe, Failsafes, HostEndpoint, Interface, InterfaceKind, WorkloadTunnels,
 };
 use fastpath::table::routes::Routes;
+use fastpath::table::translation::{Ports, Ranges, Translations};
 use fastpath::table::{
     AdjacencyIndex, EndpointIndex, GroupIndex, HostEndpointIndex, InterfaceIndex, PolicyChange, ProgramIndex,
     RouterAddresses, RuleIndex, Tables, WorkerIndex,
@@ -179,6 +181,8 @@ pub struct Attachment {
     pub ingress: Rules,
     /// Of an uplink.
     pub host: Option<HostLists>,
+    /// Of an uplink: what translated sources have outside.
+    pub outside: Vec<IpAddr>,
 }
 
 /// Where a route leads.
@@ -207,6 +211,10 @@ pub struct Plan {
     pub failsafe_inbound: Vec<(u8, u16)>,
     pub failsafe_outbound: Vec<(u8, u16)>,
     pub workload_tunnels: WorkloadTunnels,
+    /// Whose sources are translated, but not on the way to whom.
+    pub translated: Vec<Net>,
+    pub exempt: Vec<Net>,
+    pub ports: Ports,
 }
 
 impl Attachment {
@@ -226,6 +234,7 @@ impl Attachment {
             egress: Rules::open(),
             ingress: Rules::open(),
             host: None,
+            outside: Vec::new(),
         }
     }
 
@@ -279,7 +288,21 @@ impl Plan {
             failsafe_inbound: Vec::new(),
             failsafe_outbound: Vec::new(),
             workload_tunnels: WorkloadTunnels::default(),
+            translated: Vec::new(),
+            exempt: Vec::new(),
+            ports: Ports::default(),
         }
+    }
+
+    /// The same, translated: workloads have other sources outside, which are the host's addresses on the uplink.
+    pub fn translating() -> Plan {
+        let mut plan = Plan::small();
+        plan.translated = vec![Net::new("10.0.0.0/24"), Net::new("fd00::/64")];
+        plan.exempt = plan.translated.clone();
+        let up = plan.at_mut("up");
+        up.outside = vec!["192.0.2.254".to_address(), "2001:db8::fe".to_address()];
+        up.addresses = up.outside.clone();
+        plan
     }
 
     pub fn index(&self, name: &str) -> InterfaceIndex {
@@ -348,6 +371,7 @@ impl Plan {
                 host_endpoint,
                 to_host,
                 from_host,
+                outside: [None; 2],
             }));
         }
         let (mut ipv4, mut ipv6) = (Vec::new(), Vec::new());
@@ -366,6 +390,26 @@ impl Plan {
         tables.routes = Routes::build(ipv4, ipv6);
         tables.policy = Acl::build(&builder.spec);
         tables
+    }
+
+    /// Adds what is translated, with addresses numbered as the flow table has them.
+    pub fn translate(&self, tables: &mut Tables, sources: &Sources) {
+        let ranges = |nets: &[Net]| Ranges::new(nets.iter().flat_map(|net| net.ranges()).collect());
+        let mut outside = Vec::new();
+        for (attachment, interface) in self.attachments.iter().zip(&mut tables.interfaces) {
+            let Some(interface) = interface else { continue };
+            for address in &attachment.outside {
+                let number = sources.add(mapped_address(*address)).expect("few addresses");
+                outside.push((mapped_address(*address), number));
+                interface.outside[usize::from(address.is_ipv6())] = Some(number);
+            }
+        }
+        tables.translations = Translations {
+            sources: ranges(&self.translated),
+            exempt: ranges(&self.exempt),
+            ports: self.ports,
+            outside,
+        };
     }
 
     /// The kernel's number of an attachment, as the private pair's frames carry it.

@@ -148,9 +148,11 @@ impl Router {
     }
 
     pub fn with(plan: Plan, options: Options) -> Router {
-        let publisher = Publisher::new(plan.tables(1));
         // The same keys every time, so that a test repeats.
         let flows = FlowTable::with_hasher(options.flows, ahash::RandomState::with_seeds(1, 2, 3, 4));
+        let mut tables = plan.tables(1);
+        plan.translate(&mut tables, flows.sources());
+        let publisher = Publisher::new(tables);
         let parts = (0..options.workers)
             .map(|index| Parts {
                 umem: Umem::heap(options.frame_size, options.frames),
@@ -179,7 +181,9 @@ impl Router {
     pub fn update(&mut self, change: impl FnOnce(&mut Plan)) {
         change(&mut self.plan);
         self.generation += 1;
-        self.publisher.publish(self.plan.tables(self.generation));
+        let mut tables = self.plan.tables(self.generation);
+        self.plan.translate(&mut tables, self.flows.sources());
+        self.publisher.publish(tables);
     }
 
     /// Publishes tables that were made elsewhere for the same attachments.

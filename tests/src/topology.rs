@@ -102,6 +102,11 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// A namespace that is no part of a topology.
+    pub fn of(namespace: &str) -> Machine {
+        Machine { namespace: namespace.to_owned() }
+    }
+
     pub fn namespace(&self) -> &str {
         &self.namespace
     }

@@ -135,6 +135,11 @@ impl Reply {
         self.ips.iter().filter_map(|ip| arguments::address(&ip.address)).collect()
     }
 
+    /// The networks that its addresses are in.
+    pub fn networks(&self) -> Vec<Cidr> {
+        self.ips.iter().filter_map(|ip| Cidr::parse(&ip.address).ok()).map(|network| network.masked()).collect()
+    }
+
     /// Where its routes lead.
     pub fn destinations(&self) -> Vec<Cidr> {
         self.routes.iter().filter_map(|route| Cidr::parse(&route.dst).ok()).collect()

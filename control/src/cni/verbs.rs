@@ -138,6 +138,10 @@ async fn add(workloads: &Workloads, request: &Request, delegated: Option<&Delega
         Ok(given) => {
             wish.addresses = Source::Given(given.addresses());
             wish.routes = with_defaults(request, given.destinations());
+            // Who is in the workload's own network hears it by its own address, as with other plugins.
+            if let Some(networks) = &mut wish.masquerade {
+                *networks = given.networks();
+            }
             wish.is_wired = plugin == DHCP;
             workloads.attach(wish).await.map_err(CniError::from).map(|attached| (attached, given))
         }
@@ -402,13 +406,6 @@ pub fn wish(request: &Request) -> Result<Wish, CniError> {
     let unsupported = |field: &str, found: String, why: &str| {
         Err(CniError::new(error::UNSUPPORTED, format!("unsupported field {field}: {found}")).with_details(why))
     };
-    if config.ip_masq {
-        return unsupported(
-            "ipMasq",
-            "true".to_string(),
-            "source addresses are not translated; leave it out, or chain a plugin that does",
-        );
-    }
     if !["", "veth"].contains(&config.device_type.as_str()) {
         let shown: String = config.device_type.chars().take(20).collect();
         return unsupported("device_type", shown, "expected veth");
@@ -466,6 +463,7 @@ pub fn wish(request: &Request) -> Result<Wish, CniError> {
         profiles: config.profiles.clone().filter(|_| !is_pod),
         ports: ports(request)?,
         routes: with_defaults(request, routes),
+        masquerade: config.ip_masq.then(Vec::new),
         may_forward: config.container_settings.allow_ip_forwarding,
         allowed_sources: annotations.allowed_sources.unwrap_or_default(),
         floating,

@@ -138,6 +138,17 @@ pub struct FlowView {
     pub egress_interface: Option<String>,
     /// The rule that let the flow in.
     pub rule: Option<String>,
+    /// What stands in place of its source outside, where that is translated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outside: Option<Outside>,
+}
+
+/// A source as others see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outside {
+    pub address: IpAddr,
+    /// Of ICMP echo: the identifier.
+    pub port: u16,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

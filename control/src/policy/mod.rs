@@ -53,6 +53,7 @@ use config::resource::{ALL_INTERFACES, Key, Kind, PolicyType, Resource, Rule};
 use crate::felix::FelixSettings;
 use crate::node_state::{BlockName, Changes, EndpointState, HostEndpointState, Member, NodeState, Program};
 use crate::resources::Resources;
+use crate::translation::{self, Translated};
 use active::{Policy, Stage};
 use endpoint_rules::{BlockUsers, DEFAULT_ALLOW, List, Rules, Selecting};
 use ipsets::{Membership, Sets};
@@ -511,17 +512,21 @@ impl Calculation {
         let state = &mut self.state;
         let static_routes = local::static_routes(resources, &self.node);
         let pools = local::pools(resources);
+        let own = translation::endpoints(resources, self.local.keys());
+        let translated = Translated::of(resources, state.felix.nat_exempts_nodes, own);
         let node_addresses = local::node_addresses(resources, &self.node);
         let is_same = endpoints == state.endpoints
             && host_endpoints == state.host_endpoints
             && static_routes == state.static_routes
             && pools == state.pools
+            && translated == state.translated
             && node_addresses == state.node_addresses
             && problems == state.problems;
         state.endpoints = endpoints;
         state.host_endpoints = host_endpoints;
         state.static_routes = static_routes;
         state.pools = pools;
+        state.translated = translated;
         state.node_addresses = node_addresses;
         state.problems = problems;
         !is_same

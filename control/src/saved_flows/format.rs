@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 const MAGIC: [u8; 8] = *b"VRFLOWS\n";
 /// Counts up with every change of what follows, the numbers of `State` and `KeyKind` included.
-const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Before the part that the checksum covers.
 const FRONT: usize = 16;
 /// Names of rules, interfaces and endpoints are shorter than this.
@@ -72,6 +72,8 @@ pub struct Passage {
     pub ingress: u32,
     pub egress: u32,
     pub rule: Option<u32>,
+    /// What stands in place of its source outside: address and port.
+    pub outside: Option<(u128, u16)>,
     pub created: u64,
     pub seen: [u64; 2],
     pub packets: [u64; 2],

@@ -14,7 +14,8 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use fastpath::flow::tcp_state::State;
-use fastpath::flow::{FlowView, Seconds, unmapped_address};
+use fastpath::flow::translation::{Sources, Translated, Translation};
+use fastpath::flow::{FlowView, Key, KeyKind, Seconds, unmapped_address};
 use fastpath::table::{InterfaceIndex, RuleIndex};
 
 use super::Boot;
@@ -37,6 +38,8 @@ pub struct Ground<'a> {
     /// Flows that fit the table.
     pub room: usize,
     pub attached: &'a BTreeMap<String, Attachment>,
+    /// Numbers of the addresses that sources are translated to.
+    pub sources: &'a Sources,
     pub endpoints: &'a [EndpointState],
 }
 
@@ -208,6 +211,7 @@ fn admit(flow: &SavedFlow, sides: &[Option<Side<'_>>], ground: &Ground<'_>) -> R
         key,
         state,
         rule: RuleIndex::NONE,
+        translated: translated(&key, passage.outside, ground)?,
         ingress: ingress.index,
         egress: egress.index,
         created: time(passage.created),
@@ -216,4 +220,16 @@ fn admit(flow: &SavedFlow, sides: &[Option<Side<'_>>], ground: &Ground<'_>) -> R
         bytes: passage.bytes,
         tcp_flags: passage.tcp_flags,
     })
+}
+
+/// An address that the node has no more is no reason to forget the flow: its next packet is, and that begins another.
+fn translated(key: &Key, outside: Option<(u128, u16)>, ground: &Ground<'_>) -> Result<Translated, Lost> {
+    let Some((address, port)) = outside else { return Ok(Translated::No) };
+    let is_of_family = Key { source: address, ..*key }.is_ipv4() == key.is_ipv4();
+    let can_be = is_of_family && matches!(key.kind, KeyKind::Ports | KeyKind::EchoRequest);
+    if !can_be {
+        return Err(Lost::Damaged);
+    }
+    let source = ground.sources.add(address).ok_or(Lost::Gone)?;
+    Ok(Translated::Flow(Translation { source, port }))
 }

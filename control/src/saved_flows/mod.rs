@@ -83,6 +83,7 @@ impl<D: Datastore> Control<D> {
             // An equal share for each worker.
             room: self.flows.capacity() / workers * workers,
             attached: self.attachments.view(),
+            sources: self.flows.sources(),
             endpoints: &self.calculation.state().endpoints,
         };
         load::admissible(bytes, &ground, &mut self.names)

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use fastpath::flow::tcp_state::State;
+use fastpath::flow::translation::Translated;
 use fastpath::flow::{FlowTable, FlowView, KeyKind};
 use fastpath::table::interface::InterfaceKind;
 use fastpath::table::{InterfaceIndex, RuleIndex};
@@ -163,6 +164,7 @@ impl Walk {
             ingress,
             egress,
             rule: self.rule(view.rule, source.names),
+            outside: outside(view, source.flows),
             created: time(view.created),
             seen: view.seen.map(time),
             packets: view.packets,
@@ -193,6 +195,13 @@ impl Walk {
         let number = self.written_rules.len() as u32;
         self.written_rules.insert(index, number);
         Some(number)
+    }
+}
+
+fn outside(view: &FlowView, flows: &FlowTable) -> Option<(u128, u16)> {
+    match view.translated {
+        Translated::Flow(translation) => Some((flows.sources().address(translation.source), translation.port)),
+        Translated::No | Translated::Fragment(..) => None,
     }
 }
 

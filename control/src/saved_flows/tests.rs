@@ -8,10 +8,11 @@ use std::sync::Arc;
 use config::net::Cidr;
 use config::resource::{Key as ResourceKey, Kind};
 use fastpath::flow::tcp_state::State;
+use fastpath::flow::translation::{Sources, Translated, Translation};
 use fastpath::flow::{FlowTable, FlowView, FlowWriter, Key, KeyKind, mapped_address};
 use fastpath::rcu::Publisher;
 use fastpath::table::interface::InterfaceKind;
-use fastpath::table::{InterfaceIndex, WorkerIndex};
+use fastpath::table::{InterfaceIndex, RuleIndex, WorkerIndex};
 use fastpath::worker::Clock;
 
 use super::format::{FormatError, Header, Passage, Reader, SavedFlow, SavedInterface, SavedKind, Writer};
@@ -42,6 +43,7 @@ struct Node {
     names: RuleNames,
     boot: Boot,
     room: usize,
+    sources: Sources,
 }
 
 impl Node {
@@ -77,6 +79,7 @@ impl Node {
             names: RuleNames::default(),
             boot: Boot { id: "boot".into(), now: 100_000 },
             room: 100,
+            sources: Sources::default(),
         }
     }
 
@@ -91,6 +94,7 @@ impl Node {
             now: 3600,
             room: self.room,
             attached: &self.attached,
+            sources: &self.sources,
             endpoints: &self.endpoints,
         };
         load::admissible(bytes, &ground, &mut self.names)
@@ -124,6 +128,7 @@ fn passage(ingress: u32, egress: u32) -> Passage {
         ingress,
         egress,
         rule: Some(0),
+        outside: None,
         created: 90_000,
         seen: [99_980, 99_970],
         packets: [5, 6],
@@ -160,6 +165,7 @@ fn a_flow_comes_back_with_all_that_was_known_of_it() {
         key: tcp_key(CLIENT, WEB),
         state: State::TcpEstablished,
         rule: node.names.index(RULE),
+        translated: Translated::No,
         ingress: node.index("caliclient"),
         egress: node.index("caliweb"),
         // Older than the clock.
@@ -260,8 +266,8 @@ fn a_damaged_file_is_refused() {
     refused(b"SQLite format 3\0", "does not begin as");
     refused(&good[..10], "cut short");
     let mut newer = good.clone();
-    newer[8] = 2;
-    refused(&newer, "version 2, expected 1");
+    newer[8] = 3;
+    refused(&newer, "version 3, expected 2");
     // Every bit matters.
     for bit in 0..good.len() * 8 {
         let mut bytes = good.clone();
@@ -306,6 +312,7 @@ fn table(node: &mut Node, flows: u16) -> (Arc<FlowTable>, FlowWriter) {
             key: Key { source_port: port, ..tcp_key(CLIENT, WEB) },
             state: State::TcpEstablished,
             rule: node.names.index(RULE),
+            translated: Translated::No,
             ingress: node.index("caliclient"),
             egress: node.index("caliweb"),
             created: 3600,
@@ -396,4 +403,59 @@ fn what_cannot_be_written_is_said_and_what_cannot_be_read_is_refused() {
     assert!(matches!(load::take(&path), Some(Err(Refusal::NoFile(_)))));
     assert!(load::take(&path).is_none(), "what is refused is removed");
     assert!(matches!(Reader::new(b"VRFLOWS\n"), Err(FormatError::Content(_))));
+}
+
+#[test]
+fn a_translated_flow_keeps_what_it_has_outside() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("flows");
+    let before = Node::new(0);
+    let flows = FlowTable::new(64);
+    let mut writer = FlowWriter::new(flows.clone(), 0, 1, Publisher::new(()).grace());
+    let outside = mapped_address(ip("192.0.2.1"));
+    // Numbers are each process' own.
+    flows.sources().add(mapped_address(ip("192.0.2.99")));
+    let translation = Translation { source: flows.sources().add(outside).unwrap(), port: 20_123 };
+    let view = FlowView {
+        key: tcp_key(CLIENT, "198.51.100.7"),
+        state: State::TcpEstablished,
+        rule: RuleIndex::NONE,
+        translated: Translated::Flow(translation),
+        ingress: before.index("caliclient"),
+        egress: before.index("up0"),
+        created: 3600,
+        seen: [3600, 3600],
+        packets: [1, 2],
+        bytes: [100, 200],
+        tcp_flags: [0x12, 0x12],
+    };
+    writer.restore(&view).unwrap();
+    assert_eq!(Saver::new(path.clone()).finish(&source(&before, &flows)).unwrap(), 1);
+    let bytes = load::take(&path).unwrap().unwrap();
+    let mut after = Node { boot: Boot::read().unwrap(), ..Node::new(40) };
+    let (restored, _) = after.admissible(&bytes).unwrap();
+    let Translated::Flow(Translation { source, port }) = restored[0].translated else {
+        panic!("{:?}", restored[0].translated)
+    };
+    assert_eq!((after.sources.address(source), port), (outside, 20_123));
+    // Its answers find it.
+    let flows = FlowTable::new(64);
+    flows.sources().copy_from(&after.sources);
+    FlowWriter::new(flows.clone(), 0, 1, Publisher::new(()).grace()).restore(&restored[0]).unwrap();
+    let answer = Key { source: outside, source_port: 20_123, ..view.key }.reversed();
+    assert!(flows.lookup(&answer, flows.hash(&answer)).is_some());
+    assert!(flows.lookup(&view.key.reversed(), flows.hash(&view.key.reversed())).is_none());
+}
+
+#[test]
+fn what_has_no_ports_or_another_family_outside_is_refused() {
+    let wrong = |outside, kind| {
+        let key = Key { kind, protocol: 1, ..tcp_key(CLIENT, "198.51.100.7") };
+        let state = if kind == KeyKind::Ports { State::TcpEstablished } else { State::Icmp };
+        let key = Key { protocol: if kind == KeyKind::Ports { 6 } else { 1 }, ..key };
+        let passage = Passage { outside: Some((outside, 20_000)), seen: [99_999; 2], ..passage(0, 2) };
+        refused(&file(&header(), &[SavedFlow::new(&key, state, passage)]), "a flow that cannot be");
+    };
+    wrong(mapped_address(ip("2001:db8::1")), KeyKind::Ports);
+    wrong(mapped_address(ip("192.0.2.1")), KeyKind::IcmpOther);
 }

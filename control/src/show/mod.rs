@@ -14,6 +14,7 @@ pub mod why;
 use std::time::Duration;
 
 use config::resource::Kind;
+use fastpath::flow::translation::{Translated, Translation};
 use fastpath::flow::{self, unmapped_address};
 use fastpath::header::protocol;
 use fastpath::stats::counters::{Counter, Counters};
@@ -26,8 +27,8 @@ use crate::control::Control;
 use crate::host::{Link, Neighbour};
 use crate::http::api::{ShowFilter, ShowKind};
 use crate::http::views::{
-    self, CopyMode, DatastoreView, FlowView, InterfaceView, NeighbourSource, NeighbourState, NeighbourView, PollMode,
-    PreparationView, QueueView, StatusView, VersionView, WorkerView, XdpMode,
+    self, CopyMode, DatastoreView, FlowView, InterfaceView, NeighbourSource, NeighbourState, NeighbourView, Outside,
+    PollMode, PreparationView, QueueView, StatusView, VersionView, WorkerView, XdpMode,
 };
 use crate::tell::to_json;
 
@@ -211,6 +212,13 @@ fn flows<D>(control: &Control<D>) -> impl Iterator<Item = FlowView> {
             ingress_interface: name(view.ingress),
             egress_interface: name(view.egress),
             rule: control.names.name(view.rule).map(str::to_owned),
+            outside: match view.translated {
+                Translated::Flow(Translation { source, port }) => {
+                    let address = unmapped_address(control.flows.sources().address(source));
+                    Some(Outside { address, port })
+                }
+                Translated::No | Translated::Fragment(..) => None,
+            },
         }
     })
 }

@@ -59,6 +59,8 @@ pub struct Wish {
     pub ports: Vec<WorkloadEndpointPort>,
     /// Where to, by the gateway; everywhere when empty.
     pub routes: Vec<Cidr>,
+    /// Its source is translated on the way out of the node, but not on the way to these networks.
+    pub masquerade: Option<Vec<Cidr>>,
     /// The workload may forward packets (net.ipv4.ip_forward).
     pub may_forward: bool,
     pub service_account: String,

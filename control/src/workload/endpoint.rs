@@ -12,6 +12,7 @@ use config::selector::Selector;
 
 use super::call::{NodeView, Wish};
 use super::identity::{self, Identity, legal};
+use crate::translation;
 
 /// The endpoint that is written, and what has to be beside it.
 pub fn endpoint_of(
@@ -27,9 +28,14 @@ pub fn endpoint_of(
         Some(profiles) => (profiles.clone(), None),
         None => profiles_of(identity, &wish.service_account),
     };
+    let mut annotations = identity.annotations();
+    if let Some(networks) = &wish.masquerade {
+        let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
+        annotations.insert(translation::ANNOTATION.to_string(), networks.join(","));
+    }
     let metadata = Metadata {
         labels: wish.labels.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
-        annotations: identity.annotations(),
+        annotations,
         ..Metadata::namespaced(&identity.namespace, &key.name)
     };
     let spec = WorkloadEndpointSpec {

@@ -16,6 +16,7 @@ use zerocopy::FromZeros;
 
 use super::table::Direction;
 use super::tcp_state::{self, State};
+use super::translation::{Sources, Translated};
 use super::{FlowView, Key, Seconds};
 use crate::mapped;
 use crate::table::{AdjacencyIndex, InterfaceIndex, RuleIndex};
@@ -95,6 +96,8 @@ pub(super) struct Side {
     bytes: AtomicU64,
     rule: AtomicU32,
     last_seen: AtomicU32,
+    /// `Translated` as a word, the same in both.
+    translation: AtomicU32,
     ingress: AtomicU16,
     tcp_flags: AtomicU8,
 }
@@ -110,7 +113,7 @@ const _: () = assert!(size_of::<Shared>() == 64 && size_of::<Side>() == 64 && si
 
 impl Entry {
     /// Fills a free entry, which becomes a flow.
-    pub(super) fn fill(&self, flow: &FlowView, covered: u16, charged: InterfaceIndex) {
+    pub(super) fn fill(&self, flow: &FlowView, covered: u16, charged: InterfaceIndex, sources: &Sources) {
         for (word, value) in flow.key.words().into_iter().enumerate() {
             self.shared.key[word].store(value, Ordering::Relaxed);
         }
@@ -120,9 +123,16 @@ impl Entry {
         self.shared.charged.store(charged.0, Ordering::Relaxed);
         self.shared.covered.store(covered, Ordering::Relaxed);
         self.shared.state.store(flow.state as u8, Ordering::Relaxed);
-        let ends = [(flow.key, flow.ingress), (flow.key.reversed(), flow.egress)];
-        for (position, (side, (key, ingress))) in self.sides.iter().zip(ends).enumerate() {
-            let packed = Packed::of(&key);
+        let ends = [(Direction::Forward, flow.ingress), (Direction::Reverse, flow.egress)];
+        for (position, (side, (direction, ingress))) in self.sides.iter().zip(ends).enumerate() {
+            let packed = match (direction, flow.translated) {
+                // Fragments have one direction; the other's place has room for an address.
+                (Direction::Reverse, Translated::Fragment(_, address)) => {
+                    Packed { addresses: (address >> 64) as u64, ports: address as u64 }
+                }
+                _ => Packed::of(&sources.key_of(&flow.key, flow.translated, direction)),
+            };
+            side.translation.store(flow.translated.word(), Ordering::Relaxed);
             side.addresses.store(packed.addresses, Ordering::Relaxed);
             side.ports.store(packed.ports, Ordering::Relaxed);
             side.packets.store(flow.packets[position], Ordering::Relaxed);
@@ -161,14 +171,18 @@ impl Entry {
 
     /// True when this is the key of packets of that direction.
     #[inline(always)]
-    pub(super) fn holds(&self, direction: Direction, packed: Packed, key: &Key) -> bool {
+    pub(super) fn holds(&self, direction: Direction, packed: Packed, key: &Key, sources: &Sources) -> bool {
         let side = self.side(direction);
         let is_alike = side.addresses.load(Ordering::Relaxed) == packed.addresses
             && side.ports.load(Ordering::Relaxed) == packed.ports;
-        is_alike && (packed.is_ipv4() || self.has_addresses(direction, key))
+        is_alike && (packed.is_ipv4() || self.has_addresses(direction, key, sources))
     }
 
-    fn has_addresses(&self, direction: Direction, key: &Key) -> bool {
+    fn has_addresses(&self, direction: Direction, key: &Key, sources: &Sources) -> bool {
+        if direction == Direction::Reverse && self.side(direction).is_translated() {
+            let own = self.key_of(direction, sources);
+            return (own.source, own.destination) == (key.source, key.destination);
+        }
         let stored: [u64; 4] = std::array::from_fn(|word| self.shared.key[word].load(Ordering::Relaxed));
         let [a, b, c, d, _] = key.words();
         stored
@@ -176,6 +190,19 @@ impl Entry {
                 Direction::Forward => [a, b, c, d],
                 Direction::Reverse => [c, d, a, b],
             }
+    }
+
+    /// The key that packets of that direction come in with.
+    pub(super) fn key_of(&self, direction: Direction, sources: &Sources) -> Key {
+        sources.key_of(&self.key(), self.translated(), direction)
+    }
+
+    /// What stands in place of the source outside.
+    pub(super) fn translated(&self) -> Translated {
+        let [forward, reverse] = &self.sides;
+        let word = forward.translation.load(Ordering::Relaxed);
+        let half = |half: &AtomicU64| u128::from(half.load(Ordering::Relaxed));
+        Translated::from_word(word, half(&reverse.addresses) << 64 | half(&reverse.ports))
     }
 
     /// The key of the flow's first packet.
@@ -232,6 +259,7 @@ impl Entry {
             key: self.key(),
             state: self.state(),
             rule: self.sides[0].rule(),
+            translated: self.translated(),
             ingress: self.sides[0].decision().ingress,
             egress: self.egress(Direction::Forward),
             created: self.shared.created.load(Ordering::Relaxed),
@@ -258,6 +286,12 @@ impl Side {
 
     pub(super) fn decide(&self, adjacency: AdjacencyIndex, generation: u32) {
         self.decision.store(u64::from(adjacency.0) << 32 | u64::from(generation), Ordering::Relaxed);
+    }
+
+    /// True when packets of this direction change more than their way.
+    #[inline(always)]
+    pub(super) fn is_translated(&self) -> bool {
+        self.translation.load(Ordering::Relaxed) != 0
     }
 
     #[inline(always)]

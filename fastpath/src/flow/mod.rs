@@ -6,6 +6,7 @@
 //! | `table.rs` | the table all workers share: lookup, what is recorded |
 //! | `bucket.rs`, `entry.rs` | its two parts: where a key is found, and what a flow is |
 //! | `writer.rs` | what one worker enters and removes: insert, eviction, quotas |
+//! | `translation.rs` | what stands in place of a flow's source outside |
 //! | `tcp_state.rs` | from TCP flags to the state that decides how long an idle flow lives |
 //! | `expiry.rs` | the sweep: each worker ages the entries it made |
 //! | `restore.rs` | a flow as plain values, and how it comes back after a restart |
@@ -21,6 +22,7 @@ pub mod limiter;
 pub mod restore;
 pub mod table;
 pub mod tcp_state;
+pub mod translation;
 pub mod writer;
 
 pub use restore::FlowView;

@@ -6,7 +6,9 @@
 //!
 //! Left out: fragments, whose datagram is over before anybody restarts.
 
+use super::table::Direction;
 use super::tcp_state::State;
+use super::translation::Translated;
 use super::writer::{FlowWriter, InsertError};
 use super::{Key, KeyKind, Seconds};
 use crate::table::{AdjacencyIndex, InterfaceIndex, RuleIndex};
@@ -22,6 +24,8 @@ pub struct FlowView {
     pub state: State,
     /// The rule that allowed it.
     pub rule: RuleIndex,
+    /// What stands in place of its source outside.
+    pub translated: Translated,
     /// Where packets of the forward direction come in, and where they leave.
     pub ingress: InterfaceIndex,
     pub egress: InterfaceIndex,
@@ -47,7 +51,9 @@ impl FlowWriter {
     /// Enters a flow of an earlier process, if there is a free entry. A flow that is there stays as it is.
     pub fn restore(&mut self, flow: &FlowView) -> Result<(), InsertError> {
         let hash = self.table().hash(&flow.key);
-        if flow.key.kind == KeyKind::Fragment || self.table().lookup(&flow.key, hash).is_some() {
+        let answer = self.table().sources().key_of(&flow.key, flow.translated, Direction::Reverse);
+        let is_there = |key: &Key| self.table().lookup(key, self.table().hash(key)).is_some();
+        if flow.key.kind == KeyKind::Fragment || is_there(&flow.key) || is_there(&answer) {
             return Ok(());
         }
         self.place(flow, 0, flow.ingress, (AdjacencyIndex::NONE, NO_GENERATION), hash).map(|_| ())
@@ -78,6 +84,7 @@ mod tests {
             },
             state: State::TcpEstablished,
             rule: RuleIndex(9),
+            translated: Translated::No,
             ingress: InterfaceIndex(3),
             egress: InterfaceIndex(4),
             created: 5,
@@ -126,6 +133,7 @@ mod tests {
             bytes: 60,
             covered: 0,
             charged: InterfaceIndex(4),
+            translated: Translated::No,
         };
         writer.insert(&new, 3600).unwrap();
         let before: Vec<FlowView> = writer.table().iter().collect();

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use super::bucket::{Bucket, CROWDED, WAYS};
 use super::entry::{Entry, Packed};
 use super::tcp_state::State;
+use super::translation::{Replacement, Sources, Translated};
 use super::{FlowView, Key, Seconds};
 use crate::mapped::{self, Extent, Zeroed};
 use crate::table::{AdjacencyIndex, InterfaceIndex, RuleIndex};
@@ -76,6 +77,7 @@ pub enum Direction {
 pub struct FlowTable {
     buckets: Zeroed<Bucket>,
     pub(super) entries: Zeroed<Entry>,
+    sources: Sources,
     hasher: ahash::RandomState,
 }
 
@@ -93,7 +95,8 @@ impl FlowTable {
         let capacity = capacity.clamp(64, Self::LARGEST);
         // Two slots a flow, half of them empty.
         let buckets = (capacity as usize * 4 / WAYS).next_power_of_two();
-        let table = Self { buckets: mapped::zeroed(buckets), entries: mapped::zeroed(capacity as usize), hasher };
+        let (buckets, entries) = (mapped::zeroed(buckets), mapped::zeroed(capacity as usize));
+        let table = Self { buckets, entries, sources: Sources::default(), hasher };
         mapped::huge_pages(&table.buckets);
         mapped::huge_pages(&table.entries);
         Arc::new(table)
@@ -158,7 +161,7 @@ impl FlowTable {
     /// True when the flow has this key, in the handle's direction.
     #[inline(always)]
     pub fn is(&self, handle: FlowHandle, key: &Key) -> bool {
-        self.entry(handle).holds(handle.direction(), Packed::of(key), key)
+        self.entry(handle).holds(handle.direction(), Packed::of(key), key, &self.sources)
     }
 
     /// Finds the flow of which this key is either direction.
@@ -166,7 +169,7 @@ impl FlowTable {
     pub fn lookup(&self, key: &Key, hash: u64) -> Option<FlowHandle> {
         let (first, second, tag) = self.buckets_of(hash);
         let packed = Packed::of(key);
-        let is_it = |handle: FlowHandle| self.entry(handle).holds(handle.direction(), packed, key);
+        let is_it = |handle: FlowHandle| self.entry(handle).holds(handle.direction(), packed, key, &self.sources);
         first.find(tag, is_it).or_else(|| if first.has_spilled() { second.find(tag, is_it) } else { None })
     }
 
@@ -201,6 +204,38 @@ impl FlowTable {
         self.entry(handle).key()
     }
 
+    /// The key that packets of the handle's direction come in with.
+    pub fn key_of(&self, handle: FlowHandle) -> Key {
+        self.entry(handle).key_of(handle.direction(), &self.sources)
+    }
+
+    /// The addresses that sources are translated to.
+    pub fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// True when packets of the flow change more than their way.
+    #[inline(always)]
+    pub fn is_translated(&self, handle: FlowHandle) -> bool {
+        self.entry(handle).side(handle.direction()).is_translated()
+    }
+
+    /// What stands in place of the flow's source outside.
+    pub fn translated(&self, handle: FlowHandle) -> Translated {
+        self.entry(handle).translated()
+    }
+
+    /// What is written into packets of the handle's direction.
+    pub fn replacement(&self, handle: FlowHandle) -> Option<Replacement> {
+        let entry = self.entry(handle);
+        self.sources.replacement(&entry.key(), entry.translated(), handle.direction())
+    }
+
+    /// Ends a flow: its owner frees it when it next comes by, and until then its packets go on as they did.
+    pub fn end(&self, handle: FlowHandle) {
+        self.entry(handle).set_state(State::Evicted);
+    }
+
     /// Counts a packet and moves the state on.
     #[inline(always)]
     pub fn touch(&self, handle: FlowHandle, bytes: u32, tcp_flags: u8, now: Seconds) {
@@ -228,9 +263,7 @@ impl FlowTable {
 
     /// The bucket that a handle of a flow would stand in if there were room.
     fn first_bucket(&self, handle: FlowHandle) -> &Bucket {
-        let key = self.key(handle);
-        let key = if handle.direction() == Direction::Forward { key } else { key.reversed() };
-        self.buckets_of(self.hash(&key)).0
+        self.buckets_of(self.hash(&self.key_of(handle))).0
     }
 
     /// Puts a handle into one of the key's buckets: the first, or the emptier where that is crowded. Evicts when both are full.

@@ -39,6 +39,7 @@ fn new(writer: &FlowWriter, key: Key) -> NewFlow {
         tcp_flags: tcp::SYN,
         bytes: 60,
         covered: 0,
+        translated: Translated::No,
     }
 }
 
@@ -290,4 +291,40 @@ fn few_flows_spill() {
     let spilled: u32 = writer.table().buckets.iter().map(Bucket::spilled).sum();
     assert!(spilled < (2 << 14) / 10, "{spilled} of {} handles", 2 << 14);
     assert!((0..1 << 14).all(|number| find(&writer, &key(number)).is_some()));
+}
+
+#[test]
+fn a_translated_flow_is_found_by_what_its_answers_have() {
+    use crate::flow::translation::{End, Replacement, Translated, Translation};
+    let ipv6 = Key { source: 0xfd00 << 112 | 5, destination: 0x2001 << 112 | 7, ..key(5) };
+    for key in [
+        Key { source: crate::flow::mapped(0x0a00_0005), destination: crate::flow::mapped(0xc000_0207), ..key(5) },
+        ipv6,
+    ] {
+        let (_publisher, mut writer) = table(64);
+        let address = if key.is_ipv4() { crate::flow::mapped(0xc000_0201) } else { 0x2001 << 112 | 1 };
+        let translation = Translation { source: writer.table().sources().add(address).unwrap(), port: 20_001 };
+        let flow = NewFlow { translated: Translated::Flow(translation), ..new(&writer, key) };
+        let handle = writer.insert(&flow, 0).unwrap();
+        let answer = Key { source: address, source_port: 20_001, ..key }.reversed();
+        assert_eq!((find(&writer, &key), find(&writer, &answer)), (Some(handle), Some(handle.reversed())));
+        assert_eq!(find(&writer, &key.reversed()), None, "nobody outside knows that address");
+        let table = writer.table();
+        assert_eq!((table.key_of(handle), table.key_of(handle.reversed())), (key, answer));
+        let replacement = |end, address, port| Some(Replacement { end, address, port: Some(port) });
+        assert_eq!(table.replacement(handle), replacement(End::Source, address, 20_001));
+        let inner = replacement(End::Destination, key.source, key.source_port);
+        assert_eq!(table.replacement(handle.reversed()), inner);
+        assert_eq!(table.iter().next().map(|flow| flow.translated), Some(Translated::Flow(translation)));
+        // The fragments of a datagram have the address alone.
+        let fragment = Key { kind: KeyKind::Fragment, ..key };
+        let translated = Translated::Fragment(End::Destination, address);
+        let handle = writer.insert(&NewFlow { translated, ..new(&writer, fragment) }, 0).unwrap();
+        let expected = Replacement { end: End::Destination, address, port: None };
+        assert_eq!(writer.table().replacement(handle), Some(expected));
+        // When it ends both are gone.
+        writer.sweep(3600);
+        assert_eq!((find(&writer, &key), find(&writer, &answer), find(&writer, &fragment)), (None, None, None));
+        assert_eq!(writer.live(), 0);
+    }
 }

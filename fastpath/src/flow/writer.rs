@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use super::table::{Direction, FlowHandle, FlowTable};
 use super::tcp_state::{self, State};
+use super::translation::Translated;
 use super::{FlowView, Key, KeyKind, Seconds};
 use crate::rcu::Grace;
 use crate::stats::counters::MAX_INTERFACES;
@@ -48,6 +49,8 @@ pub struct NewFlow {
     pub bytes: u32,
     /// For the fragments of a datagram: how much of it the first fragment covered, in bytes.
     pub covered: u16,
+    /// What stands in place of its source outside.
+    pub translated: Translated,
 }
 
 /// Why a flow was not entered.
@@ -62,6 +65,8 @@ pub enum InsertError {
 /// What one worker may write of the table.
 pub struct FlowWriter {
     table: Arc<FlowTable>,
+    /// Which of how many workers this is.
+    share: (usize, usize),
     /// First entry and number of entries of this worker.
     first: u32,
     count: u32,
@@ -83,6 +88,7 @@ impl FlowWriter {
         let count = (table.capacity() / workers.max(1)) as u32;
         Self {
             table,
+            share: (index, workers),
             first: count * index as u32,
             count,
             used: 0,
@@ -102,6 +108,11 @@ impl FlowWriter {
 
     pub fn table(&self) -> &FlowTable {
         &self.table
+    }
+
+    /// Which worker this is, and of how many.
+    pub fn share(&self) -> (usize, usize) {
+        self.share
     }
 
     /// Entries of this worker that have ever been used.
@@ -141,6 +152,7 @@ impl FlowWriter {
             key: new.key,
             state: tcp_state::first(&new.key, new.tcp_flags),
             rule: new.rule,
+            translated: new.translated,
             ingress: new.ingress,
             egress: new.egress,
             created: now,
@@ -169,13 +181,14 @@ impl FlowWriter {
         let forward = FlowHandle::new(index, Direction::Forward);
         self.table.set_way_out(forward, adjacency, generation);
         self.table.set_way_out(forward.reversed(), AdjacencyIndex::NONE, generation);
-        self.table.entries[index as usize].fill(flow, covered, charged);
+        self.table.entries[index as usize].fill(flow, covered, charged, self.table.sources());
         if self.table.link(hash, forward).is_err() {
             self.discard(index);
             return Err(InsertError::Full);
         }
         if flow.key.kind != KeyKind::Fragment {
-            let reverse_hash = self.table.hash(&flow.key.reversed());
+            let answer = self.table.sources().key_of(&flow.key, flow.translated, Direction::Reverse);
+            let reverse_hash = self.table.hash(&answer);
             if self.table.link(reverse_hash, forward.reversed()).is_err() {
                 self.table.unlink(hash, forward);
                 self.discard(index);
@@ -188,9 +201,9 @@ impl FlowWriter {
     /// Frees an entry of this worker: unlinked at once, reused after a grace period.
     pub(super) fn remove(&mut self, index: u32) {
         let forward = FlowHandle::new(index, Direction::Forward);
-        let key = self.table.key(forward);
-        self.table.unlink(self.table.hash(&key), forward);
-        self.table.unlink(self.table.hash(&key.reversed()), forward.reversed());
+        for handle in [forward, forward.reversed()] {
+            self.table.unlink(self.table.hash(&self.table.key_of(handle)), handle);
+        }
         self.discard(index);
     }
 

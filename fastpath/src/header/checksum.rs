@@ -88,7 +88,37 @@ pub fn pseudo_header(source: u128, destination: u128, is_ipv4: bool, protocol: u
 /// A checksum after one 16-bit word under it changed. RFC 1624 equation 3.
 #[inline(always)]
 pub fn update(checksum: u16, old: u16, new: u16) -> u16 {
-    !Sum(u64::from(!checksum) + u64::from(!old) + u64::from(new)).fold()
+    Change::of_word(old, new).apply(checksum)
+}
+
+/// How a sum changes when what is summed does. Changes of several pieces, all at even places, add up.
+#[derive(Clone, Copy, Debug)]
+pub struct Change(u64);
+
+impl Change {
+    pub const NONE: Self = Self(0);
+
+    /// Of a piece of even length.
+    #[inline]
+    pub fn of(old: &[u8], new: &[u8]) -> Self {
+        Self(u64::from(!Sum::new().bytes(old).fold()) + u64::from(Sum::new().bytes(new).fold()))
+    }
+
+    #[inline]
+    pub fn of_word(old: u16, new: u16) -> Self {
+        Self(u64::from(!old) + u64::from(new))
+    }
+
+    #[inline]
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+
+    /// The checksum after the change. RFC 1624 equation 3.
+    #[inline]
+    pub fn apply(self, checksum: u16) -> u16 {
+        !Sum(u64::from(!checksum) + self.0).fold()
+    }
 }
 
 /// An IPv4 header's checksum after its TTL, which was not 0, has gone down by one: `update` by a word that has become 0x0100
@@ -145,6 +175,24 @@ mod tests {
         fn a_step_of_the_ttl_is_an_update(checksum: u16, ttl in 1u8.., protocol: u8) {
             let [old, new] = [ttl, ttl - 1].map(|ttl| u16::from_be_bytes([ttl, protocol]));
             prop_assert_eq!(after_ttl(checksum), update(checksum, old, new));
+        }
+
+        #[test]
+        fn changes_add_up_to_recomputation(
+            mut bytes in prop::collection::vec(any::<u8>(), 40),
+            pieces in prop::collection::vec((0usize..16, prop::collection::vec(any::<[u8; 2]>(), 1..4)), 1..4),
+        ) {
+            // As below.
+            bytes[38] = 0x45;
+            let before = obvious(&bytes);
+            let mut change = Change::NONE;
+            for (at, words) in pieces {
+                let new = words.concat();
+                let piece = &mut bytes[2 * at..2 * at + new.len()];
+                change = change.and(Change::of(piece, &new));
+                piece.copy_from_slice(&new);
+            }
+            prop_assert_eq!(change.apply(before), obvious(&bytes));
         }
 
         #[test]

@@ -3,6 +3,9 @@
 use super::{be16, be32};
 
 pub const HEADER_LEN: usize = 8;
+/// Where the checksum is, and an echo's identifier; as in ICMPv6.
+pub const CHECKSUM_OFFSET: usize = 2;
+pub const IDENTIFIER_OFFSET: usize = 4;
 
 pub const ECHO_REPLY: u8 = 0;
 pub const UNREACHABLE: u8 = 3;

@@ -3,6 +3,10 @@
 use super::{be16, be32};
 
 pub const HEADER_LEN: usize = 20;
+/// Where the checksum and the addresses are.
+pub const CHECKSUM_OFFSET: usize = 10;
+pub const SOURCE_OFFSET: usize = 12;
+pub const DESTINATION_OFFSET: usize = 16;
 /// Every link carries at least this much. RFC 791 §3.2.
 pub const MIN_MTU: u16 = 68;
 

@@ -3,6 +3,9 @@
 use super::{be16, be32, be128, protocol};
 
 pub const HEADER_LEN: usize = 40;
+/// Where the addresses are.
+pub const SOURCE_OFFSET: usize = 8;
+pub const DESTINATION_OFFSET: usize = 24;
 /// Every link carries at least this much. RFC 8200 §5.
 pub const MIN_MTU: u16 = 1280;
 /// Bounds of the extension header walk: beyond either the packet is refused.

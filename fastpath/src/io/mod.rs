@@ -9,6 +9,7 @@
 //! | `program.rs`, `steer.bpf.c` | our XDP program and its loader |
 //! | `attached.rs` | which XDP programs an interface has |
 //! | `guard.rs`, `guard.bpf.c` | the programs of an uplink with a host endpoint |
+//! | `shared.rs` | which addresses of the node stand for workloads outside, as an uplink's program knows them |
 //! | `blast.rs`, `gauge.rs`, `sink.rs` | for measurements: packets made and counted inside the kernel; stamped on their way to a socket |
 //! | `transport.rs` | options of TCP sockets that no safe crate knows |
 //! | `sleep.rs` | epoll and eventfd: where a worker with nothing to do waits |
@@ -26,6 +27,7 @@ pub mod memory;
 pub mod program;
 pub(crate) mod region;
 mod ring;
+pub mod shared;
 pub mod sink;
 pub mod sleep;
 pub mod transport;

@@ -1,6 +1,6 @@
 //! Loads our XDP program, `steer.bpf.c`, and edits its maps; one instance per interface.
 //!
-//! An instance is loaded, given its sockets and, on an uplink, the prefixes that are ours, and only then attached:
+//! An instance is loaded, given its sockets and, on an uplink, the prefixes that are ours and shared, and only then attached:
 //! from that moment what is ours and has no socket is dropped.
 //!
 //! The attachment is made by netlink and not by a BPF link, so that it stays when the process is killed: packets of
@@ -24,6 +24,7 @@ use libbpf_sys::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE};
 use super::XdpMode;
 use super::attached::Attached;
 use super::guard::{self, Guard, Openings};
+use super::shared::{Shared, SharedMap};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
 pub(super) static GUARD_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/guard.bpf.o"));
@@ -91,6 +92,8 @@ pub enum ProgramError {
         "say which ports and addresses a guarded interface leaves open: expected at most 1024 ports, 4096 addresses"
     )]
     Openings { source: MapError },
+    #[error("say which addresses are shared with workloads: expected at most 512")]
+    Shared { source: MapError },
     #[error("change the tc filter of interface {ifindex}: needs CAP_NET_ADMIN and the clsact queueing discipline")]
     Filter { ifindex: u32, source: io::Error },
     #[error("read the counters of the xdp program")]
@@ -113,6 +116,7 @@ pub struct Program {
     ipv6: LpmTrie<MapData, [u8; 16], u32>,
     counters: PerCpuArray<MapData, u64>,
     guard: Option<Guard>,
+    shared: Option<SharedMap>,
     /// What the two prefix maps hold.
     steered: BTreeSet<(IpAddr, u8)>,
     /// Owns the program behind `fd`.
@@ -143,6 +147,7 @@ impl Program {
             ipv4: take_map(&mut object, "ipv4_prefixes")?,
             ipv6: take_map(&mut object, "ipv6_prefixes")?,
             counters: take_map(&mut object, "counters")?,
+            shared: (role == Role::Uplink).then(|| SharedMap::take(&mut object)).transpose()?,
             guard: (role == Role::Guarded).then(|| Guard::take(&mut object)).transpose()?,
             steered: BTreeSet::new(),
             _object: object,
@@ -180,6 +185,12 @@ impl Program {
             self.steered.remove(&prefix);
         }
         Ok(())
+    }
+
+    /// Makes these the addresses that the host shares with workloads, and these the ports under which answers to workloads
+    /// come. A guarding program hands over everything anyway.
+    pub fn share(&mut self, wanted: &Shared) -> Result<(), ProgramError> {
+        self.shared.as_mut().map_or(Ok(()), |shared| shared.hold(wanted))
     }
 
     /// Says what a guarding program lets through without the router. Others ask nobody.

@@ -2,12 +2,12 @@
 //!
 //! Assumes: parsed slots that are open. Leaves: packets with a source that is the sender's own and a destination that can be routed;
 //! ARP and neighbour discovery for the gateway, and echo requests to it, have become answers.
-//! What passes between the host's own stack and an uplink with a host endpoint is left alone here.
+//! What passes between the host's own stack and an uplink is left alone here.
 //! Drops: martians, spoofed sources, unknown endpoints, router messages from endpoints, ARP and ND not for the gateway.
 //! Sources: RFC 6890 and RFC 1812 §5.3.7 for martians, RFC 3704 for strict reverse path, RFC 4861 §7.1 for ND.
 
 use crate::burst::{Answer, Burst, DropReason, Fragment, Network, Passage, Slot, Verdict};
-use crate::flow::{KeyKind, mapped};
+use crate::flow::{FlowTable, KeyKind, mapped};
 use crate::header::arp::{self, Arp};
 use crate::header::ethernet::Ethernet;
 use crate::header::icmp;
@@ -19,17 +19,37 @@ use crate::table::interface::{Interface, InterfaceKind};
 use crate::table::{GATEWAY_IPV4, GATEWAY_IPV6, Tables};
 
 #[inline(never)]
-pub fn burst(burst: &mut Burst, umem: &Umem, tables: &Tables) {
+pub fn burst(burst: &mut Burst, umem: &Umem, flows: &FlowTable, tables: &Tables) {
     burst.undecided(|slot| {
         let Some(interface) = tables.interface(slot.ingress) else { return slot.drop(DropReason::InterfaceDown) };
-        if slot.passage == Passage::ToHost && leads_to_workload(slot, tables) {
+        let is_translated = slot.flow.is_some_and(|flow| flows.is_translated(flow));
+        if slot.passage == Passage::ToHost && (is_translated || leads_to_workload(slot, tables)) {
             slot.passage = Passage::None;
         }
         // The host's stack knows which of its own packets make sense; policy says which may pass.
         if slot.passage == Passage::None || slot.network == Network::Arp {
             slot.verdict = admit(slot, umem.data(&slot.packet), interface, tables);
         }
+        // An error belongs to the flow it is about, which is not known yet.
+        if slot.flow.is_none() && !slot.is_icmp_error {
+            give_to_host(slot, interface, tables);
+        }
     });
+}
+
+/// An uplink without a host endpoint hands over what comes to an address that flows of workloads share with the host. What is
+/// of no such flow passes on to the host, as if it had never been here.
+pub(super) fn give_to_host(slot: &mut Slot, interface: &Interface, tables: &Tables) -> bool {
+    let is_unguarded = interface.kind == InterfaceKind::Uplink && interface.host_endpoint.is_none();
+    let is_shared =
+        is_unguarded && slot.passage == Passage::None && tables.translations.is_shared(slot.key.destination);
+    if is_shared && slot.verdict == Verdict::Forward {
+        slot.passage = Passage::ToHost;
+        // Its first may be in the same burst, and of a flow.
+        slot.is_untracked = slot.fragment != Fragment::Later;
+        slot.is_plain = false;
+    }
+    is_shared
 }
 
 fn admit(slot: &Slot, bytes: &[u8], interface: &Interface, tables: &Tables) -> Verdict {
@@ -160,7 +180,7 @@ fn is_ipv4_in(address: u128, prefix: u32, length: u32) -> bool {
 }
 
 /// Addresses that no host sends from.
-fn is_martian_source(address: u128) -> bool {
+pub(super) fn is_martian_source(address: u128) -> bool {
     is_martian_destination_but_link_local(address)
 }
 

@@ -8,7 +8,7 @@
 use crate::burst::{Burst, DropReason, Fragment, Passage, Slot};
 use crate::flow::{FlowHandle, FlowTable, Key, Seconds};
 use crate::io::umem::Umem;
-use crate::stage::parse;
+use crate::stage::{admit, parse};
 use crate::table::interface::InterfaceKind;
 use crate::table::{InterfaceIndex, Tables};
 
@@ -29,11 +29,19 @@ pub fn follow_first(slot: &mut Slot, flows: &FlowTable, tables: &Tables, stamp: 
     let way_out = slot.adjacency;
     match flows.lookup(&slot.key, slot.hash) {
         Some(handle) => take(slot, handle, flows, tables, stamp, now),
+        // The host puts its own together.
+        None if slot.passage == Passage::ToHost && !is_guarded(slot.ingress, tables) => return,
         None => slot.drop(DropReason::FragmentWithoutFirst),
     }
-    // `route` knew it already: a frame that passes has no other.
-    if slot.passage != Passage::None {
-        slot.adjacency = way_out;
+    // `route` knew it already: a frame that passes has no other. But nobody knew that it is not for the host.
+    match slot.passage {
+        Passage::ToHost if slot.is_translated => slot.passage = Passage::None,
+        Passage::ToHost | Passage::FromHost(_) => slot.adjacency = way_out,
+        Passage::None => {}
+    }
+    let has_room = tables.adjacency(slot.adjacency).is_some_and(|way_out| slot.l3_len <= u32::from(way_out.mtu));
+    if slot.is_translated && (slot.ttl <= 1 || !has_room) {
+        slot.drop(DropReason::FragmentWithoutFirst);
     }
     if slot.stale {
         slot.drop(DropReason::FragmentWithoutFirst);
@@ -54,6 +62,7 @@ fn take(slot: &mut Slot, handle: FlowHandle, flows: &FlowTable, tables: &Tables,
         return;
     }
     slot.flow = Some(handle);
+    slot.is_translated = flows.is_translated(handle);
     slot.rule = flows.rule(handle);
     slot.adjacency = decision.adjacency;
     slot.stale = slot.opens_connection() || decision.generation != stamp || decision.adjacency.is_none();
@@ -66,23 +75,50 @@ fn error(slot: &mut Slot, umem: &Umem, flows: &FlowTable, tables: &Tables) {
     let handle = quoted
         // The quoted packet's sender is the one to be told.
         .filter(|quoted| quoted.source == slot.key.destination)
-        .and_then(|quoted| flows.lookup(&quoted, flows.hash(&quoted)))
+        .and_then(|quoted| flow_of(&quoted, flows))
         // Only who is on the quoted packet's way can know of its trouble.
         .filter(|handle| is_same_side(flows.egress(*handle), slot.ingress, tables));
     let Some(handle) = handle else {
+        if tables.interface(slot.ingress).is_some_and(|interface| admit::give_to_host(slot, interface, tables)) {
+            return;
+        }
         match (slot.passage, quoted.filter(|quoted| is_failsafe(slot.passage, quoted, tables))) {
             // Failsafe ports pass in the kernel, so there is no flow, and path MTU discovery is for them too.
             (_, Some(_)) => slot.is_untracked = true,
             // A list that keeps no state may allow it.
-            (Passage::ToHost | Passage::FromHost(_), None) => slot.is_orphan = true,
+            (Passage::ToHost | Passage::FromHost(_), None) => {}
             (Passage::None, None) => slot.drop(DropReason::IcmpErrorUnmatched),
         }
         return;
     };
+    slot.is_translated = flows.is_translated(handle);
+    if slot.is_translated && !enters(slot) {
+        return;
+    }
     slot.rule = flows.rule(handle);
     // The way to the quoted packet's sender is routed like any packet's: the recorded one may not exist yet.
     slot.flow = Some(handle.reversed());
     slot.stale = true;
+}
+
+/// The flow of a packet that somebody has quoted. Each side quotes what it saw, and of a translated flow neither saw both
+/// directions as they came in: then it is found by its answer.
+fn flow_of(quoted: &Key, flows: &FlowTable) -> Option<FlowHandle> {
+    let find = |key: &Key| flows.lookup(key, flows.hash(key));
+    let by_answer = || find(&quoted.reversed()).filter(|handle| flows.is_translated(*handle)).map(FlowHandle::reversed);
+    find(quoted).or_else(by_answer)
+}
+
+/// An error about a translated flow is routed by us after all. What comes in for the host was not asked who sends it.
+fn enters(slot: &mut Slot) -> bool {
+    if slot.passage != Passage::None {
+        slot.passage = Passage::None;
+        if admit::is_martian_source(slot.key.source) || admit::is_link_local(slot.key.source) {
+            slot.drop(DropReason::SourceMartian);
+            return false;
+        }
+    }
+    true
 }
 
 /// True when the quoted packet went between the host and a port that is never closed.
@@ -95,6 +131,10 @@ fn is_failsafe(passage: Passage, quoted: &Key, tables: &Tables) -> bool {
     };
     tables.failsafes.is_inbound(quoted.protocol, local_port, remote)
         || tables.failsafes.is_outbound(quoted.protocol, remote_port, remote)
+}
+
+fn is_guarded(interface: InterfaceIndex, tables: &Tables) -> bool {
+    tables.interface(interface).is_some_and(|interface| !interface.host_endpoint.is_none())
 }
 
 /// True for the same interface, and for two uplinks: by which of them a flow returns is the fabric's business.

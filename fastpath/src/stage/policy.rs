@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 
 use crate::burst::{Burst, DropReason, Fragment, Passage, Slot};
 use crate::flow::table::Direction;
-use crate::flow::{FlowTable, Key};
+use crate::flow::{FlowHandle, FlowTable, Key};
 use crate::stage::lists::{self, End, Step, Way};
 use crate::table::acl::{Decision, Outcome, Question};
 use crate::table::interface::InterfaceKind;
@@ -29,11 +29,13 @@ pub fn burst(burst: &mut Burst, flows: &FlowTable, tables: &Tables) {
         match slot.flow {
             // Decided with its first, which may be in this burst: `remember` sees to it that there is one.
             None if slot.fragment == Fragment::Later => {}
-            None if slot.is_orphan => slot.drop(DropReason::IcmpErrorUnmatched),
+            None if slot.is_orphan() => slot.drop(DropReason::IcmpErrorUnmatched),
             None => judge(slot, slot.key, slot.ingress, egress, tables),
             // Decided with the first fragment, or with the flow it is about.
             Some(_) if slot.fragment == Fragment::Later || slot.is_icmp_error => {}
-            Some(_) if slot.opens_connection() => judge(slot, slot.key, slot.ingress, egress, tables),
+            Some(handle) if slot.opens_connection() => {
+                judge(slot, key_inside(slot, handle, flows), slot.ingress, egress, tables);
+            }
             // Decided under older tables, and the setting says to decide again: as its first packet was.
             Some(handle) if slot.stale && tables.policy_change == PolicyChange::Reevaluate => {
                 let (from, to) = match handle.direction() {
@@ -45,6 +47,15 @@ pub fn burst(burst: &mut Burst, flows: &FlowTable, tables: &Tables) {
             Some(_) => {}
         }
     });
+}
+
+/// A packet of a known flow as the workloads see it.
+fn key_inside(slot: &Slot, handle: FlowHandle, flows: &FlowTable) -> Key {
+    match handle.direction() {
+        _ if !slot.is_translated => slot.key,
+        Direction::Forward => flows.key(handle),
+        Direction::Reverse => flows.key(handle).reversed(),
+    }
 }
 
 /// Asks the list that keeps no state. False: the packet is decided.

@@ -2,14 +2,15 @@
 //!
 //! Assumes: slots that passed policy. Leaves: new flows in the flow table, known flows with their way out up to date,
 //! and for a first fragment an entry that its followers will find.
-//! Drops: `flow_table_full`, `flow_quota`; a flow that cannot be remembered may not begin, since its replies would be dropped.
+//! Drops: `flow_table_full`, `flow_quota`, `source_ports_exhausted`; a flow that cannot be remembered may not begin, since its replies would be dropped.
 //! `fragment_without_first`, and what `classify` drops, for fragments that came in one burst with their first or have none.
 
 use crate::burst::{Burst, DropReason, Fragment, Slot};
+use crate::flow::translation::Translated;
 use crate::flow::writer::{InsertError, NewFlow};
-use crate::flow::{FlowWriter, Key, Seconds};
+use crate::flow::{FlowHandle, FlowWriter, Key, Seconds};
 use crate::header::tcp;
-use crate::stage::{classify, parse};
+use crate::stage::{classify, parse, translate};
 use crate::table::interface::InterfaceKind;
 use crate::table::{InterfaceIndex, Tables};
 
@@ -33,17 +34,42 @@ pub fn burst(burst: &mut Burst, flows: &mut FlowWriter, tables: &Tables, now: Se
             None if slot.fragment == Fragment::Later => classify::follow_first(slot, flows.table(), tables, stamp, now),
             // The end of a flow that we do not know is not the beginning of one.
             None if slot.tcp_flags & tcp::RST != 0 => {}
-            None => enter(slot, slot.key, slot.hash, flows, (tables, stamp), now),
+            None if slot.is_translated => enter_translated(slot, flows, (tables, stamp), now),
+            None => {
+                enter(slot, (slot.key, slot.hash), Translated::No, flows, (tables, stamp), now);
+            }
         }
         if slot.fragment == Fragment::First {
             let key = parse::fragment_key(slot);
             let hash = flows.table().hash(&key);
-            enter(slot, key, hash, flows, (tables, stamp), now);
+            let replacement = slot.flow.filter(|_| slot.is_translated).and_then(|flow| flows.table().replacement(flow));
+            let translated = replacement.map_or(Translated::No, |with| Translated::Fragment(with.end, with.address));
+            enter(slot, (key, hash), translated, flows, (tables, stamp), now);
         }
     });
 }
 
-fn enter(slot: &mut Slot, key: Key, hash: u64, flows: &mut FlowWriter, (tables, stamp): (&Tables, u32), now: Seconds) {
+/// One after the other: what was entered just now has its port.
+#[cold]
+#[inline(never)]
+fn enter_translated(slot: &mut Slot, flows: &mut FlowWriter, (tables, stamp): (&Tables, u32), now: Seconds) {
+    let Some(translation) = translate::choose(slot, flows, tables) else {
+        return slot.drop(DropReason::SourcePortsExhausted);
+    };
+    let translated = Translated::Flow(translation);
+    // `rewrite` asks it what to write.
+    slot.flow = enter(slot, (slot.key, slot.hash), translated, flows, (tables, stamp), now);
+    slot.is_translated = slot.flow.is_some_and(|flow| flows.table().is_translated(flow));
+}
+
+fn enter(
+    slot: &mut Slot,
+    (key, hash): (Key, u64),
+    translated: Translated,
+    flows: &mut FlowWriter,
+    (tables, stamp): (&Tables, u32),
+    now: Seconds,
+) -> Option<FlowHandle> {
     let egress = tables.adjacency(slot.adjacency).map_or(slot.ingress, |adjacency| adjacency.interface);
     let new = NewFlow {
         key,
@@ -57,12 +83,14 @@ fn enter(slot: &mut Slot, key: Key, hash: u64, flows: &mut FlowWriter, (tables, 
         tcp_flags: slot.tcp_flags,
         bytes: slot.packet.len() as u32,
         covered: if slot.fragment == Fragment::First { slot.fragment_len } else { 0 },
+        translated,
     };
     match flows.insert(&new, now) {
-        Ok(_) => {}
+        Ok(flow) => return Some(flow),
         Err(InsertError::Full) => slot.drop(DropReason::FlowTableFull),
         Err(InsertError::Quota) => slot.drop(DropReason::FlowQuota),
     }
+    None
 }
 
 /// Whose quota a flow counts against: the sender's, but an uplink sends for everybody, so then the receiver's.

@@ -1,12 +1,13 @@
 //! Stage: packets as they leave.
 //!
-//! Assumes: slots that will be forwarded, with a way out. Leaves: a partial transport checksum marked, TTL one less with the
-//! header checksum updated, the layer 2 header of the adjacency in front. Of a frame that passes between the host's stack
+//! Assumes: slots that will be forwarded, with a way out. Leaves: a partial transport checksum marked, the address and port
+//! of a translated flow in place, TTL one less with the header checksum updated, the layer 2 header of the adjacency in front. Of a frame that passes between the host's stack
 //! and an uplink only the source MAC address changes, and its checksum if it was partial.
-//! Drops: `interface_down` when the way out has gone, `vlan_unexpected` for a chained packet whose tags would change.
+//! Drops: `interface_down` when the way out has gone, `translation_impossible` for what has no room for another address, `vlan_unexpected` for a chained packet whose tags would change.
 //! Sources: RFC 1624 for the update, RFC 1812 §5.3.1 for TTL; docs/decisions for what a veth leaves in a checksum field.
 
 use crate::burst::{Burst, DropReason, Fragment, Network, Slot};
+use crate::flow::FlowTable;
 use crate::header::checksum::{self, pseudo_header};
 use crate::header::ethernet;
 use crate::header::udp::{self, Udp};
@@ -17,8 +18,10 @@ use crate::table::adjacency::{Adjacency, AdjacencyKind};
 use crate::table::interface::InterfaceKind;
 use crate::table::{InterfaceIndex, Tables};
 
+mod ends;
+
 #[inline(never)]
-pub fn burst(burst: &mut Burst, umem: &mut Umem, tables: &Tables) {
+pub fn burst(burst: &mut Burst, umem: &mut Umem, flows: &FlowTable, tables: &Tables) {
     let mut last = (InterfaceIndex::NONE, false);
     for slot in burst.forward() {
         let Some(adjacency) = tables.adjacency(slot.adjacency) else {
@@ -34,7 +37,7 @@ pub fn burst(burst: &mut Burst, umem: &mut Umem, tables: &Tables) {
         if usual(slot, umem.data_mut(&slot.packet), adjacency, is_from_uplink) {
             continue;
         }
-        if let Err(reason) = unusual(slot, umem, adjacency, is_from_uplink) {
+        if let Err(reason) = unusual(slot, umem, flows, adjacency, is_from_uplink) {
             slot.drop(reason);
         }
     }
@@ -46,7 +49,7 @@ pub fn burst(burst: &mut Burst, umem: &mut Umem, tables: &Tables) {
 fn usual(slot: &Slot, bytes: &mut [u8], adjacency: &Adjacency, is_from_uplink: bool) -> bool {
     const L3: usize = ethernet::HEADER_LEN;
     let Some(addresses) = adjacency.untagged() else { return false };
-    let is_plain = slot.is_plain & (usize::from(slot.l3) == L3);
+    let is_plain = slot.is_plain & !slot.is_translated & (usize::from(slot.l3) == L3);
     if !is_plain || !is_from_uplink && may_be_partial(slot, bytes) {
         return false;
     }
@@ -85,7 +88,13 @@ fn may_be_partial(slot: &Slot, bytes: &[u8]) -> bool {
 
 /// Any packet, step by step.
 #[inline(never)]
-fn unusual(slot: &mut Slot, umem: &mut Umem, adjacency: &Adjacency, is_from_uplink: bool) -> Result<(), DropReason> {
+fn unusual(
+    slot: &mut Slot,
+    umem: &mut Umem,
+    flows: &FlowTable,
+    adjacency: &Adjacency,
+    is_from_uplink: bool,
+) -> Result<(), DropReason> {
     if adjacency.kind == AdjacencyKind::Frame {
         // The kernel that reads it checks what a veth behind an uplink may have left partial.
         if slot.fragment == Fragment::Whole && may_be_partial(slot, umem.data(&slot.packet)) {
@@ -101,8 +110,17 @@ fn unusual(slot: &mut Slot, umem: &mut Umem, adjacency: &Adjacency, is_from_upli
     if !is_from_uplink && slot.fragment == Fragment::Whole && may_be_partial(slot, umem.data(&slot.packet)) {
         mark_checksum(slot, umem);
     }
+    if slot.is_translated {
+        translate(slot, umem, flows).ok_or(DropReason::TranslationImpossible)?;
+    }
     age(slot, umem.data_mut(&slot.packet));
     layer2(slot, umem, adjacency)
+}
+
+/// Puts the address and port of the flow's other side into the packet.
+fn translate(slot: &Slot, umem: &mut Umem, flows: &FlowTable) -> Option<()> {
+    let replacement = flows.replacement(slot.flow?)?;
+    ends::replace(slot, umem.data_mut(&slot.packet), replacement)
 }
 
 /// Marks a partial checksum, so that whoever sends the packet finishes it: the kernel, hardware, or a queue that has neither.

@@ -8,6 +8,7 @@
 
 use crate::burst::{Answer, Burst, DropReason, Fragment, Passage, PuntReason, Slot, Verdict};
 use crate::flow::FlowTable;
+use crate::flow::translation::{End, Replacement};
 use crate::stage::{lists, policy};
 use crate::table::adjacency::{Adjacency, AdjacencyKind};
 use crate::table::interface::InterfaceKind;
@@ -16,7 +17,7 @@ use crate::table::{AdjacencyIndex, InterfaceIndex, Tables};
 
 #[inline(never)]
 pub fn burst(burst: &mut Burst, flows: &FlowTable, tables: &Tables) {
-    look_up(burst, tables);
+    look_up(burst, flows, tables);
     burst.undecided(|slot| {
         match slot.passage {
             // The kernel has routed it, or will: there is one way, whatever was recorded.
@@ -31,13 +32,13 @@ pub fn burst(burst: &mut Burst, flows: &FlowTable, tables: &Tables) {
 }
 
 /// All destinations that have to be looked up, at once: their waits for memory overlap.
-fn look_up(burst: &mut Burst, tables: &Tables) {
+fn look_up(burst: &mut Burst, flows: &FlowTable, tables: &Tables) {
     let is_asked = |slot: &Slot| slot.passage == Passage::None && (slot.flow.is_none() || slot.stale);
     let mut lookup = std::mem::take(&mut burst.lookup);
     lookup.destinations.clear();
     burst.undecided(|slot| {
         if is_asked(slot) {
-            let destination = Destination { address: slot.key.destination, is_ipv4: slot.key.is_ipv4() };
+            let destination = Destination { address: destination(slot, flows), is_ipv4: slot.key.is_ipv4() };
             lookup.destinations.push(destination);
         }
     });
@@ -55,6 +56,16 @@ fn look_up(burst: &mut Burst, tables: &Tables) {
         });
     }
     burst.lookup = lookup;
+}
+
+/// Where the packet will be for when it leaves.
+#[inline]
+fn destination(slot: &Slot, flows: &FlowTable) -> u128 {
+    let replacement = slot.flow.filter(|_| slot.is_translated).and_then(|flow| flows.replacement(flow));
+    match replacement {
+        Some(Replacement { end: End::Destination, address, .. }) => address,
+        _ => slot.key.destination,
+    }
 }
 
 /// The ways to the host's stack and from there, of an uplink.

@@ -1,6 +1,7 @@
 //! Interfaces and the endpoints behind them, as the stages need them.
 
 use super::{AdjacencyIndex, EndpointIndex, HostEndpointIndex, ProgramIndex, WorkerIndex};
+use crate::flow::translation::SourceIndex;
 use crate::header::ethernet::Mac;
 
 /// What is attached.
@@ -33,6 +34,8 @@ pub struct Interface {
     /// Of an uplink: the ways on which frames pass unchanged to the host's stack, and from there.
     pub to_host: AdjacencyIndex,
     pub from_host: AdjacencyIndex,
+    /// Of an uplink: what stands in place of translated sources outside, in IPv4 and in IPv6.
+    pub outside: [Option<SourceIndex>; 2],
 }
 
 impl Interface {

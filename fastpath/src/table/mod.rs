@@ -8,6 +8,7 @@
 //! | `adjacency.rs` | adjacency → interface and complete rewrite |
 //! | `group.rs` | group × flow → adjacency, where a route has several |
 //! | `interface.rs` | interface → what may come in, whose it is; endpoint → addresses and policy |
+//! | `translation.rs` | source × destination → whether the source is translated, and to which ports |
 //! | `acl.rs` | program × packet → allow or deny, and by which rule |
 //!
 //! `Tables` is the one root. A worker takes it once a breath, so no packet sees half of a change.
@@ -25,12 +26,14 @@ mod prefixes;
 pub mod routes;
 #[cfg(test)]
 mod test_routes;
+pub mod translation;
 
 use acl::Acl;
 use adjacency::{Adjacency, AdjacencyKind};
 use group::Groups;
 use interface::{Endpoint, Failsafes, HostEndpoint, Interface, WorkloadTunnels};
 use routes::{Destination, Routes};
+use translation::Translations;
 
 macro_rules! index {
     ($(#[doc = $doc:literal])+ $name:ident($inner:ty)) => {
@@ -122,6 +125,7 @@ pub struct Tables {
     pub groups: Groups,
     pub routes: Routes,
     pub policy: Acl,
+    pub translations: Translations,
     pub addresses: RouterAddresses,
     pub policy_change: PolicyChange,
     /// Endpoint → own host is allowed.

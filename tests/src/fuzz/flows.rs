@@ -14,9 +14,10 @@ use control::compile::{Attachment, RuleNames};
 use control::host::LinkIndex;
 use control::node_state::{EndpointState, Program, ProgramEnd};
 use control::saved_flows::Boot;
-use control::saved_flows::format::{Header, Passage, Reader, SavedFlow, SavedInterface, SavedKind, Writer};
+use control::saved_flows::format::{Header, Passage, Reader, SavedFlow, SavedInterface, SavedKind, VERSION, Writer};
 use control::saved_flows::load::{self, Ground, Refusal};
 use fastpath::flow::tcp_state::State;
+use fastpath::flow::translation::{Sources, Translated};
 use fastpath::flow::{Key, KeyKind, mapped_address, unmapped_address};
 use fastpath::table::interface::InterfaceKind;
 use fastpath::table::{InterfaceIndex, WorkerIndex};
@@ -90,6 +91,7 @@ fn seeds() -> Vec<Vec<u8>> {
                 ingress: *ingress,
                 egress: *egress,
                 rule: Some(0),
+                outside: (*egress == 2).then(|| (mapped_address(outside(key).parse().unwrap()), 20_000)),
                 created: NOW - 50,
                 seen: [NOW - 3, NOW - 4],
                 packets: [1, 2],
@@ -103,17 +105,30 @@ fn seeds() -> Vec<Vec<u8>> {
     [0, 1, 2, 4, ROOM + 4].map(file).to_vec()
 }
 
+/// What stands in place of its source.
+fn outside(key: &Key) -> &'static str {
+    if key.is_ipv4() { "192.0.2.1" } else { "2001:db8::1" }
+}
+
 fn run(input: &[u8]) -> Seen {
     // As it is, it is refused or it is right.
     let _ = Reader::new(input).map(|mut reader| while let Ok(Some(_)) = reader.flow() {});
     let body = input.get(FRONT..).unwrap_or_default();
     let checksum = crc32fast::hash(body).to_le_bytes();
-    let bytes = [b"VRFLOWS\n", &1u32.to_le_bytes()[..], &checksum, body].concat();
+    let bytes = [b"VRFLOWS\n", &VERSION.to_le_bytes()[..], &checksum, body].concat();
 
     let (attached, endpoints) = (attached(), endpoints());
     let boot = Boot { id: "boot".into(), now: NOW };
-    let ground =
-        Ground { node: "node", boot: &boot, now: CLOCK, room: ROOM, attached: &attached, endpoints: &endpoints };
+    let sources = Sources::default();
+    let ground = Ground {
+        node: "node",
+        boot: &boot,
+        now: CLOCK,
+        room: ROOM,
+        attached: &attached,
+        sources: &sources,
+        endpoints: &endpoints,
+    };
     let mut names = RuleNames::default();
     let (flows, tally) = match load::admissible(&bytes, &ground, &mut names) {
         Ok(admissible) => admissible,
@@ -130,6 +145,11 @@ fn run(input: &[u8]) -> Seen {
                 let endpoint = endpoints.iter().find(|endpoint| endpoint.interface == *name).unwrap();
                 assert!(endpoint.addresses[0].contains(unmapped_address(address)), "{flow:?}");
             }
+        }
+        if let Translated::Flow(translation) = flow.translated {
+            let outside = Key { source: sources.address(translation.source), ..flow.key };
+            assert_eq!(outside.is_ipv4(), flow.key.is_ipv4(), "{flow:?}");
+            assert!(matches!(flow.key.kind, KeyKind::Ports | KeyKind::EchoRequest), "{flow:?}");
         }
         assert!(flow.rule.is_none() || names.name(flow.rule).is_some(), "{flow:?}");
     }

@@ -4,6 +4,7 @@
 
 use fastpath::burst::DropReason;
 use fastpath::table::interface::WorkloadTunnels;
+use fastpath::table::translation::Ports;
 use tests::packet::{self, ACK, FIN, Packet, RST, SYN};
 use tests::plan::{HostLists, Plan, Rule, Rules, Way};
 use tests::router::{Fate, Options, Router};
@@ -27,6 +28,12 @@ fn without_next_hops(plan: &mut Plan) {
     for (_, way) in plan.routes.iter_mut().filter(|(_, way)| *way == Way::Via("up".to_string())) {
         *way = Way::Choice(Vec::new());
     }
+}
+
+/// Sources are translated, to one port.
+fn translating(plan: &mut Plan) {
+    *plan = Plan::translating();
+    plan.ports = Ports { first: 20_000, last: 20_000 };
 }
 
 /// One way to reach a reason.
@@ -116,6 +123,19 @@ fn open(router: &mut Router) -> Packet {
 fn cases(reason: DropReason) -> Vec<Case> {
     use DropReason::*;
     match reason {
+        DropReason::TranslationImpossible => {
+            let esp = Packet::new(A, "192.0.2.1").raw(50).filled(8);
+            vec![packet("no ports to tell answers apart by", "a", esp).on(translating)]
+        }
+        DropReason::SourcePortsExhausted => {
+            vec![
+                case("one port, and two flows to one place", |router| {
+                    router.fate("a", &Packet::new(A, "192.0.2.1").udp(1, 53)).forwarded("up");
+                    router.fate("a", &Packet::new(A, "192.0.2.1").udp(2, 53))
+                })
+                .on(translating),
+            ]
+        }
         FrameTooShort => vec![
             case("no byte at all", |router| router.fate_of_frame("a", &[])),
             damaged("13 bytes", udp(), |frame| frame.truncate(13)),

@@ -14,6 +14,7 @@
 //! | `live.rs` | the same on threads: commands, publication and sleep while packets pass |
 //! | `model.rs` | random packets: no panic, nothing lost, and the verdict of a naive model |
 //! | `recall.rs` | is a packet that is settled by what its flow has recorded one that all stages would have sent the same way? |
+//! | `translate.rs` | another source outside: do answers, errors and fragments find back, and does the host keep its own? |
 //! | `case_files.rs` | the cases in tests/data/pipeline/*.case |
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -31,3 +32,4 @@ mod live;
 mod model;
 mod policy;
 mod recall;
+mod translate;

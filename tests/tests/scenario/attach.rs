@@ -56,15 +56,19 @@ struct Node {
 }
 
 /// A namespace, gone when this is dropped.
-struct Container(String);
+pub struct Container(String);
 
 impl Container {
-    fn new(name: &str) -> Container {
+    pub fn new(name: &str) -> Container {
         netns::create(name).unwrap();
         Container(name.to_owned())
     }
 
-    fn path(&self) -> String {
+    pub fn name(&self) -> String {
+        self.0.clone()
+    }
+
+    pub fn path(&self) -> String {
         netns::path(&self.0).display().to_string()
     }
 
@@ -151,7 +155,7 @@ impl Node {
     }
 }
 
-fn call(
+pub fn call(
     node: &Machine,
     plugin: &Path,
     folder: &Path,

@@ -43,6 +43,7 @@
 //! | `bfd.rs` | our BFD and BIRD's watch a link and a path of two hops |
 //! | `docker.rs` | Docker's drivers, called as dockerd calls them, with the router killed in between |
 //! | `docker_engine.rs` | Docker's own engine with our drivers |
+//! | `translate.rs` | workloads leave with the node's address, and the host keeps what is its own |
 //! | `input.rs` | wrong manifests, restarts, endpoints that do not behave |
 //!
 //! Each needs root, and is not run without.
@@ -83,6 +84,7 @@ mod rule_services;
 mod rule_sets;
 mod secrets;
 mod told;
+mod translate;
 mod upgrade;
 mod workers;
 

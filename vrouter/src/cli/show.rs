@@ -248,7 +248,7 @@ fn neighbours(views: &[NeighbourView], _is_wide: bool) -> Table {
 
 pub fn flows(views: &[FlowView], is_wide: bool) -> Table {
     let narrow = ["PROTOCOL", "SOURCE", "DESTINATION", "STATE", "AGE", "IDLE", "PACKETS", "REPLIES", "RULE"];
-    let wide = ["BYTES", "REPLY-BYTES", "FROM", "TO", "WORKER"];
+    let wide = ["BYTES", "REPLY-BYTES", "FROM", "TO", "WORKER", "OUTSIDE"];
     let mut table = Table::new(headings(&narrow, &wide, is_wide));
     for view in views {
         let end = |address: IpAddr, port: Option<u16>| match (address, port) {
@@ -277,6 +277,7 @@ pub fn flows(views: &[FlowView], is_wide: bool) -> Table {
             optional(view.ingress_interface.as_ref()),
             optional(view.egress_interface.as_ref()),
             view.worker.to_string(),
+            optional(view.outside.map(|outside| end(outside.address, Some(outside.port))).as_ref()),
         ];
         table.row(cells(narrow, wide, is_wide));
     }

@@ -103,7 +103,6 @@ fn what_is_passed_on_is_written_down() {
 
 #[test]
 fn what_cannot_be_had_is_refused() {
-    assert_eq!(code(&json!({ "ipMasq": true })), 2);
     assert_eq!(code(&json!({ "device_type": "netkit" })), 2);
     for config in [
         json!({ "runtimeConfig": { "mac": "x" } }),

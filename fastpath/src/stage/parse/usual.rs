@@ -174,6 +174,7 @@ mod tests {
             host_endpoint: HostEndpointIndex::NONE,
             to_host: AdjacencyIndex::NONE,
             from_host: AdjacencyIndex::NONE,
+            outside: [None; 2],
         }
     }
 

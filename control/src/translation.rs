@@ -1,0 +1,162 @@
+//! Whose source is translated on the way out of the node, and into what.
+//!
+//! | said by | whose | except on the way to |
+//! |---|---|---|
+//! | an IPPool with `natOutgoing` | addresses of the pool | any pool; with `IPPoolsAndHostIPs` also nodes' addresses |
+//! | an endpoint with `vrouter/ip-masq` (CNI's `ipMasq`) | its addresses | any pool, and the networks that the annotation names |
+//!
+//! Outside such a source has the address of the uplink it leaves by: the one that the Node resource names if it is there, else
+//! the first of the link; where the link has none, the node's. `natOutgoingAddress` stands before all of these.
+//!
+//! Only what a workload of this node sends by an uplink is translated, so each node does its own.
+//!
+//! Source: Calico, felix/dataplane/linux/masq_mgr.go; the plugin `bridge` for what `ipMasq` means.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use config::net::Cidr;
+use config::resource::{AllowedUse, Resource, WorkloadEndpoint};
+use fastpath::flow::mapped_address;
+use fastpath::flow::translation::Sources;
+use fastpath::io::shared::Shared;
+use fastpath::table::Tables;
+use fastpath::table::interface::InterfaceKind;
+use fastpath::table::translation::{Ranges, Translations};
+
+use crate::compile::{Attachment, HostView, range_of};
+use crate::node_state::NodeState;
+use crate::resources::Resources;
+
+/// An endpoint whose source is translated has this annotation. Its value: networks, separated by commas, that are reached with
+/// its own source; possibly none.
+pub const ANNOTATION: &str = "vrouter/ip-masq";
+
+/// Whose source is translated, and on the way to whom it is not.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Translated {
+    pub sources: BTreeSet<Cidr>,
+    pub exempt: BTreeSet<Cidr>,
+    /// One sentence for each value that cannot be read.
+    pub problems: Vec<String>,
+}
+
+impl Translated {
+    /// What the resources say, of which these are the node's own endpoints.
+    pub fn of<'a>(
+        resources: &Resources,
+        exempts_nodes: bool,
+        endpoints: impl Iterator<Item = &'a WorkloadEndpoint>,
+    ) -> Translated {
+        let mut translated = Translated::default();
+        for pool in resources.ip_pools() {
+            if pool.spec.nat_outgoing {
+                translated.sources.insert(pool.spec.cidr.masked());
+            }
+            if pool.spec.is_for(AllowedUse::Workload) || pool.spec.is_for(AllowedUse::Tunnel) {
+                translated.exempt.insert(pool.spec.cidr.masked());
+            }
+        }
+        for endpoint in endpoints {
+            translated.endpoint(endpoint);
+        }
+        if exempts_nodes {
+            for node in resources.nodes() {
+                let bgp = node.spec.bgp.iter().flat_map(|bgp| [bgp.ipv4_address, bgp.ipv6_address]).flatten();
+                let all = bgp.chain(node.spec.addresses.iter().map(|address| address.address));
+                translated.exempt.extend(all.map(|cidr| Cidr::host(cidr.address())));
+            }
+        }
+        translated
+    }
+
+    fn endpoint(&mut self, endpoint: &WorkloadEndpoint) {
+        let Some(networks) = endpoint.metadata.annotations.get(ANNOTATION) else { return };
+        self.sources.extend(endpoint.spec.ip_networks.iter().map(Cidr::masked));
+        for text in networks.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+            match Cidr::parse(text) {
+                Ok(network) => {
+                    self.exempt.insert(network.masked());
+                }
+                Err(_) => self.problems.push(format!(
+                    "WorkloadEndpoint {}/{}: annotation {ANNOTATION}: found {text:?}, expected CIDRs, separated by commas; it is \
+                     translated on the way there",
+                    endpoint.metadata.namespace.as_deref().unwrap_or_default(),
+                    endpoint.metadata.name
+                )),
+            }
+        }
+    }
+}
+
+/// Adds to tables what they have to know, with addresses numbered as the flow table has them. Returns what the programs of
+/// uplinks have to know, and what is wrong.
+pub fn complete(
+    tables: &mut Tables,
+    state: &NodeState,
+    host: &HostView<'_>,
+    sources: &Sources,
+) -> (Shared, Vec<String>) {
+    let translated = &state.translated;
+    let mut problems = translated.problems.clone();
+    let mut shared = Shared { ports: state.felix.nat_ports, ..Shared::default() };
+    let ranges = |prefixes: &BTreeSet<Cidr>| Ranges::new(prefixes.iter().map(range_of).collect());
+    let mut outside = Vec::new();
+    // What is translated no more has open flows that are: they keep their addresses as long as this process lives.
+    if !translated.sources.is_empty() || !sources.is_empty() {
+        for (name, uplink) in host.attached.iter().filter(|(_, a)| a.kind == InterfaceKind::Uplink) {
+            let Some(Some(interface)) = tables.interfaces.get_mut(uplink.index.index()) else { continue };
+            for is_ipv4 in [true, false] {
+                let Some(address) = address_of(uplink, is_ipv4, state, host) else {
+                    let is_wanted = translated.sources.iter().any(|source| source.is_ipv4() == is_ipv4);
+                    let family = if is_ipv4 { "IPv4" } else { "IPv6" };
+                    problems.extend(is_wanted.then(|| {
+                        format!("{name}: no {family} address to translate sources to; give it one, or name one in the Node resource")
+                    }));
+                    continue;
+                };
+                let Some(number) = sources.add(mapped_address(address)) else {
+                    problems.push(format!(
+                        "{name}: sources are not translated to {address}: 255 addresses have been in use; restart the router"
+                    ));
+                    continue;
+                };
+                interface.outside[usize::from(!is_ipv4)] = Some(number);
+                outside.push((mapped_address(address), number));
+                shared.addresses.insert(address);
+            }
+        }
+    }
+    tables.translations = Translations {
+        sources: ranges(&translated.sources),
+        exempt: ranges(&translated.exempt),
+        ports: shared.ports,
+        outside,
+    };
+    (shared, problems)
+}
+
+/// What stands for sources that leave by an uplink.
+fn address_of(uplink: &Attachment, is_ipv4: bool, state: &NodeState, host: &HostView<'_>) -> Option<IpAddr> {
+    let chosen = state.felix.nat_outgoing_address.map(IpAddr::from).filter(|_| is_ipv4);
+    let is_usable = |address: &IpAddr| match address {
+        IpAddr::V4(address) => is_ipv4 && !address.is_link_local() && !address.is_loopback(),
+        IpAddr::V6(address) => !is_ipv4 && !address.is_unicast_link_local() && !address.is_loopback(),
+    };
+    let on_link =
+        || host.addresses.iter().filter(|own| own.link == uplink.link).map(|own| own.address).filter(is_usable);
+    let of_node = || state.node_addresses.iter().copied().filter(is_usable);
+    let named_there = || on_link().find(|address| state.node_addresses.contains(address));
+    chosen.or_else(named_there).or_else(|| on_link().next()).or_else(|| of_node().next())
+}
+
+/// The endpoints among resources.
+pub fn endpoints<'a>(
+    resources: &'a Resources,
+    keys: impl Iterator<Item = &'a config::resource::Key>,
+) -> impl Iterator<Item = &'a WorkloadEndpoint> {
+    keys.filter_map(|key| match resources.get(key) {
+        Some(Resource::WorkloadEndpoint(endpoint)) => Some(endpoint),
+        _ => None,
+    })
+}
