@@ -160,3 +160,120 @@ pub fn endpoints<'a>(
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::collections::BTreeMap;
+
+    use fastpath::flow::translation::SourceIndex;
+    use fastpath::table::{InterfaceIndex, WorkerIndex};
+
+    use super::*;
+    use crate::felix::FelixSettings;
+    use crate::host::{InterfaceAddress, LinkIndex};
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    /// What stands for sources on two uplinks with these addresses, by the node's own and the setting.
+    fn outside(
+        up0: &[&str],
+        up1: &[&str],
+        node: &[&str],
+        chosen: Option<&str>,
+    ) -> (Vec<[Option<IpAddr>; 2]>, Vec<String>) {
+        let mut tables = Tables::default();
+        let attached: BTreeMap<String, Attachment> = [(0, "up0"), (1, "up1")]
+            .map(|(index, name)| {
+                let attachment = Attachment {
+                    index: InterfaceIndex(index),
+                    link: LinkIndex(u32::from(index) + 10),
+                    kind: InterfaceKind::Uplink,
+                    owner: WorkerIndex(0),
+                };
+                (name.to_owned(), attachment)
+            })
+            .into();
+        let interface = fastpath::table::interface::Interface {
+            kind: InterfaceKind::Uplink,
+            mac: [0; 6],
+            mtu: 1500,
+            tags: [0; 2],
+            owner: WorkerIndex(0),
+            endpoint: fastpath::table::EndpointIndex::NONE,
+            is_up: true,
+            host_endpoint: fastpath::table::HostEndpointIndex::NONE,
+            to_host: fastpath::table::AdjacencyIndex::NONE,
+            from_host: fastpath::table::AdjacencyIndex::NONE,
+            outside: [None; 2],
+        };
+        tables.interfaces = vec![Some(interface.clone()), Some(interface)];
+        let on = |link: u32, texts: &[&str]| -> Vec<InterfaceAddress> {
+            let address =
+                |text: &&str| InterfaceAddress { link: LinkIndex(link), address: ip(text), prefix_length: 24 };
+            texts.iter().map(address).collect()
+        };
+        let addresses = [on(10, up0), on(11, up1)].concat();
+        let view = HostView {
+            links: &BTreeMap::new(),
+            neighbours: &BTreeMap::new(),
+            routes: &[],
+            addresses: &addresses,
+            attached: &attached,
+            host_link: None,
+        };
+        let sources = BTreeSet::from([Cidr::host(ip("10.0.0.1")), Cidr::host(ip("fd00::1"))]);
+        let state = NodeState {
+            node_addresses: node.iter().map(|text| ip(text)).collect(),
+            translated: Translated { sources, ..Translated::default() },
+            felix: FelixSettings {
+                nat_outgoing_address: chosen.map(|text| text.parse().unwrap()),
+                ..FelixSettings::default()
+            },
+            ..NodeState::default()
+        };
+        let numbers = Sources::default();
+        let (shared, problems) = complete(&mut tables, &state, &view, &numbers);
+        let address = |number: SourceIndex| fastpath::flow::unmapped_address(numbers.address(number));
+        let found: Vec<[Option<IpAddr>; 2]> = tables
+            .interfaces
+            .iter()
+            .flatten()
+            .map(|interface| interface.outside.map(|number| number.map(address)))
+            .collect();
+        let told: BTreeSet<IpAddr> = found.iter().flatten().flatten().copied().collect();
+        assert_eq!(shared.addresses, told, "programs hand over what the tables know");
+        assert!(tables.translations.applies(mapped_address(ip("10.0.0.1")), mapped_address(ip("198.51.100.1"))));
+        (found, problems)
+    }
+
+    #[test]
+    fn an_uplink_has_its_own_address_or_the_nodes() {
+        let both = |ipv4: &str, ipv6: &str| [Some(ip(ipv4)), Some(ip(ipv6))];
+        let link_local = "fe80::1";
+        let (found, problems) = outside(
+            &["192.0.2.1", "192.0.2.9", link_local, "2001:db8::1"],
+            &["198.51.100.1", link_local, "2001:db8:1::1"],
+            &[],
+            None,
+        );
+        assert_eq!(found, [both("192.0.2.1", "2001:db8::1"), both("198.51.100.1", "2001:db8:1::1")]);
+        assert_eq!(problems, Vec::<String>::new());
+        // The Node resource chooses among several; and stands in where there is none.
+        let (found, _) = outside(&["192.0.2.1", "192.0.2.9"], &[], &["192.0.2.9", "2001:db8::9"], None);
+        assert_eq!(found, [both("192.0.2.9", "2001:db8::9"); 2]);
+        let (found, _) = outside(&["192.0.2.1"], &["198.51.100.1"], &["2001:db8::9"], Some("203.0.113.1"));
+        assert_eq!(found, [both("203.0.113.1", "2001:db8::9"); 2]);
+    }
+
+    #[test]
+    fn an_uplink_without_an_address_is_told() {
+        let (found, problems) = outside(&["192.0.2.1"], &["fe80::2"], &[], None);
+        assert_eq!(found, [[Some(ip("192.0.2.1")), None], [None, None]]);
+        assert_eq!(problems.len(), 3, "{problems:?}");
+        assert!(problems[0].starts_with("up0: no IPv6 address to translate sources to"), "{problems:?}");
+    }
+}

@@ -15,6 +15,7 @@
 //! | `fuzz/frames.rs` | `packet`, `icmp` |
 //! | `fuzz/parse.rs` | `parse` |
 //! | `fuzz/documents.rs` | `yaml`, `api`, `record` |
+//! | `fuzz/translated.rs` | `translate` |
 //! | `fuzz/flows.rs` | `flows` |
 //! | `fuzz/routes.rs` | `routes` |
 //! | `fuzz/bgp.rs` | `bgp_open`, `bgp_update`, `bgp_message` |
@@ -45,6 +46,7 @@ pub mod mutate;
 pub mod parse;
 pub mod routes;
 pub mod sessions;
+pub mod translated;
 pub mod values;
 
 use std::collections::HashSet;
@@ -94,9 +96,10 @@ impl Seen {
 }
 
 /// Every target; each has a test of its name in tests/fuzz.rs.
-pub const TARGETS: [Target; 20] = [
+pub const TARGETS: [Target; 21] = [
     frames::PACKET,
     frames::ICMP,
+    translated::TRANSLATE,
     parse::PARSE,
     documents::YAML,
     documents::API,

@@ -241,7 +241,7 @@ impl Calculation {
         for name in stale_blocks {
             self.make_block(&name);
         }
-        let others = [Kind::Node, Kind::IpPool, Kind::StaticRoute];
+        let others = [Kind::Node, Kind::IpPool, Kind::StaticRoute, Kind::FelixConfiguration];
         if are_locals_stale || has_new_programs || changed.iter().any(|key| others.contains(&key.kind)) {
             self.changes.other |= self.rest(resources);
         }

@@ -424,6 +424,43 @@ fn every_problem_is_said() {
 }
 
 #[test]
+fn who_is_translated_and_towards_whom() {
+    let pool = |name: &str, spec: &str| make("IPPool", &format!("name: {name}"), spec);
+    let node =
+        |name: &str, address: &str| make("Node", &format!("name: {name}"), &format!("bgp: {{ipv4Address: {address}}}"));
+    let felix = |spec: &str| make("FelixConfiguration", "name: default", spec);
+    let masked = |name: &str, last: u8, networks: &str| {
+        endpoint(name, "default", last, "", "")
+            .replace("labels: {}", &format!("annotations: {{vrouter/ip-masq: '{networks}'}}"))
+    };
+    let mut texts = vec![
+        pool("out", "cidr: 10.0.0.0/16, natOutgoing: true"),
+        pool("off", "cidr: 'fd00::/64', natOutgoing: true, disabled: true"),
+        pool("in", "cidr: 10.1.0.0/16"),
+        pool("lb", "cidr: 10.2.0.0/24, allowedUses: [LoadBalancer], natOutgoing: false"),
+        node("here", "192.0.2.10/24"),
+        node("there", "192.0.2.11/24"),
+        masked("one", 7, ""),
+        masked("two", 8, "10.9.0.5/24, x, fd09::/64"),
+    ];
+    let cidrs = |texts: &[&str]| texts.iter().map(|text| Cidr::parse(text).unwrap()).collect();
+    let translated = state(&texts).translated;
+    assert_eq!(translated.sources, cidrs(&["10.0.0.0/16", "fd00::/64", "10.0.0.7/32", "10.0.0.8/32"]));
+    assert_eq!(translated.exempt, cidrs(&["10.0.0.0/16", "10.1.0.0/16", "fd00::/64", "10.9.0.0/24", "fd09::/64"]));
+    let [problem] = &translated.problems[..] else { panic!("{:?}", translated.problems) };
+    assert!(problem.contains("WorkloadEndpoint default/two: annotation vrouter/ip-masq: found \"x\""), "{problem}");
+
+    texts.push(felix(
+        "natOutgoingExclusions: IPPoolsAndHostIPs, natPortRange: '40000:41000', natOutgoingAddress: 192.0.2.77",
+    ));
+    let state = state(&texts);
+    let hosts = cidrs(&["192.0.2.10/32", "192.0.2.11/32"]);
+    assert_eq!(&state.translated.exempt - &translated.exempt, hosts);
+    assert_eq!((state.felix.nat_ports.first, state.felix.nat_ports.last), (40_000, 41_000));
+    assert_eq!(state.felix.nat_outgoing_address, Some([192, 0, 2, 77].into()));
+}
+
+#[test]
 fn routes_pools_and_addresses_are_those_of_this_node() {
     let route = |name: &str, spec: &str| make("StaticRoute", &format!("name: {name}"), spec);
     let pool = |name: &str, spec: &str| make("IPPool", &format!("name: {name}"), spec);

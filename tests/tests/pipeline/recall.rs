@@ -124,8 +124,14 @@ proptest! {
     fn a_settled_packet_fares_as_one_that_is_judged(
         flows in prop::collection::vec(shot(), 1..5),
         steps in prop::collection::vec(step(), 1..60),
+        translates: bool,
     ) {
-        let open = |plan: &mut Plan| Change::Policy(true).apply(plan);
+        let open = |plan: &mut Plan| {
+            if translates {
+                *plan = Plan::translating();
+            }
+            Change::Policy(true).apply(plan);
+        };
         let (mut recalling, mut judging) = (Router::small(open), Router::small(open));
         for (number, step) in steps.iter().enumerate() {
             let (from, packet) = step.packet(&flows);

@@ -109,6 +109,10 @@ struct AddArguments {
     #[arg(long = "route", value_name = "CIDR", value_parser = cidr)]
     routes: Vec<Cidr>,
 
+    /// Give it the node's source on its way out of the node, but to pools
+    #[arg(long)]
+    ip_masq: bool,
+
     #[arg(long, value_parser = mac)]
     mac: Option<MacAddress>,
 
@@ -232,6 +236,7 @@ fn wish(arguments: &AddArguments) -> Result<Wish, CliError> {
         labels,
         profiles: (!arguments.profiles.is_empty()).then(|| arguments.profiles.clone()),
         routes: arguments.routes.clone(),
+        masquerade: arguments.ip_masq.then(Vec::new),
         ..Wish::default()
     })
 }
