@@ -163,7 +163,7 @@ pub fn compile(
         host_endpoints.push(policy::host_lists(state, *position));
     }
 
-    let prefixes = compiler.our_prefixes();
+    let prefixes = our_prefixes(state);
     let desired = compiler.desired(claims.keys(), choices);
     let Compiler { places, ways, routes: rows, .. } = compiler;
     let local = rows.iter().map(|(prefix, (local, _))| (prefix.masked(), *local)).collect();
@@ -509,14 +509,14 @@ impl Compiler<'_> {
         let outward = self.add(Way::FromHost(uplink.index), frame(uplink.index, interface.mtu, interface.mac));
         (inward, outward)
     }
+}
 
-    /// What is ours on an uplink: the endpoints, and the pools they come from.
-    fn our_prefixes(&self) -> Vec<(IpAddr, u8)> {
-        let endpoints = self.state.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
-        let all: BTreeSet<(IpAddr, u8)> =
-            endpoints.chain(&self.state.pools).map(|prefix| (prefix.masked().address(), prefix.length())).collect();
-        all.into_iter().collect()
-    }
+/// What is ours on an uplink: the endpoints, and the pools they come from.
+pub fn our_prefixes(state: &NodeState) -> Vec<(IpAddr, u8)> {
+    let endpoints = state.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+    let all: BTreeSet<(IpAddr, u8)> =
+        endpoints.chain(&state.pools).map(|prefix| (prefix.masked().address(), prefix.length())).collect();
+    all.into_iter().collect()
 }
 
 /// A number that is a node's own, and the same after a restart: FNV-1a of its name.

@@ -24,7 +24,8 @@ use fastpath::table::Tables;
 use fastpath::table::interface::InterfaceKind;
 use fastpath::table::translation::{Ranges, Translations};
 
-use crate::compile::{Attachment, HostView, range_of};
+use crate::compile::{HostView, range_of};
+use crate::host::{InterfaceAddress, LinkIndex};
 use crate::node_state::NodeState;
 use crate::resources::Resources;
 
@@ -107,7 +108,7 @@ pub fn complete(
         for (name, uplink) in host.attached.iter().filter(|(_, a)| a.kind == InterfaceKind::Uplink) {
             let Some(Some(interface)) = tables.interfaces.get_mut(uplink.index.index()) else { continue };
             for is_ipv4 in [true, false] {
-                let Some(address) = address_of(uplink, is_ipv4, state, host) else {
+                let Some(address) = address_of(uplink.link, is_ipv4, state, host.addresses) else {
                     let is_wanted = translated.sources.iter().any(|source| source.is_ipv4() == is_ipv4);
                     let family = if is_ipv4 { "IPv4" } else { "IPv6" };
                     problems.extend(is_wanted.then(|| {
@@ -136,15 +137,21 @@ pub fn complete(
     (shared, problems)
 }
 
+/// What the programs of uplinks have to know before there are tables.
+pub fn expected(state: &NodeState, uplinks: impl Iterator<Item = LinkIndex>, addresses: &[InterfaceAddress]) -> Shared {
+    let both = |uplink| [true, false].map(|is_ipv4| address_of(uplink, is_ipv4, state, addresses));
+    let all = uplinks.filter(|_| !state.translated.sources.is_empty()).flat_map(both).flatten();
+    Shared { addresses: all.collect(), ports: state.felix.nat_ports }
+}
+
 /// What stands for sources that leave by an uplink.
-fn address_of(uplink: &Attachment, is_ipv4: bool, state: &NodeState, host: &HostView<'_>) -> Option<IpAddr> {
+fn address_of(uplink: LinkIndex, is_ipv4: bool, state: &NodeState, addresses: &[InterfaceAddress]) -> Option<IpAddr> {
     let chosen = state.felix.nat_outgoing_address.map(IpAddr::from).filter(|_| is_ipv4);
     let is_usable = |address: &IpAddr| match address {
         IpAddr::V4(address) => is_ipv4 && !address.is_link_local() && !address.is_loopback(),
         IpAddr::V6(address) => !is_ipv4 && !address.is_unicast_link_local() && !address.is_loopback(),
     };
-    let on_link =
-        || host.addresses.iter().filter(|own| own.link == uplink.link).map(|own| own.address).filter(is_usable);
+    let on_link = || addresses.iter().filter(|own| own.link == uplink).map(|own| own.address).filter(is_usable);
     let of_node = || state.node_addresses.iter().copied().filter(is_usable);
     let named_there = || on_link().find(|address| state.node_addresses.contains(address));
     chosen.or_else(named_there).or_else(|| on_link().next()).or_else(|| of_node().next())
@@ -171,8 +178,8 @@ mod tests {
     use fastpath::table::{InterfaceIndex, WorkerIndex};
 
     use super::*;
+    use crate::compile::Attachment;
     use crate::felix::FelixSettings;
-    use crate::host::{InterfaceAddress, LinkIndex};
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -246,6 +253,8 @@ mod tests {
             .collect();
         let told: BTreeSet<IpAddr> = found.iter().flatten().flatten().copied().collect();
         assert_eq!(shared.addresses, told, "programs hand over what the tables know");
+        let links = attached.values().map(|attachment| attachment.link);
+        assert_eq!(expected(&state, links, &addresses), shared, "and know it before");
         assert!(tables.translations.applies(mapped_address(ip("10.0.0.1")), mapped_address(ip("198.51.100.1"))));
         (found, problems)
     }

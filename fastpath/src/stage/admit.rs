@@ -31,7 +31,7 @@ pub fn burst(burst: &mut Burst, umem: &Umem, flows: &FlowTable, tables: &Tables)
             slot.verdict = admit(slot, umem.data(&slot.packet), interface, tables);
         }
         // An error belongs to the flow it is about, which is not known yet.
-        if slot.flow.is_none() && !slot.is_icmp_error {
+        if !is_translated && !slot.is_icmp_error {
             give_to_host(slot, interface, tables);
         }
     });

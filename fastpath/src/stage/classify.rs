@@ -30,7 +30,7 @@ pub fn follow_first(slot: &mut Slot, flows: &FlowTable, tables: &Tables, stamp: 
     match flows.lookup(&slot.key, slot.hash) {
         Some(handle) => take(slot, handle, flows, tables, stamp, now),
         // The host puts its own together.
-        None if slot.passage == Passage::ToHost && !is_guarded(slot.ingress, tables) => return,
+        None if is_given(slot, tables) => return,
         None => slot.drop(DropReason::FragmentWithoutFirst),
     }
     // `route` knew it already: a frame that passes has no other. But nobody knew that it is not for the host.
@@ -133,8 +133,10 @@ fn is_failsafe(passage: Passage, quoted: &Key, tables: &Tables) -> bool {
         || tables.failsafes.is_outbound(quoted.protocol, remote_port, remote)
 }
 
-fn is_guarded(interface: InterfaceIndex, tables: &Tables) -> bool {
-    tables.interface(interface).is_some_and(|interface| !interface.host_endpoint.is_none())
+/// True for what passes to the host unjudged: of an uplink without a host endpoint.
+pub(super) fn is_given(slot: &Slot, tables: &Tables) -> bool {
+    let is_guarded = || tables.interface(slot.ingress).is_some_and(|interface| !interface.host_endpoint.is_none());
+    slot.passage == Passage::ToHost && !is_guarded()
 }
 
 /// True for the same interface, and for two uplinks: by which of them a flow returns is the fabric's business.

@@ -39,7 +39,7 @@ pub fn burst(burst: &mut Burst, flows: &mut FlowWriter, tables: &Tables, now: Se
                 enter(slot, (slot.key, slot.hash), Translated::No, flows, (tables, stamp), now);
             }
         }
-        if slot.fragment == Fragment::First {
+        if slot.fragment == Fragment::First && !classify::is_given(slot, tables) {
             let key = parse::fragment_key(slot);
             let hash = flows.table().hash(&key);
             let replacement = slot.flow.filter(|_| slot.is_translated).and_then(|flow| flows.table().replacement(flow));
