@@ -395,9 +395,13 @@ fn ask(request: &Request, annotations: &Annotations) -> Result<Ask, CniError> {
         (None, None) => request.arguments.addresses.clone(),
     };
     let pools = |annotated: &Option<Vec<String>>, own: &[String]| annotated.clone().unwrap_or_else(|| own.to_vec());
-    let mut all = pools(&annotations.ipv4_pools, &config.ipam.ipv4_pools);
-    all.extend(pools(&annotations.ipv6_pools, &config.ipam.ipv6_pools));
-    Ok(Ask { ipv4, ipv6, addresses, pools: all })
+    Ok(Ask {
+        ipv4,
+        ipv6,
+        addresses,
+        ipv4_pools: pools(&annotations.ipv4_pools, &config.ipam.ipv4_pools),
+        ipv6_pools: pools(&annotations.ipv6_pools, &config.ipam.ipv6_pools),
+    })
 }
 
 /// What an ADD wants, but for addresses that another plugin gives.

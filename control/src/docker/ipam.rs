@@ -191,16 +191,18 @@ impl AddressDriver {
         }
         let node = self.workloads.node().await?.node;
         let is_next = asked.is_none();
+        let pools_of = |version: IpVersion| match pool {
+            Pool::One(cidr) if is_next && pool.version() == version => vec![cidr.to_string()],
+            _ => Vec::new(),
+        };
         let call = AssignCall {
             ipv4: usize::from(is_next && pool.version() == IpVersion::V4),
             ipv6: usize::from(is_next && pool.version() == IpVersion::V6),
             addresses: asked.into_iter().collect(),
             handle: Some(handle(&node)),
             attributes: BTreeMap::from([(POOL.to_string(), pool.id())]),
-            pools: match pool {
-                Pool::One(cidr) if is_next => vec![cidr.to_string()],
-                _ => Vec::new(),
-            },
+            ipv4_pools: pools_of(IpVersion::V4),
+            ipv6_pools: pools_of(IpVersion::V6),
             ..AssignCall::default()
         };
         let given: AssignView = self.desk.ask_patiently(ApiCall::Ipam(IpamCall::Assign(call)), "an assignment").await?;

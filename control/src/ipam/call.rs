@@ -57,8 +57,10 @@ pub struct AssignCall {
     /// Whose namespace selects pools.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
-    /// Names or CIDRs of pools; none leaves it to their selectors.
-    pub pools: Vec<String>,
+    /// Names or CIDRs of the pools of each family; none leaves that family to the pools' selectors. One that is named for both
+    /// counts for its own.
+    pub ipv4_pools: Vec<String>,
+    pub ipv6_pools: Vec<String>,
     /// Workload when absent.
     #[serde(rename = "use", skip_serializing_if = "Option::is_none")]
     pub intended: Option<AllowedUse>,

@@ -86,15 +86,14 @@ pub fn candidates<'a>(resources: &'a Resources, wish: &Wish<'_>) -> Result<Vec<&
         }
     } else {
         for wanted in wish.requested {
-            let is_meant = |pool: &&IpPool| pool.metadata.name == *wanted || pool.spec.cidr.to_string() == *wanted;
-            let pool = resources.ip_pools().find(is_meant).filter(|pool| !pool.spec.disabled);
-            let Some(pool) = pool else {
+            let Some(pool) = named(resources, wanted) else {
                 let known = resources.ip_pools().filter(|pool| !pool.spec.disabled && of_family(pool));
                 let known = known.map(|pool| format!("{} ({})", pool.metadata.name, pool.spec.cidr)).collect();
                 return Err(IpamError::UnknownPool { pool: wanted.clone(), known });
             };
-            if of_family(&pool) {
-                found.push(pool);
+            match of_family(&pool) {
+                true => found.push(pool),
+                false => passed_over.push(PassedOver { pool: wanted.clone(), why: "its family" }),
             }
         }
     }
@@ -109,6 +108,12 @@ pub fn candidates<'a>(resources: &'a Resources, wish: &Wish<'_>) -> Result<Vec<&
         true => Err(IpamError::NoPool { family: wish.family, intended: wish.intended, passed_over }),
         false => Ok(found),
     }
+}
+
+/// The pool that is meant, if it is enabled.
+pub fn named<'a>(resources: &'a Resources, wanted: &str) -> Option<&'a IpPool> {
+    let is_meant = |pool: &&IpPool| pool.metadata.name == wanted || pool.spec.cidr.to_string() == wanted;
+    resources.ip_pools().find(is_meant).filter(|pool| !pool.spec.disabled)
 }
 
 fn reason_against(resources: &Resources, pool: &IpPool, wish: &Wish<'_>) -> Option<&'static str> {

@@ -201,7 +201,7 @@ fn check_count(what: &str, found: usize) -> Result<(), IpamError> {
     }
 }
 
-fn assign(
+pub(super) fn assign(
     draft: &mut Draft<'_>,
     resources: &Resources,
     host: &str,
@@ -218,10 +218,15 @@ fn assign(
     for address in &call.addresses {
         given.push(allocator::assign_address(draft, resources, *address, &owner, host, now)?);
     }
-    for (family, count) in [(IpVersion::V4, call.ipv4), (IpVersion::V6, call.ipv6)] {
+    let families = [
+        (IpVersion::V4, call.ipv4, &call.ipv4_pools, &call.ipv6_pools),
+        (IpVersion::V6, call.ipv6, &call.ipv6_pools, &call.ipv4_pools),
+    ];
+    for (family, count, named, others) in families {
         if count == 0 {
             continue;
         }
+        check_family(resources, family, named, others)?;
         let intended = if call.tunnel.is_some() { AllowedUse::Tunnel } else { AllowedUse::Workload };
         let ask = Ask {
             count,
@@ -229,7 +234,7 @@ fn assign(
             owner: owner.clone(),
             host: host.to_string(),
             namespace: call.namespace.clone(),
-            pools: call.pools.clone(),
+            pools: named.clone(),
             intended: call.intended.unwrap_or(intended),
             max_blocks: call.max_blocks,
         };
@@ -241,6 +246,25 @@ fn assign(
         pool: pools::pool_of(resources, given.address).map(|pool| pool.metadata.name.clone()),
     };
     Ok(AssignView { addresses: given.into_iter().map(view).collect() })
+}
+
+/// A pool of the other family among those that are named for this one alone is a mistake.
+fn check_family(
+    resources: &Resources,
+    family: IpVersion,
+    named: &[String],
+    others: &[String],
+) -> Result<(), IpamError> {
+    for name in named.iter().filter(|name| !others.contains(name)) {
+        if let Some(pool) = pools::named(resources, name).filter(|pool| pool.spec.cidr.version() != family) {
+            return Err(IpamError::Invalid {
+                what: format!("pools for IPv{family}"),
+                found: format!("{name} ({})", pool.spec.cidr),
+                expected: format!("names or CIDRs of IPv{family} pools"),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn release(

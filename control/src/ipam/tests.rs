@@ -11,11 +11,12 @@ use config::resource::{
 use proptest::prelude::*;
 
 use super::allocator::{self, Ask};
+use super::call::AssignCall;
 use super::collect::{self, Collector};
 use super::error::{IpamError, Limit};
 use super::records::{Draft, Records};
 use super::release::{self, Return};
-use super::{block, handle, pools, show};
+use super::{block, handle, pools, service, show};
 use crate::resources::Resources;
 
 fn at(second: u64) -> SystemTime {
@@ -290,6 +291,44 @@ fn pools_are_chosen_by_selectors_uses_and_names() {
     check(&mut cluster, wish, "10.3.0");
     assert!(cluster.blocks_of("a").iter().all(|block| !cidr("10.1.0.0/24").overlaps(block)));
     cluster.check();
+}
+
+/// What is named for one family leaves the other to the pools' selectors.
+#[test]
+fn pools_are_named_by_family() {
+    let mut cluster = Cluster::new(&[
+        r#"IPPool/four {"cidr": "10.1.0.0/24"}"#,
+        r#"IPPool/other-four {"cidr": "10.2.0.0/24"}"#,
+        r#"IPPool/six {"cidr": "fd01::/112"}"#,
+        r#"IPPool/other-six {"cidr": "fd02::/112"}"#,
+    ]);
+    let mut check = |ipv4: &[&str], ipv6: &[&str], expected: &str| {
+        let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect();
+        let (ipv4_pools, ipv6_pools) = (names(ipv4), names(ipv6));
+        let call = AssignCall { ipv4: 1, ipv6: 1, ipv4_pools, ipv6_pools, ..AssignCall::default() };
+        let mut draft = Draft::new(&mut cluster.records);
+        let found = match service::assign(&mut draft, &cluster.resources, "a", &call, at(0)) {
+            Ok(view) => view.addresses.into_iter().map(|given| given.pool.unwrap()).collect::<Vec<_>>().join(" "),
+            Err(error) => error.to_string(),
+        };
+        draft.roll_back(0);
+        assert_eq!(found, expected, "{ipv4:?} {ipv6:?}");
+    };
+    check(&[], &[], "four other-six");
+    check(&[], &["six"], "four six");
+    check(&["other-four"], &[], "other-four other-six");
+    check(&["other-four"], &["fd01::/112"], "other-four six");
+    // By hand, a name is given for both, and one family is left with none.
+    check(&["six", "other-four"], &["six", "other-four"], "other-four six");
+    let refused = "no IPv6 pool that this node may use for Workload addresses; passed over: other-four (its family)";
+    check(&["other-four"], &["other-four"], refused);
+    // In a network's configuration that is a mistake.
+    check(&["other-four", "six"], &[], "pools for IPv4: found six (fd01::/112), expected names or CIDRs of IPv4 pools");
+    check(
+        &[],
+        &["10.1.0.0/24"],
+        "pools for IPv6: found 10.1.0.0/24 (10.1.0.0/24), expected names or CIDRs of IPv6 pools",
+    );
 }
 
 #[test]

@@ -82,7 +82,8 @@ impl Workloads {
             handle: Some(identity.handle()),
             attributes,
             namespace: Some(identity.namespace.clone()),
-            pools: ask.pools.clone(),
+            ipv4_pools: ask.ipv4_pools.clone(),
+            ipv6_pools: ask.ipv6_pools.clone(),
             ..AssignCall::default()
         };
         let view: AssignView = self.desk.ask_patiently(ApiCall::Ipam(IpamCall::Assign(call)), "an assignment").await?;

@@ -107,8 +107,9 @@ pub struct Ask {
     pub ipv6: bool,
     /// These, and none of the families' own.
     pub addresses: Vec<IpAddr>,
-    /// Names or CIDRs of the pools to take them from.
-    pub pools: Vec<String>,
+    /// Names or CIDRs of the pools to take each family's from; one that is named for both counts for its own.
+    pub ipv4_pools: Vec<String>,
+    pub ipv6_pools: Vec<String>,
 }
 
 /// What has been attached.

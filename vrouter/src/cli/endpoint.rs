@@ -224,7 +224,8 @@ fn wish(arguments: &AddArguments) -> Result<Wish, CliError> {
             ipv4: !arguments.no_ipv4,
             ipv6: arguments.ipv6,
             addresses: arguments.addresses.clone(),
-            pools: arguments.pools.clone(),
+            ipv4_pools: arguments.pools.clone(),
+            ipv6_pools: arguments.pools.clone(),
         }),
     };
     Ok(Wish {

@@ -241,7 +241,8 @@ fn assign(client: &Client, format: Format, arguments: &AssignArguments) -> Resul
         handle: Some(arguments.handle.clone()),
         attributes: arguments.attribute.iter().cloned().collect::<BTreeMap<_, _>>(),
         namespace: arguments.namespace.clone(),
-        pools: arguments.pool.clone(),
+        ipv4_pools: arguments.pool.clone(),
+        ipv6_pools: arguments.pool.clone(),
         intended: Some(match arguments.purpose {
             Purpose::Workload => AllowedUse::Workload,
             Purpose::Tunnel => AllowedUse::Tunnel,

@@ -69,13 +69,17 @@ fn addresses_by_who_has_asked() {
 fn families_and_pools() {
     let ipam = json!({ "ipam": { "type": "calico-ipam", "assign_ipv4": "false", "assign_ipv6": "true", "ipv4_pools": ["a"], "ipv6_pools": ["b"] } });
     let ask = asked(&ipam, "");
-    assert_eq!((ask.ipv4, ask.ipv6, ask.pools), (false, true, vec!["a".to_string(), "b".to_string()]));
+    let one = |name: &str| vec![name.to_string()];
+    assert_eq!((ask.ipv4, ask.ipv6, ask.ipv4_pools, ask.ipv6_pools), (false, true, one("a"), one("b")));
     let mut annotated = ipam.clone();
     annotated["runtimeConfig"] = json!({ "io.kubernetes.cri.pod-annotations": {
         "cni.projectcalico.org/ipFamilies": "[\"IPv4\", \"IPv6\"]", "cni.projectcalico.org/ipv4pools": "[\"c\"]",
     }});
     let ask = asked(&annotated, "");
-    assert_eq!((ask.ipv4, ask.ipv6, ask.pools), (true, true, vec!["c".to_string(), "b".to_string()]));
+    assert_eq!((ask.ipv4, ask.ipv6, ask.ipv4_pools, ask.ipv6_pools), (true, true, one("c"), one("b")));
+    // A family whose pools nobody names is left to the pools' selectors.
+    let ask = asked(&json!({ "ipam": { "assign_ipv6": true, "ipv6_pools": ["b"] } }), "");
+    assert_eq!((ask.ipv4, ask.ipv6, ask.ipv4_pools, ask.ipv6_pools), (true, true, Vec::new(), one("b")));
 }
 
 #[test]
