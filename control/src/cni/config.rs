@@ -16,32 +16,43 @@ const OURS: [&str; 3] = ["", "calico-ipam", "vrouter-ipam"];
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct NetworkConfig {
+    #[serde(deserialize_with = "or_default")]
     pub name: String,
+    #[serde(deserialize_with = "or_default")]
     pub ipam: IpamConfig,
     /// 0: the daemon's.
     #[serde(deserialize_with = "number_or_text")]
     pub mtu: u64,
     #[serde(deserialize_with = "number_or_text")]
     pub num_queues: u64,
+    #[serde(deserialize_with = "or_default")]
     pub device_type: String,
     /// Only where the address plugin has given routes: the default routes as well.
     #[serde(deserialize_with = "truth")]
     pub include_default_routes: bool,
+    #[serde(deserialize_with = "or_default")]
     pub nodename: String,
+    #[serde(deserialize_with = "or_default")]
     pub policy: PolicyConfig,
+    #[serde(deserialize_with = "or_default")]
     pub container_settings: ContainerSettings,
+    #[serde(deserialize_with = "or_default")]
     pub feature_control: FeatureControl,
     /// Where the daemon listens; the usual place when empty.
+    #[serde(deserialize_with = "or_default")]
     pub socket: String,
     /// Labels of every container of the network.
+    #[serde(deserialize_with = "or_default")]
     pub labels: BTreeMap<String, String>,
     /// Profiles in place of the network's own.
     pub profiles: Option<Vec<String>>,
     #[serde(rename = "ipMasq", deserialize_with = "truth")]
     pub ip_masq: bool,
+    #[serde(deserialize_with = "or_default")]
     pub dns: Dns,
+    #[serde(deserialize_with = "or_default")]
     pub args: ArgsConfig,
-    #[serde(rename = "runtimeConfig")]
+    #[serde(rename = "runtimeConfig", deserialize_with = "or_default")]
     pub runtime: RuntimeConfig,
     #[serde(rename = "prevResult")]
     pub previous: Option<Value>,
@@ -55,28 +66,32 @@ pub struct NetworkConfig {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct IpamConfig {
-    #[serde(rename = "type")]
+    #[serde(rename = "type", deserialize_with = "or_default")]
     pub kind: String,
     #[serde(deserialize_with = "truth_or_none")]
     pub assign_ipv4: Option<bool>,
     #[serde(deserialize_with = "truth_or_none")]
     pub assign_ipv6: Option<bool>,
+    #[serde(deserialize_with = "or_default")]
     pub ipv4_pools: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
     pub ipv6_pools: Vec<String>,
     /// Of those plugins that have them.
+    #[serde(deserialize_with = "or_default")]
     pub routes: Vec<RouteConfig>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct RouteConfig {
+    #[serde(deserialize_with = "or_default")]
     pub dst: String,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct PolicyConfig {
-    #[serde(rename = "type")]
+    #[serde(rename = "type", deserialize_with = "or_default")]
     pub kind: String,
 }
 
@@ -99,20 +114,25 @@ pub struct FeatureControl {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct ArgsConfig {
+    #[serde(deserialize_with = "or_default")]
     pub cni: CniArgs,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct CniArgs {
+    #[serde(deserialize_with = "or_default")]
     pub ips: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
     pub labels: Vec<Label>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct Label {
+    #[serde(deserialize_with = "or_default")]
     pub key: String,
+    #[serde(deserialize_with = "or_default")]
     pub value: String,
 }
 
@@ -120,22 +140,29 @@ pub struct Label {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct RuntimeConfig {
+    #[serde(deserialize_with = "or_default")]
     pub ips: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
     pub mac: String,
+    #[serde(deserialize_with = "or_default")]
     pub port_mappings: Vec<PortMapping>,
     pub bandwidth: Option<Bandwidth>,
+    #[serde(deserialize_with = "or_default")]
     pub dns: RuntimeDns,
-    #[serde(rename = "io.kubernetes.cri.pod-annotations")]
+    #[serde(rename = "io.kubernetes.cri.pod-annotations", deserialize_with = "or_default")]
     pub pod_annotations: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct PortMapping {
+    #[serde(deserialize_with = "or_default")]
     pub host_port: u16,
+    #[serde(deserialize_with = "or_default")]
     pub container_port: u16,
+    #[serde(deserialize_with = "or_default")]
     pub protocol: String,
-    #[serde(rename = "hostIP")]
+    #[serde(rename = "hostIP", deserialize_with = "or_default")]
     pub host_ip: String,
 }
 
@@ -143,25 +170,33 @@ pub struct PortMapping {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Bandwidth {
+    #[serde(deserialize_with = "or_default")]
     pub ingress_rate: i64,
+    #[serde(deserialize_with = "or_default")]
     pub ingress_burst: i64,
+    #[serde(deserialize_with = "or_default")]
     pub egress_rate: i64,
+    #[serde(deserialize_with = "or_default")]
     pub egress_burst: i64,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct RuntimeDns {
+    #[serde(deserialize_with = "or_default")]
     pub servers: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
     pub searches: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
     pub options: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(default)]
 pub struct ValidAttachment {
-    #[serde(rename = "containerID")]
+    #[serde(rename = "containerID", deserialize_with = "or_default")]
     pub container_id: String,
+    #[serde(deserialize_with = "or_default")]
     pub ifname: String,
 }
 
@@ -194,6 +229,11 @@ impl NetworkConfig {
             options: or(options, own.options),
         }
     }
+}
+
+/// Go writes null for a list or map without anything in it, as containerd does for a pod without annotations, and takes it anywhere.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// Calico writes "true" as well as true.

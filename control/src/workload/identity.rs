@@ -89,11 +89,15 @@ impl Identity {
     /// The fields that say who it is.
     pub fn spec(&self, node: &str) -> WorkloadEndpointSpec {
         let workload = legal(&self.workload);
+        // A pod's is whole, as the runtime's own tools print it; elsewhere it is the workload in the endpoint's name.
+        let is_whole =
+            self.orchestrator == KUBERNETES && self.container.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let container = if is_whole { self.container.clone() } else { legal(&self.container).replace('.', "-") };
         WorkloadEndpointSpec {
             orchestrator: self.orchestrator.clone(),
             node: node.to_string(),
             endpoint: legal(&self.interface),
-            container_id: legal(&self.container).replace('.', "-"),
+            container_id: container,
             pod: if self.orchestrator == KUBERNETES { workload.clone() } else { String::new() },
             workload: if self.orchestrator == KUBERNETES { String::new() } else { workload },
             ..WorkloadEndpointSpec::default()
@@ -242,6 +246,15 @@ mod tests {
         // What is between the parts counts.
         let moved = Identity { network: "podsc".to_string(), orchestrator: "ni".to_string(), ..first.clone() };
         assert_ne!(first.alias(), moved.alias());
+    }
+
+    #[test]
+    fn a_pod_keeps_its_containers_id() {
+        let id = "0123456789abcdef".repeat(4);
+        let pod =
+            Identity { orchestrator: KUBERNETES.to_string(), workload: "web".to_string(), ..identity(&id, "eth0") };
+        assert_eq!(pod.spec("n1").container_id, id);
+        assert_eq!(identity(&id, "eth0").spec("n1").derived_name(), identity(&id, "eth0").key("n1").name);
     }
 
     #[test]

@@ -49,6 +49,20 @@ fn a_container_and_a_pod() {
     assert_eq!((podman.orchestrator.as_str(), podman.workload.as_str()), ("cni", "c1"));
 }
 
+/// Go writes an empty list or map so.
+#[test]
+fn null_is_nothing() {
+    let nothing = json!({
+        "ipam": { "type": "calico-ipam", "assign_ipv6": null, "ipv4_pools": null, "routes": null }, "mtu": null,
+        "args": { "cni": { "ips": null, "labels": null } }, "labels": null, "profiles": null, "dns": null, "prevResult": null,
+        "runtimeConfig": {
+            "io.kubernetes.cri.pod-annotations": null, "portMappings": null, "ips": null, "mac": null, "bandwidth": null,
+            "dns": { "servers": null, "searches": null, "options": null },
+        },
+    });
+    assert_eq!(wished(&nothing), wished(&json!({ "ipam": { "type": "calico-ipam" } })));
+}
+
 /// The closer to the container somebody has said it, the more it counts.
 #[test]
 fn addresses_by_who_has_asked() {
