@@ -260,9 +260,11 @@ async fn check(workloads: &Workloads, request: &Request) -> Result<(), CniError>
     Ok(())
 }
 
-/// Takes away whoever is not named. A failure does not keep the others.
+/// Takes away whoever is not named. A failure does not keep the others. Runtimes ought to let nobody come or go meanwhile; of
+/// one that does, whoever is on his way is named in no list yet, and stays.
 async fn collect(workloads: &Workloads, request: &Request) -> Result<(), CniError> {
     let valid = valid(request)?;
+    let watch = workloads.watch();
     let attachments = workloads.list().await?;
     let own = attachments.into_iter().map(|attachment| attachment.identity);
     let mut failures = Vec::new();
@@ -270,6 +272,7 @@ async fn collect(workloads: &Workloads, request: &Request) -> Result<(), CniErro
         let attachment =
             ValidAttachment { container_id: identity.container.clone(), ifname: identity.interface.clone() };
         if !valid.contains(&attachment)
+            && !watch.has_seen(&identity.network, &identity.container, &identity.interface)
             && let Err(error) = workloads.detach(identity).await
         {
             failures.push(CniError::from(error));

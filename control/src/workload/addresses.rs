@@ -49,16 +49,19 @@ impl Workloads {
         self.assign_as(identity, identity.attributes_alone(), ask).await
     }
 
-    /// Releases those of the network whose container and interface are not valid.
+    /// Releases those of the network whose container and interface are not valid, and not on their way either.
     pub async fn collect_alone(
         &self,
         network: &str,
         is_valid: impl Fn(&str, &str) -> bool,
     ) -> Result<usize, WorkloadError> {
+        let watch = self.watch();
         let is_lost = |held: &AllocationView| {
             let [container, interface, of] = identity::ALONE.map(|name| held.attributes.get(name).map(String::as_str));
-            let known = container.zip(interface).is_some_and(|(container, interface)| is_valid(container, interface));
-            of == Some(network) && !known
+            let is_known = container.zip(interface).is_some_and(|(container, interface)| {
+                is_valid(container, interface) || watch.has_seen(network, container, interface)
+            });
+            of == Some(network) && !is_known
         };
         self.release_which(is_lost).await
     }

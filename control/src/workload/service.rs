@@ -11,10 +11,10 @@
 //!
 //! Bounds: `PLACES` orders at a time, `WAITING` that wait, `PATIENCE` for each, then it is undone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use config::net::{Cidr, IpVersion, MacAddress};
@@ -58,9 +58,18 @@ pub struct Workloads {
     is_tidy: watch::Sender<bool>,
 }
 
-/// Who is at work on which interface of which container.
+/// Who is at work on which interface of which container, and who watches them.
 #[derive(Default)]
-struct Turns(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
+struct Turns(Mutex<Begun>);
+
+#[derive(Default)]
+struct Begun {
+    turns: HashMap<Identity, Arc<tokio::sync::Mutex<()>>>,
+    watches: Vec<Weak<Mutex<HashSet<Identity>>>>,
+}
+
+/// Whoever has a turn when it begins, or asks for one as long as it lasts: no list that was made before can name him.
+pub struct Watch(Arc<Mutex<HashSet<Identity>>>);
 
 /// Nobody else is at work on it.
 pub(crate) struct Turn {
@@ -354,6 +363,11 @@ impl Workloads {
         Ok(Detached { endpoint: endpoint?, interface: interface?, addresses: addresses? })
     }
 
+    /// For who takes away what a list does not name: to be begun before he looks what there is.
+    pub fn watch(&self) -> Watch {
+        self.turns.watch()
+    }
+
     pub(crate) async fn turn(&self, identity: &Identity) -> Result<Turn, WorkloadError> {
         let own = self.turns.of(identity)?;
         let guard = own.lock_owned().await;
@@ -392,12 +406,38 @@ impl Workloads {
 
 impl Turns {
     fn of(&self, identity: &Identity) -> Result<Arc<tokio::sync::Mutex<()>>, WorkloadError> {
-        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-        if turns.len() >= WAITING {
-            return Err(WorkloadError::Busy { count: turns.len() });
+        let mut begun = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        begun.tidy();
+        if begun.turns.len() >= WAITING {
+            return Err(WorkloadError::Busy { count: begun.turns.len() });
         }
-        Ok(turns.entry(identity.alias()).or_default().clone())
+        for watch in begun.watches.iter().filter_map(Weak::upgrade) {
+            watch.lock().unwrap_or_else(PoisonError::into_inner).insert(identity.clone());
+        }
+        Ok(begun.turns.entry(identity.clone()).or_default().clone())
+    }
+
+    fn watch(&self) -> Watch {
+        let mut begun = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        begun.tidy();
+        let seen = Arc::new(Mutex::new(begun.turns.keys().cloned().collect()));
+        begun.watches.push(Arc::downgrade(&seen));
+        Watch(seen)
+    }
+}
+
+impl Begun {
+    fn tidy(&mut self) {
+        self.turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        self.watches.retain(|watch| watch.strong_count() > 0);
+    }
+}
+
+impl Watch {
+    /// That interface of that container, whatever else is known of it.
+    pub fn has_seen(&self, network: &str, container: &str, interface: &str) -> bool {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.iter().any(|seen| (&*seen.network, &*seen.container, &*seen.interface) == (network, container, interface))
     }
 }
 

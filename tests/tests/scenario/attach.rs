@@ -44,6 +44,8 @@ const CYCLES: usize = 40;
 const TOGETHER: usize = 32;
 /// Times that somebody is killed.
 const KILLS: u64 = 12;
+/// How many are attached beside GC.
+const COLLECTED: usize = 12;
 
 fn count_of(variable: &str, ordinary: usize) -> usize {
     std::env::var(variable).map_or(ordinary, |text| text.parse().expect("a number"))
@@ -354,6 +356,72 @@ fn a_late_del_leaves_the_new_container_alone() {
     let again = pod("ADD", &new).result();
     assert!(again["interfaces"][1]["mac"].is_string());
     pod("DEL", &new);
+    node.is_empty();
+}
+
+/// A runtime ought to let nobody come or go during GC. Of one that does not wait, whoever it names stays; whoever it does not name yet
+/// is whole or gone, and never half.
+#[test]
+fn gc_beside_add() {
+    let Some(node) = Node::up("attach-gc") else { return };
+    let (machine, plugin, folder) = (node.topology.node(), &node.plugin, node.topology.folder());
+    let make = |verb: &str, container: &Container, change: &dyn Fn(&mut Value)| {
+        let (id, path) = (&container.0, container.path());
+        call(&machine, plugin, &folder, verb, id, &path, |_, config| {
+            config["cniVersion"] = json!("1.1.0");
+            change(config);
+        })
+    };
+    let collect = |named: &[Container]| {
+        let named: Vec<Value> =
+            named.iter().map(|container| json!({"containerID": container.0, "ifname": "eth0"})).collect();
+        let nobody = Container("attach-gc-nobody".to_owned());
+        let answer = make("GC", &nobody, &|config| config["cni.dev/valid-attachments"] = json!(named));
+        assert!(answer.is_success(), "{answer:?}");
+    };
+    // Attached by four at a time, with one GC after the other until all have been.
+    let beside_gc = |containers: &[Container], named: &[Container]| -> (Vec<Value>, usize) {
+        thread::scope(|scope| {
+            let attach = |container: &Container| make("ADD", container, &|_| {}).result();
+            let adding: Vec<_> = containers
+                .chunks(containers.len() / 4)
+                .map(|some| scope.spawn(move || some.iter().map(attach).collect::<Vec<_>>()))
+                .collect();
+            let mut collections = 0;
+            while adding.iter().any(|thread| !thread.is_finished()) {
+                collect(named);
+                collections += 1;
+            }
+            (adding.into_iter().flat_map(|thread| thread.join().unwrap()).collect(), collections)
+        })
+    };
+    let is_whole = |container: &Container, result: &Value| {
+        make("CHECK", container, &|config| config["prevResult"] = result.clone()).is_success()
+    };
+    let old = Container::new("attach-gc-old");
+    node.add(&old);
+    let containers = |kind: &str| -> Vec<Container> {
+        (0..COLLECTED).map(|number| Container::new(&format!("attach-gc-{kind}{number}"))).collect()
+    };
+    let named = containers("named");
+    let (results, collections) = beside_gc(&named, &named);
+    assert!(named.iter().zip(&results).all(|(container, result)| is_whole(container, result)));
+    assert_eq!(old.links(), [""; 0], "nobody has named it");
+
+    let unnamed = containers("unnamed");
+    let (results, more) = beside_gc(&unnamed, &named);
+    let are_whole: Vec<bool> =
+        unnamed.iter().zip(&results).map(|(container, result)| is_whole(container, result)).collect();
+    let attached: Vec<Attachment> = node.json(&["endpoint", "list"]);
+    for (container, is_whole) in unnamed.iter().zip(&are_whole) {
+        let has_endpoint = attached.iter().any(|attachment| attachment.identity.container == container.0);
+        assert_eq!((has_endpoint, container.links().len()), (*is_whole, usize::from(*is_whole)), "{}", container.0);
+    }
+    let whole = are_whole.iter().filter(|is_whole| **is_whole).count();
+    println!(
+        "{collections} and {more} times GC; of {COLLECTED} that were not named {whole} were attached after the last"
+    );
+    collect(&[]);
     node.is_empty();
 }
 

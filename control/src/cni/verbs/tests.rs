@@ -1,8 +1,17 @@
 //! What a runtime's call wants, field by field.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
 
 use super::*;
+use crate::http::api::{ApiCall, ApiRequest};
+use crate::http::desk::Desk;
+use crate::workload::call::{EndpointCall, NodeView};
+use crate::workload::endpoint::endpoint_of;
 
 fn request(config: &Value, args: &str) -> Request {
     let mut whole = json!({ "cniVersion": "1.0.0", "name": "pods", "type": "vrouter-cni" });
@@ -151,4 +160,67 @@ fn what_cannot_be_had_is_refused() {
 fn a_configuration_is_not_in_any_log() {
     let call = CniCall { config: "{\"password\": \"canary\"}".to_string(), ..CniCall::default() };
     assert!(!format!("{call:?}").contains("canary"));
+}
+
+/// A control that has these endpoints, whatever is deleted; `meanwhile` is attached and answered while it is asked which.
+async fn answer_by_rote(
+    mut requests: mpsc::Receiver<ApiRequest>,
+    endpoints: Vec<Identity>,
+    meanwhile: (Workloads, Option<Identity>),
+    deleted: Arc<Mutex<Vec<String>>>,
+) {
+    let node = NodeView { node: "n1".to_string(), prefix: "none".to_string(), mtu: 1500, prepares: false };
+    let endpoint = |identity: &Identity| {
+        let wish = Wish { identity: identity.clone(), ..Wish::default() };
+        endpoint_of(&wish, &node, &identity.host_interface("none"), &[], None).0
+    };
+    while let Some(ApiRequest { call, reply, .. }) = requests.recv().await {
+        let answer = match call {
+            ApiCall::Endpoint(EndpointCall::Node) => json!(node),
+            ApiCall::Endpoint(EndpointCall::List) => {
+                if let (workloads, Some(identity)) = &meanwhile {
+                    drop(workloads.turn(identity).await.unwrap());
+                }
+                json!(endpoints.iter().map(endpoint).collect::<Vec<_>>())
+            }
+            ApiCall::Endpoint(EndpointCall::Delete { container, .. }) => {
+                deleted.lock().unwrap().push(container);
+                json!(true)
+            }
+            _ => json!({ "released": [] }),
+        };
+        let _ = reply.send(Ok(answer));
+    }
+}
+
+/// Who is deleted by a GC that names nobody, where `under_way` has a turn and `meanwhile` has one while endpoints are looked for.
+async fn collected(containers: &[&str], under_way: Option<&str>, meanwhile: Option<&str>) -> Vec<String> {
+    let request = request(&json!({ "cniVersion": "1.1.0", "cni.dev/valid-attachments": [] }), "");
+    let identity = |container: &str| Identity {
+        container: container.to_string(),
+        workload: container.to_string(),
+        ..identity_of(&request)
+    };
+    let (control, requests) = mpsc::channel(8);
+    let workloads = Workloads::new(Desk::new(control));
+    let deleted = Arc::default();
+    let endpoints = containers.iter().map(|container| identity(container)).collect();
+    let others = (workloads.clone(), meanwhile.map(identity));
+    tokio::spawn(answer_by_rote(requests, endpoints, others, Arc::clone(&deleted)));
+    let _turn = match under_way {
+        Some(container) => Some(workloads.turn(&identity(container)).await.unwrap()),
+        None => None,
+    };
+    let collected = tokio::time::timeout(Duration::from_secs(10), collect(&workloads, &request));
+    collected.await.expect("GC waits for nobody").unwrap();
+    deleted.lock().unwrap().clone()
+}
+
+/// An ADD writes its endpoint before it answers: from then on GC sees it, and no runtime can have named it yet.
+#[tokio::test]
+async fn who_is_being_attached_is_not_collected() {
+    let both = ["old", "new"];
+    assert_eq!(collected(&both, None, None).await, both);
+    assert_eq!(collected(&both, Some("new"), None).await, ["old"]);
+    assert_eq!(collected(&both, None, Some("new")).await, ["old"]);
 }
