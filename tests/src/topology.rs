@@ -102,7 +102,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A namespace that is no part of a topology.
+    /// A namespace that somebody else has made.
     pub fn of(namespace: &str) -> Machine {
         Machine { namespace: namespace.to_owned() }
     }

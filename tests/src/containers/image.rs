@@ -20,14 +20,20 @@ pub const TAG: &str = "localhost/probe:1";
 const BUSYBOX: &str = "/bin/busybox";
 const BLOCK: usize = 512;
 
-/// Writes the archive.
+/// Writes the archive; what runs unless something else is asked for waits.
 pub fn write(to: &Path) {
+    write_running(to, &["sleep", "infinity"]);
+}
+
+/// The same, where something else runs.
+pub fn write_running(to: &Path, command: &[&str]) {
     let layer = layer();
     let digest = sha256(&layer);
     let config = format!(
-        r#"{{"architecture":"{}","os":"linux","config":{{"Env":["PATH=/bin"],"Cmd":["sleep","infinity"]}},
+        r#"{{"architecture":"{}","os":"linux","config":{{"Env":["PATH=/bin"],"Cmd":{}}},
 "rootfs":{{"type":"layers","diff_ids":["sha256:{digest}"]}},"history":[{{"created_by":"tests"}}]}}"#,
         if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
+        serde_json::json!(command),
     );
     let manifest = format!(r#"[{{"Config":"config.json","RepoTags":["{TAG}"],"Layers":["layer.tar"]}}]"#);
     let mut tar = Tar::default();

@@ -37,6 +37,7 @@
 //! | `bmp.rs` | a monitoring station hears what a peer says, whenever it comes |
 //! | `cni_cases.rs` | network plugins called as runtimes do, right and wrong |
 //! | `containers.rs` | containers of containerd and podman, attached by our plugin |
+//! | `pods.rs` | pods by containerd's CRI, called as the kubelet calls it |
 //! | `containers_reference.rs` | the stand for runtimes, proved with plugins that are not ours |
 //! | `secrets.rs` | a session's password is changed under it |
 //! | `attach.rs` | containers come and go by the plugin, whoever is killed meanwhile |
@@ -75,6 +76,7 @@ mod link;
 mod many;
 mod neighbours;
 mod plain;
+mod pods;
 mod policy;
 mod prepared;
 mod rule_match;
