@@ -30,8 +30,7 @@ const REPAIR: u8 = 0x08;
 fn router() -> Router {
     let mut plan = Plan::translating();
     for name in ["a", "b"] {
-        let own = || Rules::only(["10.0.0.0/24", "fd00::/64"].map(|net| Rule::default().from_net(net)));
-        plan.at_mut(name).ingress = own();
+        plan.at_mut(name).ingress = Rules::only(["10.0.0.0/24", "fd00::/64"].map(|net| Rule::default().from_net(net)));
     }
     Router::with(plan, Options { frames: 32, ring: 16, flows: 64, ..Options::default() })
 }
@@ -95,10 +94,13 @@ fn judge(plan: &Plan, from: &str, sent: &[u8], on: &str, left: &[u8]) {
     }
 }
 
+/// Makes a packet the answer to one from that port.
+type Answer = fn(Packet, u16) -> Packet;
+
 fn seeds() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
     for [a, far, outside] in [["10.0.0.1", "192.0.2.7", "192.0.2.254"], ["fd00::1", "2001:db8::7", "2001:db8::fe"]] {
-        let talks: [(Packet, fn(Packet, u16) -> Packet); 3] = [
+        let talks: [(Packet, Answer); 3] = [
             (Packet::new(a, far).tcp(4000, 80, SYN).filled(60), |packet, port| packet.tcp(80, port, SYN | ACK)),
             (Packet::new(a, far).udp(4000, 53).filled(64), |packet, port| packet.udp(53, port).filled(9)),
             (Packet::new(a, far).echo_request(7, 1).filled(70), |packet, port| packet.echo_reply(port, 1)),
