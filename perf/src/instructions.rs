@@ -40,6 +40,8 @@ pub enum Scenario {
     /// Packets of open flows.
     Hit,
     HitIpv6,
+    /// Packets of open flows whose source is translated.
+    Translated,
     /// Packets of open flows, recorded under older tables.
     Stale,
     /// First packets, asked of a policy of a thousand rules at either end.
@@ -49,13 +51,14 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    pub const ALL: [Scenario; 5] =
-        [Scenario::Hit, Scenario::HitIpv6, Scenario::Stale, Scenario::Miss, Scenario::Untracked];
+    pub const ALL: [Scenario; 6] =
+        [Scenario::Hit, Scenario::HitIpv6, Scenario::Translated, Scenario::Stale, Scenario::Miss, Scenario::Untracked];
 
     pub fn name(self) -> &'static str {
         match self {
             Scenario::Hit => "hit",
             Scenario::HitIpv6 => "hit-ipv6",
+            Scenario::Translated => "translated",
             Scenario::Stale => "stale",
             Scenario::Miss => "miss",
             Scenario::Untracked => "untracked",
@@ -67,6 +70,7 @@ impl Scenario {
         match self {
             Scenario::Hit | Scenario::Stale => Bench::new(tables::two_endpoints(1, MTU), 4096, frame),
             Scenario::HitIpv6 => Bench::new(tables::two_endpoints(1, MTU), 4096, udp6_frame(SHORT + 20)),
+            Scenario::Translated => Bench::new(tables::two_endpoints(1, MTU), 4096, frame).translating(),
             Scenario::Miss => Bench::new(tables::two_endpoints(1000, MTU), 1 << 16, frame),
             Scenario::Untracked => Bench::new(tables::untracked(1000, MTU), 4096, frame),
         }

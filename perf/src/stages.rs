@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use fastpath::burst::{BURST, Burst, Slot, Verdict};
-use fastpath::flow::{FlowTable, FlowWriter};
+use fastpath::flow::{FlowTable, FlowWriter, mapped};
 use fastpath::header::{build, ethernet, ipv6, protocol};
 use fastpath::io::umem::Umem;
 use fastpath::pipeline::{Now, Pipeline, Stage};
@@ -11,19 +11,23 @@ use fastpath::rcu::Publisher;
 use fastpath::table::Tables;
 
 use crate::frames;
-use crate::tables::{A, A_IPV6, A_MAC, B_IPV6, ROUTER_MAC};
+use crate::tables::{self, A, A_IPV6, A_MAC, B_IPV6, ROUTER_MAC};
 
-pub(crate) const STAGES: [Stage; 9] = [
+pub(crate) const STAGES: [Stage; 10] = [
     Stage::Parse,
     Stage::Recall,
     Stage::Admit,
     Stage::Classify,
     Stage::Route,
     Stage::Policy,
+    Stage::Translate,
     Stage::Remember,
     Stage::Respond,
     Stage::Rewrite,
 ];
+
+/// 192.0.2.1: what stands for translated sources.
+const OUTSIDE: u32 = 0xc000_0201;
 
 /// Smallest Ethernet frame without its checksum.
 pub(crate) const SHORT: usize = 60;
@@ -57,6 +61,13 @@ impl Bench {
             frame,
             _publisher: publisher,
         }
+    }
+
+    /// The same, where the source of what goes from A to B is translated: B is an uplink.
+    pub(crate) fn translating(mut self) -> Bench {
+        let number = self.pipeline.flows.table().sources().add(mapped(OUTSIDE));
+        tables::translate(&mut self.tables, number.map(|number| (mapped(OUTSIDE), number)));
+        self
     }
 
     /// Passes a burst of packets of these flows and checks that all were forwarded.

@@ -8,6 +8,7 @@
 //! both networks, so that the last one decides: the worst case of a linear list, and no special case of a compiled one.
 
 use fastpath::flow::mapped;
+use fastpath::flow::translation::SourceIndex;
 use fastpath::header::ethernet::Mac;
 use fastpath::header::protocol;
 use fastpath::table::acl::{
@@ -16,6 +17,7 @@ use fastpath::table::acl::{
 use fastpath::table::adjacency::{Adjacency, AdjacencyKind};
 use fastpath::table::interface::{Endpoint, HostEndpoint, Interface, InterfaceKind};
 use fastpath::table::routes::Routes;
+use fastpath::table::translation::{Ranges, Translations};
 use fastpath::table::{
     AdjacencyIndex, EndpointIndex, HostEndpointIndex, InterfaceIndex, ProgramIndex, RuleIndex, Tables, WorkerIndex,
 };
@@ -108,6 +110,20 @@ pub fn untracked(rules: usize, mtu: u16) -> Tables {
     }
     tables.routes = Routes::default();
     tables
+}
+
+/// Makes B an uplink, and gives what A sends there another source.
+pub fn translate(tables: &mut Tables, outside: Option<(u128, SourceIndex)>) {
+    if let Some(uplink) = tables.interfaces[B.index()].as_mut() {
+        uplink.kind = InterfaceKind::Uplink;
+        uplink.endpoint = EndpointIndex::NONE;
+        uplink.outside = [outside.map(|(_, number)| number), None];
+    }
+    tables.translations = Translations {
+        sources: Ranges::new(vec![(mapped(A_IPV4), mapped(A_IPV4 | 0xffff))]),
+        outside: outside.into_iter().collect(),
+        ..Translations::default()
+    };
 }
 
 /// The same with so many routes of a cluster beside those of the endpoints, none of which covers them.

@@ -25,31 +25,26 @@ pub fn burst(burst: &mut Burst, umem: &Umem, flows: &FlowTable, tables: &Tables)
         let is_translated = slot.flow.is_some_and(|flow| flows.is_translated(flow));
         if slot.passage == Passage::ToHost && (is_translated || leads_to_workload(slot, tables)) {
             slot.passage = Passage::None;
+        } else if !is_translated {
+            give_to_host(slot, interface, tables);
         }
         // The host's stack knows which of its own packets make sense; policy says which may pass.
         if slot.passage == Passage::None || slot.network == Network::Arp {
             slot.verdict = admit(slot, umem.data(&slot.packet), interface, tables);
-        }
-        // An error belongs to the flow it is about, which is not known yet.
-        if !is_translated && !slot.is_icmp_error {
-            give_to_host(slot, interface, tables);
         }
     });
 }
 
 /// An uplink without a host endpoint hands over what comes to an address that flows of workloads share with the host. What is
 /// of no such flow passes on to the host, as if it had never been here.
-pub(super) fn give_to_host(slot: &mut Slot, interface: &Interface, tables: &Tables) -> bool {
+fn give_to_host(slot: &mut Slot, interface: &Interface, tables: &Tables) {
     let is_unguarded = interface.kind == InterfaceKind::Uplink && interface.host_endpoint.is_none();
-    let is_shared =
-        is_unguarded && slot.passage == Passage::None && tables.translations.is_shared(slot.key.destination);
-    if is_shared && slot.verdict == Verdict::Forward {
+    if is_unguarded && tables.translations.is_shared(slot.key.destination) {
         slot.passage = Passage::ToHost;
-        // Its first may be in the same burst, and of a flow.
-        slot.is_untracked = slot.fragment != Fragment::Later;
         slot.is_plain = false;
+        // An error belongs to the flow it is about, which is not known yet; a fragment's first may be in the same burst.
+        slot.is_untracked = slot.fragment != Fragment::Later && !slot.is_icmp_error;
     }
-    is_shared
 }
 
 fn admit(slot: &Slot, bytes: &[u8], interface: &Interface, tables: &Tables) -> Verdict {

@@ -79,12 +79,11 @@ fn error(slot: &mut Slot, umem: &Umem, flows: &FlowTable, tables: &Tables) {
         // Only who is on the quoted packet's way can know of its trouble.
         .filter(|handle| is_same_side(flows.egress(*handle), slot.ingress, tables));
     let Some(handle) = handle else {
-        if tables.interface(slot.ingress).is_some_and(|interface| admit::give_to_host(slot, interface, tables)) {
-            return;
-        }
         match (slot.passage, quoted.filter(|quoted| is_failsafe(slot.passage, quoted, tables))) {
             // Failsafe ports pass in the kernel, so there is no flow, and path MTU discovery is for them too.
             (_, Some(_)) => slot.is_untracked = true,
+            // The host knows its own.
+            (Passage::ToHost, None) if is_given(slot, tables) => slot.is_untracked = true,
             // A list that keeps no state may allow it.
             (Passage::ToHost | Passage::FromHost(_), None) => {}
             (Passage::None, None) => slot.drop(DropReason::IcmpErrorUnmatched),

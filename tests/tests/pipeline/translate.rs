@@ -256,6 +256,12 @@ fn an_error_about_no_flow_is_the_hosts() {
             let frame = router.fate("up", &error).forwarded_frame("host");
             assert_eq!(frame[12..], router.frame("up", &error)[12..], "as it came");
         }
+        // A router beside us may speak by its address on the link.
+        if !a.contains('.') {
+            let error =
+                Packet::new("fe80::1", outside).too_big(1400, &Packet::new(outside, far).tcp(555, 80, ACK).bytes());
+            router.fate("up", &error).forwarded_frame("host");
+        }
         // A martian does not get in by quoting a flow.
         let sent = router.fate("a", &Packet::new(a, far).udp(4000, 53)).forwarded_frame("up");
         let martian = if a.contains('.') { "127.0.0.1" } else { "::1" };

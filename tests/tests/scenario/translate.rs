@@ -8,6 +8,8 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use control::http::views::FlowView;
 use serde_json::json;
@@ -123,10 +125,25 @@ fn workloads_reach_who_does_not_know_them() {
         node.run(&format!("ping -n -c 2 -i 0.1 -W 2 -s 4000 {far_address}"));
     }
 
-    // A restart takes nothing from open connections; nor does the end of the router's process.
-    daemon.terminate();
-    let daemon = Daemon::bare(&topology, &[]);
-    streams.iter_mut().for_each(|stream| echo(stream, 100_000).unwrap());
+    // A restart takes nothing from open connections, while they talk and while they do not.
+    let is_over = AtomicBool::new(false);
+    let daemon = thread::scope(|scope| {
+        let mut busy = until_connected(&web, service.address);
+        let talking = scope.spawn(|| {
+            let mut rounds = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                echo(&mut busy, 200_000).unwrap();
+                rounds += 1;
+            }
+            rounds
+        });
+        daemon.terminate();
+        let daemon = Daemon::bare(&topology, &[]);
+        streams.iter_mut().for_each(|stream| echo(stream, 100_000).unwrap());
+        is_over.store(true, Ordering::Relaxed);
+        assert!(talking.join().unwrap() > 1);
+        daemon
+    });
     everything(&web, &far);
 
     // What pools say no more holds for who begins now.
@@ -232,10 +249,10 @@ fn a_container_whose_network_says_so() {
     }
 }
 
-/// A node whose uplink has no address says so, and lets nothing out under the inner one.
+/// The node has another address: what is open ends, what begins has the new one.
 #[test]
-fn nothing_leaves_where_there_is_no_address() {
-    let Some(topology) = Topology::up("translatenone", TWO_AND_FAR) else { return };
+fn an_address_that_goes_takes_its_flows_along() {
+    let Some(topology) = Topology::up("translateaway", TWO_AND_FAR) else { return };
     let (node, far, web) = (topology.node(), topology.at("far"), topology.at("web"));
     let daemon = Daemon::start(&topology, &[]);
     for address in FAR {
@@ -245,14 +262,9 @@ fn nothing_leaves_where_there_is_no_address() {
     until_reachable(&web, ip(FAR[0]));
     let mut open = until_connected(&web, Service::start(&far, ip(FAR[0]), 0).address);
     echo(&mut open, 1000).unwrap();
-    // Another address in its place: what is open ends, what begins has the new one.
-    node.run("ip address add 192.0.2.77/24 dev up0");
     node.run("ip address del 192.0.2.1/24 dev up0");
-    node.run("ip address add 192.0.2.77/24 dev up0 valid_lft forever preferred_lft forever");
-    wait::until_true("the new address", PATIENCE, || {
-        talk::connect(&web, SocketAddr::new(ip(FAR[0]), 9), talk::IN_VAIN).is_err()
-            && seen_as(&far, &web) == "192.0.2.77"
-    });
+    node.run("ip address add 192.0.2.77/24 dev up0");
+    wait::until_true("the new address", PATIENCE, || seen_as(&far, &web) == "192.0.2.77");
     open.set_read_timeout(Some(talk::IN_VAIN)).unwrap();
     assert!(is_cut(&mut open), "under an address that the node has no more");
     let status = said(&daemon.attempt(&["show", "status"]));
