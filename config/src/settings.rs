@@ -8,7 +8,7 @@
 //! Left out: reading files, the environment and the host's name. The caller does, and hands over text.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::document::{self, Value};
@@ -46,6 +46,10 @@ pub struct Settings {
     pub api_socket: PathBuf,
     /// Where Docker's drivers are offered.
     pub docker_plugin_socket: Option<PathBuf>,
+    /// Who gives out addresses to workloads that ask for one; none: they are not heard.
+    pub dhcp_servers: Vec<Ipv4Addr>,
+    /// In the subnet that these shall lease from; else they have the node's address to go by.
+    pub dhcp_link_selection: Option<Ipv4Addr>,
     pub log_format: LogFormat,
     pub log_level: LogLevel,
     pub frames_per_worker: usize,
@@ -100,6 +104,8 @@ impl Settings {
             datastore: Datastore::Embedded("/var/lib/vrouter/db".into()),
             api_socket: "/run/vrouter/api.sock".into(),
             docker_plugin_socket: None,
+            dhcp_servers: Vec::new(),
+            dhcp_link_selection: None,
             log_format: LogFormat::Text,
             log_level: LogLevel::Info,
             frames_per_worker: 16_384,
@@ -175,6 +181,8 @@ const PREFIX_MAX: usize = 10;
 const CORE_MAX: usize = 1023;
 
 const TRUTH: [(&str, bool); 2] = [("true", true), ("false", false)];
+/// Each packet of a client's goes to all of them.
+const DHCP_SERVERS_MAX: usize = 8;
 /// As many failsafe ports as anybody could read.
 const FAILSAFES_MAX: usize = 256;
 

@@ -72,6 +72,8 @@ pub struct Choices {
     pub blocks: BTreeSet<Cidr>,
     /// BGP peers, and the gateway that each is reached by.
     pub gateways: BTreeMap<IpAddr, IpAddr>,
+    /// What workloads ask DHCP servers is relayed.
+    pub relays_dhcp: bool,
 }
 
 /// What comes out.
@@ -185,6 +187,7 @@ pub fn compile(
         policy_change: choices.policy_change,
         // `translation::complete` fills it in.
         translations: Translations::default(),
+        relays_dhcp: choices.relays_dhcp,
         endpoint_to_host: choices.felix.endpoint_to_host != EndpointToHostAction::Drop,
     };
     Compiled { tables, prefixes, desired, routes: rows.into_values().map(|(_, row)| row).collect() }

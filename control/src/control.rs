@@ -38,6 +38,7 @@ use crate::show::preview::Preview;
 use crate::tell::{chain, to_json};
 use crate::workload::call::EndpointCall;
 use addresses::Addresses;
+use relaying::Relaying;
 use reports::Reports;
 use routing::Routing;
 
@@ -45,6 +46,7 @@ mod addresses;
 mod in_force;
 mod learned;
 mod moving;
+mod relaying;
 mod reports;
 pub mod routing;
 mod secrets;
@@ -120,6 +122,7 @@ pub struct Control<D> {
     desired: HostState,
     pub(crate) generation: u32,
     pub(crate) resolver: Resolver,
+    pub(crate) relaying: Relaying,
     pub(crate) drops: Drops,
     pub(crate) problems: BTreeMap<&'static str, Vec<String>>,
     pub(crate) started: Instant,
@@ -206,6 +209,7 @@ impl<D: Datastore> Control<D> {
             desired: HostState::default(),
             generation: 0,
             resolver: Resolver::default(),
+            relaying: Relaying::default(),
             drops: Drops::default(),
             problems: BTreeMap::new(),
             started: Instant::now(),

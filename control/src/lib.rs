@@ -20,6 +20,7 @@
 //! | `judge` | verdicts of the same tables where no router runs |
 //! | `attach`, `placement` | interfaces: sockets, programs; which worker has which |
 //! | `resolve` | packets that wait for a next hop's MAC address |
+//! | `dhcp` | what workloads ask DHCP servers, relayed |
 //! | `saved_flows` | flows that outlive the process |
 //! | `bgp` | routes learned from others and told to them |
 //! | `bfd` | whether the paths to neighbours are there, told within milliseconds |
@@ -38,6 +39,7 @@ pub mod cni;
 pub mod compile;
 pub mod control;
 pub mod datastore;
+pub mod dhcp;
 pub mod docker;
 pub mod event;
 pub mod felix;

@@ -263,6 +263,7 @@ fn detail(
             let protocol = crate::show::protocol_name(key.protocol);
             format!("{source} → {destination}, protocol {protocol}{ports}, TTL {}", slot.ttl)
         }
+        Stage::Admit if matches!(slot.verdict, Verdict::Punt(_)) => "relayed to the DHCP servers".into(),
         Stage::Admit if slot.passage != Passage::None => "left to the host's stack".into(),
         Stage::Admit => format!("source belongs to the sender on {}", interface(slot.ingress)),
         Stage::Recall => String::new(),

@@ -62,6 +62,8 @@ impl Answer {
 pub enum PuntReason {
     /// The next hop's MAC address is not known yet; control resolves it and sends the packet again.
     Resolve,
+    /// A workload asks for an address; control relays the question.
+    Dhcp,
 }
 
 macro_rules! drop_reasons {
@@ -194,6 +196,8 @@ drop_reasons! {
     HandoffRingFull = "handoff_ring_full",
     /// The ring to control is full.
     PuntRingFull = "punt_ring_full",
+    /// Control had to see it but the limit on what one interface may send there was reached.
+    PuntRateLimited = "punt_rate_limited",
     /// No free frame.
     FramesExhausted = "frames_exhausted",
 }

@@ -55,11 +55,13 @@ impl Now {
 pub struct Pipeline {
     pub flows: FlowWriter,
     pub limiter: Limiter,
+    /// Of what workloads want control to see.
+    pub dhcp_limiter: Limiter,
 }
 
 impl Pipeline {
     pub fn new(flows: FlowWriter) -> Self {
-        Self { flows, limiter: Limiter::default() }
+        Self { flows, limiter: Limiter::of_answers(), dhcp_limiter: Limiter::of_dhcp() }
     }
 
     /// Takes a burst from received to ready to leave. `watch` is called after every stage; an empty closure costs nothing.
@@ -74,13 +76,14 @@ impl Pipeline {
     ) {
         let seconds = now.seconds();
         self.limiter.set_now(now.0);
+        self.dhcp_limiter.set_now(now.0);
         burst.stamp = tables.stamp();
 
         parse::burst(burst, umem, self.flows.table(), tables);
         watch(Stage::Parse, burst, umem);
         recall::burst(burst, self.flows.table(), tables, seconds);
         watch(Stage::Recall, burst, umem);
-        admit::burst(burst, umem, self.flows.table(), tables);
+        admit::burst(burst, umem, self.flows.table(), tables, &mut self.dhcp_limiter);
         watch(Stage::Admit, burst, umem);
         classify::burst(burst, umem, self.flows.table(), tables, seconds);
         watch(Stage::Classify, burst, umem);

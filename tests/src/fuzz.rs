@@ -25,6 +25,7 @@
 //! | `fuzz/cni.rs` | `cni` |
 //! | `fuzz/ipam.rs` | `ipam` |
 //! | `fuzz/docker.rs` | `docker` |
+//! | `fuzz/dhcp.rs` | `dhcp` |
 //! | `fuzz/mutate.rs` | the mutations |
 //!
 //! `FUZZ_ROUNDS=200000 FUZZ_SEED=7 cargo test -p tests --test fuzz packet` runs one target longer and elsewhere. A file
@@ -36,6 +37,7 @@
 pub mod bfd;
 pub mod bgp;
 pub mod cni;
+pub mod dhcp;
 pub mod docker;
 pub mod documents;
 pub mod flows;
@@ -96,7 +98,7 @@ impl Seen {
 }
 
 /// Every target; each has a test of its name in tests/fuzz.rs.
-pub const TARGETS: [Target; 21] = [
+pub const TARGETS: [Target; 22] = [
     frames::PACKET,
     frames::ICMP,
     translated::TRANSLATE,
@@ -118,6 +120,7 @@ pub const TARGETS: [Target; 21] = [
     cni::CNI,
     ipam::IPAM,
     docker::DOCKER,
+    dhcp::DHCP,
 ];
 
 /// How long and from where.

@@ -207,6 +207,8 @@ pub struct Plan {
     pub addresses: RouterAddresses,
     pub policy_change: PolicyChange,
     pub endpoint_to_host: bool,
+    /// What workloads ask DHCP servers goes to control.
+    pub relays_dhcp: bool,
     /// Ports of the host that are never closed, and ports it may always reach: protocol and port.
     pub failsafe_inbound: Vec<(u8, u16)>,
     pub failsafe_outbound: Vec<(u8, u16)>,
@@ -285,6 +287,7 @@ impl Plan {
             },
             policy_change: PolicyChange::Preserve,
             endpoint_to_host: false,
+            relays_dhcp: false,
             failsafe_inbound: Vec::new(),
             failsafe_outbound: Vec::new(),
             workload_tunnels: WorkloadTunnels::default(),
@@ -340,6 +343,7 @@ impl Plan {
             addresses: self.addresses,
             policy_change: self.policy_change,
             endpoint_to_host: self.endpoint_to_host,
+            relays_dhcp: self.relays_dhcp,
             failsafes: Failsafes { inbound: all(&self.failsafe_inbound), outbound: all(&self.failsafe_outbound) },
             workload_tunnels: self.workload_tunnels,
             ..Tables::default()

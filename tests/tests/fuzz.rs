@@ -29,7 +29,7 @@ macro_rules! targets {
 
 targets! {
     packet icmp translate parse yaml api record selector settings net netlink flows routes
-    bgp_open bgp_update bgp_message bgp_session bfd ipam cni docker
+    bgp_open bgp_update bgp_message bgp_session bfd ipam cni docker dhcp
 }
 
 #[test]

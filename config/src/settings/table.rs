@@ -1,21 +1,25 @@
 //! The table of settings: the name of each in the file, what it is for, and how it is taken from text.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use super::{
-    BgpKernelRoutes, BusyPoll, CORE_MAX, Datastore, EndpointOffload, EndpointToHostAction, Io, LogFormat, LogLevel,
-    NAME_EXPECTED, NODE_NAME, PREFIX_MAX, PolicyChange, Poll, Rebalance, Refusal, Setting, SourceSpoofing, TRUTH, Take,
-    XdpMode, ZeroCopy, choose, ensure, failsafes, is_distinct, number, range,
+    BgpKernelRoutes, BusyPoll, CORE_MAX, DHCP_SERVERS_MAX, Datastore, EndpointOffload, EndpointToHostAction, Io,
+    LogFormat, LogLevel, NAME_EXPECTED, NODE_NAME, PREFIX_MAX, PolicyChange, Poll, Rebalance, Refusal, Setting,
+    SourceSpoofing, TRUTH, Take, XdpMode, ZeroCopy, choose, ensure, failsafes, is_distinct, number, range,
 };
 use crate::resource;
 
 /// The second name that Docker looks for is five bytes longer, and the kernel's sun_path holds 108 with the closing zero.
 const PLUGIN: &str = "an absolute path of at most 102 bytes that ends in .sock, or none";
 
+const SERVERS: &str = "at most 8 IPv4 addresses of hosts, each once";
+
+const LINK: &str = "an IPv4 address of the subnet, or none";
+
 const STATION: &str = "an address and a port, such as 192.0.2.9:11019 or [2001:db8::9]:11019, or none";
 
 /// Everything that can be set, in the order it is shown.
-pub const SETTINGS: [Setting; 30] = [
+pub const SETTINGS: [Setting; 32] = [
     Setting {
         name: NODE_NAME,
         about: "this node's name in the datastore; default: the host's name",
@@ -106,6 +110,28 @@ pub const SETTINGS: [Setting; 30] = [
             let is_path = text.starts_with('/') && text.ends_with(".sock") && !text.ends_with("/.sock");
             ensure(text == "none" || (is_path && text.len() <= 102), PLUGIN)?;
             settings.docker_plugin_socket = (text != "none").then(|| text.into());
+            Ok(())
+        }),
+    },
+    Setting {
+        name: "dhcpServers",
+        about: "DHCP servers that workloads' requests are relayed to, by IPv4 address; default: none",
+        take: Take::Many(|settings, texts| {
+            let servers: Vec<Ipv4Addr> = texts.iter().filter_map(|text| text.parse().ok()).collect();
+            let is_right = servers.len() == texts.len() && servers.len() <= DHCP_SERVERS_MAX && is_distinct(&servers);
+            ensure(is_right && servers.iter().all(is_host), SERVERS)?;
+            settings.dhcp_servers = servers;
+            Ok(())
+        }),
+    },
+    Setting {
+        name: "dhcpLinkSelection",
+        about: "an address of the subnet that DHCP servers shall lease from (RFC 3527); default: none, the node's address says",
+        take: Take::One(|settings, text| {
+            let link = if text == "none" { Ok(None) } else { text.parse().map(Some) };
+            let link: Option<Ipv4Addr> = link.map_err(|_| Refusal::new(LINK))?;
+            ensure(link.as_ref().is_none_or(is_host), LINK)?;
+            settings.dhcp_link_selection = link;
             Ok(())
         }),
     },
@@ -263,3 +289,8 @@ pub const SETTINGS: [Setting; 30] = [
         }),
     },
 ];
+
+/// The address of a host or a subnet that packets are routed to.
+fn is_host(address: &Ipv4Addr) -> bool {
+    !address.is_loopback() && !address.is_link_local() && (1..224).contains(&address.octets()[0])
+}

@@ -25,7 +25,8 @@ fn nothing_given_is_the_defaults() {
 #[test]
 fn every_setting_from_a_file() {
     let text = "nodeName: n1\nuplinks: [eth1, eth2]\nworkers:\n- 2\n- 3\npoll: always\nrebalance: auto\nbgpKernelRoutes: off\n\
-            bmpStation: 192.0.2.9:11019\ndatastore: embedded:/data\napiSocket: /tmp/s\ndockerPluginSocket: /run/p.sock\nlogFormat: json\nlogLevel: debug\nframesPerWorker: 2048\n\
+            bmpStation: 192.0.2.9:11019\ndatastore: embedded:/data\napiSocket: /tmp/s\ndockerPluginSocket: /run/p.sock\n\
+            dhcpServers: [192.0.2.53, 192.0.2.54]\ndhcpLinkSelection: 10.77.0.1\nlogFormat: json\nlogLevel: debug\nframesPerWorker: 2048\n\
             flowTableSize: 4096\nflowQuota: 512\npolicyChange: reevaluate\ndefaultEndpointToHostAction: Accept\n\
             defaultWorkloadInterfacePrefix: tap\nxdpMode: native\nendpointOffload: leave\n\
             io: xsk-rs\nbusyPoll: off\nzeroCopy: auto\n\
@@ -43,6 +44,8 @@ fn every_setting_from_a_file() {
         datastore: Datastore::Embedded("/data".into()),
         api_socket: "/tmp/s".into(),
         docker_plugin_socket: Some("/run/p.sock".into()),
+        dhcp_servers: vec!["192.0.2.53".parse().unwrap(), "192.0.2.54".parse().unwrap()],
+        dhcp_link_selection: Some("10.77.0.1".parse().unwrap()),
         log_format: LogFormat::Json,
         log_level: LogLevel::Debug,
         frames_per_worker: 2048,
@@ -91,7 +94,7 @@ fn refusals() {
         &[],
         &[],
         "v.yaml:2:1: logLvl: found an unknown setting, expected one of nodeName, uplinks, workers, poll, rebalance, \
-             bgpKernelRoutes, bmpStation, datastore, apiSocket, dockerPluginSocket, logFormat, logLevel, framesPerWorker, flowTableSize, flowQuota, policyChange, \
+             bgpKernelRoutes, bmpStation, datastore, apiSocket, dockerPluginSocket, dhcpServers, dhcpLinkSelection, logFormat, logLevel, framesPerWorker, flowTableSize, flowQuota, policyChange, \
              defaultEndpointToHostAction, defaultWorkloadInterfacePrefix, xdpMode, endpointOffload, \
              io, busyPoll, zeroCopy, failsafeInboundHostPorts, failsafeOutboundHostPorts, workloadSourceSpoofing, \
              allowVxlanPacketsFromWorkloads, allowIpipPacketsFromWorkloads, vxlanPort, secrets \
@@ -124,6 +127,17 @@ fn refusals() {
         &[],
         "v.yaml:1:21: dockerPluginSocket: found \"/run/docker/plugins/vrouter\", expected an absolute path of at most 102 \
              bytes that ends in .sock, or none",
+    );
+    for wrong in ["dhcp", "2001:db8::53", "255.255.255.255", "127.0.0.1", "192.0.2.53, 192.0.2.53"] {
+        let expected =
+            format!("v.yaml:1:14: dhcpServers: found {wrong:?}, expected at most 8 IPv4 addresses of hosts, each once");
+        check(&format!("dhcpServers: ['{}']\n", wrong.replace(", ", "', '")), &[], &[], &expected);
+    }
+    check(
+        "dhcpLinkSelection: 10.77.0.0/24\n",
+        &[],
+        &[],
+        "v.yaml:1:20: dhcpLinkSelection: found \"10.77.0.0/24\", expected an IPv4 address of the subnet, or none",
     );
     check("poll: [sleep]\n", &[], &[], "v.yaml:1:7: poll: found a list, expected one value");
     check("- poll\n", &[], &[], "v.yaml:1:1: found a list, expected a map of settings");

@@ -72,6 +72,7 @@ impl<D: Datastore> Control<D> {
             seed: compile::seed_of(&self.settings.node_name),
             blocks: self.routing.blocks(),
             gateways: self.routing.gateways(),
+            relays_dhcp: self.relay_dhcp(),
         };
         let host_link = self.kernel.links.values().find(|link| link.name == HOST_LINK).map(|link| link.index);
         let view = HostView {

@@ -1,6 +1,7 @@
-//! Packets that wait for a next hop: taken from the workers that punted them, given back when it has answered.
+//! Packets that workers punted: those that wait for a next hop are given back when it has answered, and what workloads ask DHCP
+//! servers goes to the relay.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
 use fastpath::table::InterfaceIndex;
@@ -9,11 +10,12 @@ use fastpath::worker::PUNT_DEPTH;
 
 use super::Control;
 use crate::compile::RouteRow;
+use crate::datastore::Datastore;
 use crate::host::LinkIndex;
 use crate::resolve::{self, Waiting};
 
-impl<D> Control<D> {
-    /// Keeps the packets that workers punted, and asks for the neighbours they wait for.
+impl<D: Datastore> Control<D> {
+    /// Takes the packets that workers punted, and asks for the neighbours they wait for.
     pub(super) fn take_punts(&mut self) {
         let mut packets = Vec::new();
         for remote in self.attachments.remotes() {
@@ -23,9 +25,15 @@ impl<D> Control<D> {
             });
             packets.extend(waiting);
         }
+        self.tell_of_dhcp();
         for packet in packets {
-            let Some(neighbour) = resolve::destination(&packet.bytes).and_then(|address| self.next_hop_to(address))
-            else {
+            let destination = resolve::destination(&packet.bytes);
+            // Nobody is asked for this one: workers punt it for what it says.
+            if destination == Some(IpAddr::V4(Ipv4Addr::BROADCAST)) {
+                self.hear_dhcp(packet);
+                continue;
+            }
+            let Some(neighbour) = destination.and_then(|address| self.next_hop_to(address)) else {
                 self.resolver.given_up += 1;
                 continue;
             };
@@ -34,7 +42,9 @@ impl<D> Control<D> {
             }
         }
     }
+}
 
+impl<D> Control<D> {
     /// The longest route to an address.
     pub(super) fn route_to(&self, address: IpAddr) -> Option<&RouteRow> {
         self.routes.iter().filter(|row| row.prefix.contains(address)).max_by_key(|row| row.prefix.length())

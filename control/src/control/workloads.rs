@@ -45,6 +45,10 @@ impl<D: Datastore> Control<D> {
                 let message = "the daemon is starting: no tables are in force yet; try again";
                 Err(ApiError::new(ErrorCode::Unavailable, message))
             }
+            EndpointCall::Wired { interface, mac } => {
+                self.expect_dhcp(interface, mac);
+                Ok(Value::Null)
+            }
             EndpointCall::Ready { interface } => Ok(to_json(&self.readiness(&interface))),
             EndpointCall::List => Ok(to_json(&self.attached_endpoints())),
         };
@@ -58,19 +62,20 @@ impl<D: Datastore> Control<D> {
             prefix: self.settings.default_workload_interface_prefix.clone(),
             mtu: uplinks.map(|link| link.mtu).min().unwrap_or(USUAL_MTU),
             prepares: self.attachments.recipe.prepare_endpoints,
+            dhcp: self.dhcp_relay(),
         }
     }
 
     /// Whether packets of the interface are judged by its endpoint's policy.
     fn readiness(&self, interface: &str) -> ReadyView {
-        let is_ready = self.attachments.view().contains_key(interface)
-            && self.state().endpoints.iter().any(|endpoint| endpoint.interface == interface);
+        let is_attached = self.attachments.view().contains_key(interface);
+        let is_ready = is_attached && self.state().endpoints.iter().any(|endpoint| endpoint.interface == interface);
         let about = |part: &str| {
             let problems = self.problems.get(part).into_iter().flatten();
             problems.filter(|problem| problem.contains(interface)).cloned()
         };
         let problems = if is_ready { Vec::new() } else { about("interfaces").chain(about("resources")).collect() };
-        ReadyView { is_ready, problems }
+        ReadyView { is_ready, is_attached, problems }
     }
 
     fn attached_endpoints(&self) -> Vec<Value> {
@@ -81,6 +86,10 @@ impl<D: Datastore> Control<D> {
 
     /// Writes what waits; whoever ordered it is answered when it is in force.
     pub(super) async fn write_endpoints(&mut self) {
+        if !self.orders.is_empty() {
+            // What a workload gives back when it goes is its own as long as it has an endpoint.
+            self.take_punts();
+        }
         while !self.orders.is_empty() {
             let batch: Vec<_> = self.orders.drain(..self.orders.len().min(BATCH)).collect();
             let (mut keys, mut writes) = (BTreeSet::new(), Vec::new());
@@ -152,7 +161,9 @@ impl<D: Datastore> Control<D> {
                     None => nothing(Value::Bool(false)),
                 })
             }
-            EndpointCall::Node | EndpointCall::Ready { .. } | EndpointCall::List => Ok(nothing(Value::Null)),
+            EndpointCall::Node | EndpointCall::Wired { .. } | EndpointCall::Ready { .. } | EndpointCall::List => {
+                Ok(nothing(Value::Null))
+            }
         }
     }
 

@@ -25,7 +25,7 @@ use crate::http::api::{ApiCall, ApiRequest};
 use crate::http::desk::Desk;
 use crate::ipam::service::Ipam;
 use crate::resources::Resources;
-use crate::workload::call::{EndpointCall, NodeView};
+use crate::workload::call::{DhcpRelay, EndpointCall, NodeView};
 use crate::workload::endpoint::endpoint_of;
 use crate::workload::identity::Identity;
 use crate::workload::service::Workloads;
@@ -110,7 +110,13 @@ fn an_endpoint_is_valid_and_says_whose_it_is() {
         panic!("not read")
     };
     let wish = driver::wish(&network, &request).unwrap();
-    let node = NodeView { node: "n-1".to_string(), prefix: "cali".to_string(), mtu: 1500, prepares: true };
+    let node = NodeView {
+        node: "n-1".to_string(),
+        prefix: "cali".to_string(),
+        mtu: 1500,
+        prepares: true,
+        dhcp: DhcpRelay::Off,
+    };
     let addresses = ["10.77.0.5", "fd77::5"].map(|text| text.parse().unwrap());
     let (endpoint, companion) = endpoint_of(&wish, &node, "cali0", &addresses, wish.mac);
     assert!(companion.is_none());
@@ -210,9 +216,13 @@ async fn answer_by_rote(store: Embedded, mut requests: mpsc::Receiver<ApiRequest
                 done.pop().unwrap().map(|done| json!(done)).map_err(Into::into)
             }
             ApiCall::Ipam(call) => Ok(ipam.ask(&resources, "n1", call, now)),
-            ApiCall::Endpoint(EndpointCall::Node) => {
-                Ok(json!(NodeView { node: "n1".to_string(), prefix: "none".to_string(), mtu: 1500, prepares: false }))
-            }
+            ApiCall::Endpoint(EndpointCall::Node) => Ok(json!(NodeView {
+                node: "n1".to_string(),
+                prefix: "none".to_string(),
+                mtu: 1500,
+                prepares: false,
+                dhcp: DhcpRelay::Off
+            })),
             ApiCall::Endpoint(_) => Ok(json!([])),
             call => answer::respond(&store, call, &caller, now).await.unwrap().map(|answered| answered.value),
         };

@@ -12,6 +12,7 @@
 //! | `peer.rs` | the namespace that an interface's other end is in |
 //! | `prepare.rs` | what makes interfaces fit for a router in user space, and undoes it |
 //! | `sysctl.rs` | files below /proc/sys/net |
+//! | `frames.rs` | frames sent by an interface as they are |
 //! | `genetlink.rs` | one blocking generic netlink exchange |
 //! | `ethtool.rs` | offloads and channels of an interface |
 //! | `netdev.rs` | what XDP features a driver claims |
@@ -27,6 +28,7 @@
 
 pub mod address;
 pub mod ethtool;
+pub mod frames;
 pub mod genetlink;
 pub mod learned_routes;
 pub mod link;

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 
-use super::views::{CopyMode, DropView, InterfaceView, StatusView, WorkerView, XdpMode};
+use super::views::{CopyMode, DhcpView, DropView, InterfaceView, StatusView, WorkerView, XdpMode};
 use crate::bgp::speaker::view::{MessagesView, PeerView, SummaryView};
 use crate::bgp::speaker_state::PeerKey;
 use crate::ipam::call::{CountsView, PoolsView};
@@ -45,6 +45,9 @@ pub fn metrics(views: &Views) -> String {
     workers(&mut page, &views.workers);
     bgp(&mut page, &views.bgp);
     addresses(&mut page, &views.addresses);
+    if let Some(view) = &views.status.dhcp {
+        dhcp(&mut page, view);
+    }
     page.text
 }
 
@@ -115,6 +118,17 @@ fn addresses(page: &mut Page, view: &PoolsView) {
     page.family("ipam_blocks", "gauge", "Blocks of an IPPool");
     for pool in view.pools.iter().take(POOLS_MAX) {
         page.sample("ipam_blocks", &[("pool", pool.name.as_str())], pool.blocks.len());
+    }
+}
+
+fn dhcp(page: &mut Page, view: &DhcpView) {
+    page.family("dhcp_relayed_packets_total", "counter", "DHCP messages passed on, by direction");
+    for (direction, packets) in [("request", view.requests), ("reply", view.replies)] {
+        page.sample("dhcp_relayed_packets_total", &[("direction", direction)], packets);
+    }
+    page.family("dhcp_refused_packets_total", "counter", "DHCP messages not passed on, by reason");
+    for refused in &view.refused {
+        page.sample("dhcp_refused_packets_total", &[("reason", refused.reason.as_str())], refused.packets);
     }
 }
 

@@ -124,6 +124,13 @@ fn views() -> metrics::Views {
         sent: 8,
         dropped: 2,
         unaccounted: 0,
+        dhcp: Some(DhcpView {
+            servers: vec![[192, 0, 2, 53].into()],
+            own_address: Some([192, 0, 2, 1].into()),
+            requests: 4,
+            replies: 3,
+            refused: vec![DhcpRefusedView { reason: "malformed".to_string(), packets: 2 }],
+        }),
     };
     let queue = QueueView { queue: 0, worker: 0, xdp: XdpMode::Native, copy: CopyMode::ZeroCopy, busy_poll: false };
     let interface = InterfaceView {
@@ -352,6 +359,8 @@ async fn metrics_are_prometheus_text() {
         "vrouter_worker_breath_seconds{worker=\"0\",quantile=\"0.5\"} 0.000002",
         "vrouter_ipam_addresses{pool=\"main\",state=\"in_use\"} 3",
         "vrouter_ipam_addresses{pool=\"main\",state=\"free\"} 58",
+        "vrouter_dhcp_relayed_packets_total{direction=\"reply\"} 3",
+        "vrouter_dhcp_refused_packets_total{reason=\"malformed\"} 2",
         "vrouter_ipam_blocks{pool=\"main\"} 1",
         "vrouter_bgp_peers 1",
         "vrouter_bgp_prefixes 11",

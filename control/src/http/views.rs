@@ -12,9 +12,11 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+mod dhcp;
 mod memory;
 mod route;
 
+pub use dhcp::{DhcpRefusedView, DhcpView};
 pub use memory::MemoryView;
 pub use route::{RouteKind, RouteView};
 
@@ -260,6 +262,9 @@ pub struct StatusView {
     pub sent: u64,
     pub dropped: u64,
     pub unaccounted: i64,
+    /// Where there are servers to relay to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dhcp: Option<DhcpView>,
 }
 
 /// The packet `vrouter trace` describes. It is built and classified, not sent.

@@ -319,5 +319,6 @@ fn status<D>(control: &Control<D>) -> StatusView {
         sent: sum(control, |counters| counters.sent.get()),
         dropped: sum(control, Counters::packets_dropped),
         unaccounted: balances.iter().map(|balance| balance.0 as i64 - balance.1 as i64).sum(),
+        dhcp: control.dhcp_view(),
     }
 }

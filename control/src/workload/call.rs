@@ -156,6 +156,8 @@ pub enum EndpointCall {
     Put { endpoint: Box<WorkloadEndpoint>, companion: Option<Box<Resource>> },
     /// Only while it is that container's. Answered with whether it was.
     Delete { key: Key, container: String },
+    /// The pair is there and nothing else: what that hardware address asks DHCP servers is relayed. Answered with null.
+    Wired { interface: String, mac: MacAddress },
     /// Answered with `ReadyView`.
     Ready { interface: String },
     /// Answered with a list of `WorkloadEndpoint`: those of this node that were attached.
@@ -171,11 +173,29 @@ pub struct NodeView {
     pub mtu: u32,
     /// Endpoints are made fit for a router in user space.
     pub prepares: bool,
+    /// Whether workloads can ask DHCP servers.
+    #[serde(default)]
+    pub dhcp: DhcpRelay,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum DhcpRelay {
+    /// There are none to ask.
+    #[default]
+    Off,
+    On,
+    /// Why not, for now.
+    Broken(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadyView {
+    /// Its endpoint's policy is in force.
     pub is_ready: bool,
+    /// The fast path has it, with an endpoint or without.
+    #[serde(default)]
+    pub is_attached: bool,
     /// Why it cannot be attached, as far as is known.
     pub problems: Vec<String>,
 }

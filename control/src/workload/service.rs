@@ -118,11 +118,24 @@ impl Workloads {
         let node = self.node().await?;
         self.make_room(&wish, &node).await?;
         let Place::Namespace(path) = &wish.place else { return Ok(()) };
-        let wired = wire_pair(&wish, &node, path.clone()).await;
+        let wired = match wire_pair(&wish, &node, path.clone()).await {
+            Ok((_, mac)) => self.expect(wish.identity.host_interface(&node.prefix), mac).await,
+            Err(error) => Err(error),
+        };
         if wired.is_err() {
             self.undo(&wish.identity, &node).await;
         }
-        wired.map(|_| ())
+        wired
+    }
+
+    /// Says who is behind an interface, and waits until somebody listens there: who is not heard the first time waits for seconds
+    /// before he asks again.
+    async fn expect(&self, interface: String, mac: Option<MacAddress>) -> Result<(), WorkloadError> {
+        if let Some(mac) = mac {
+            let told = EndpointCall::Wired { interface: interface.clone(), mac };
+            let _: Value = self.desk.ask_patiently(ApiCall::Endpoint(told), "an interface's announcement").await?;
+        }
+        self.until(interface, |ready| ready.is_attached).await
     }
 
     /// What is gone already counts as taken away.
@@ -210,10 +223,14 @@ impl Workloads {
         let interface = endpoint.spec.interface_name.clone();
         let order = EndpointCall::Put { endpoint: Box::new(endpoint), companion: companion.map(Box::new) };
         let _: Value = self.desk.ask_patiently(ApiCall::Endpoint(order), "an endpoint's writing").await?;
+        self.until(interface, |ready| ready.is_ready).await
+    }
+
+    async fn until(&self, interface: String, is_it: fn(&ReadyView) -> bool) -> Result<(), WorkloadError> {
         let started = Instant::now();
         loop {
             let ready = self.readiness(&interface).await?;
-            if ready.is_ready {
+            if is_it(&ready) {
                 return Ok(());
             }
             if started.elapsed() > READY_WITHIN {

@@ -1,5 +1,5 @@
-//! A limit on answers: one token bucket per interface, so that nobody makes us flood a third party with ICMP errors, and
-//! no endpoint uses up what answers another's ARP.
+//! Limits on what we do for an interface: one token bucket each. On answers, so that nobody makes us flood a third party with
+//! ICMP errors, and no endpoint uses up what answers another's ARP; and on what goes to control because a workload wants it.
 
 use crate::stats::counters::MAX_INTERFACES;
 use crate::table::InterfaceIndex;
@@ -7,13 +7,17 @@ use crate::table::InterfaceIndex;
 /// Answers a second to one interface, and how many at once. RFC 1812 §4.3.2.8 asks for a limit and leaves the figure.
 const PER_SECOND: u64 = 1000;
 const AT_ONCE: u64 = 100;
-const NANOSECONDS_PER_TOKEN: u64 = 1_000_000_000 / PER_SECOND;
+/// Questions to DHCP servers: a client that hears nobody asks once in some seconds. RFC 2131 §4.1.
+const DHCP_PER_SECOND: u64 = 10;
+const DHCP_AT_ONCE: u64 = 10;
 
 /// The buckets of a worker.
 #[derive(Debug)]
 pub struct Limiter {
     buckets: Box<[Bucket]>,
     now: u64,
+    at_once: u64,
+    nanoseconds_per_token: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -23,25 +27,32 @@ struct Bucket {
     filled_at: u64,
 }
 
-impl Default for Limiter {
-    fn default() -> Self {
-        let bucket = Bucket { tokens: AT_ONCE, filled_at: 0 };
-        Self { buckets: vec![bucket; MAX_INTERFACES].into_boxed_slice(), now: 0 }
-    }
-}
-
 impl Limiter {
+    pub fn of_answers() -> Self {
+        Self::new(PER_SECOND, AT_ONCE)
+    }
+
+    pub fn of_dhcp() -> Self {
+        Self::new(DHCP_PER_SECOND, DHCP_AT_ONCE)
+    }
+
+    fn new(per_second: u64, at_once: u64) -> Self {
+        let bucket = Bucket { tokens: at_once, filled_at: 0 };
+        let buckets = vec![bucket; MAX_INTERFACES].into_boxed_slice();
+        Self { buckets, now: 0, at_once, nanoseconds_per_token: 1_000_000_000 / per_second }
+    }
+
     /// Sets the time, in nanoseconds of the worker's clock.
     pub fn set_now(&mut self, now: u64) {
         self.now = now;
     }
 
-    /// Takes a token for an answer to an interface; false when there is none.
+    /// Takes a token of an interface; false when there is none.
     pub fn take(&mut self, interface: InterfaceIndex) -> bool {
         let Some(bucket) = self.buckets.get_mut(interface.index()) else { return false };
-        let due = self.now.saturating_sub(bucket.filled_at) / NANOSECONDS_PER_TOKEN;
+        let due = self.now.saturating_sub(bucket.filled_at) / self.nanoseconds_per_token;
         if due > 0 {
-            bucket.tokens = bucket.tokens.saturating_add(due).min(AT_ONCE);
+            bucket.tokens = bucket.tokens.saturating_add(due).min(self.at_once);
             bucket.filled_at = self.now;
         }
         let has = bucket.tokens > 0;
@@ -60,17 +71,21 @@ mod tests {
 
     #[test]
     fn burst_then_rate() {
-        let mut limiter = Limiter::default();
+        let mut limiter = Limiter::of_answers();
         assert_eq!(taken(&mut limiter, 1), 100);
-        limiter.set_now(10 * NANOSECONDS_PER_TOKEN);
+        limiter.set_now(10_000_000);
         assert_eq!(taken(&mut limiter, 1), 10);
         limiter.set_now(u64::MAX);
         assert_eq!(taken(&mut limiter, 1), 100);
+        let mut limiter = Limiter::of_dhcp();
+        assert_eq!(taken(&mut limiter, 1), 10);
+        limiter.set_now(300_000_000);
+        assert_eq!(taken(&mut limiter, 1), 3);
     }
 
     #[test]
     fn interfaces_do_not_share() {
-        let mut limiter = Limiter::default();
+        let mut limiter = Limiter::of_answers();
         assert_eq!((taken(&mut limiter, 1), taken(&mut limiter, 2)), (100, 100));
         assert_eq!(taken(&mut limiter, u16::MAX), 0);
     }

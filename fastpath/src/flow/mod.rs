@@ -10,7 +10,7 @@
 //! | `tcp_state.rs` | from TCP flags to the state that decides how long an idle flow lives |
 //! | `expiry.rs` | the sweep: each worker ages the entries it made |
 //! | `restore.rs` | a flow as plain values, and how it comes back after a restart |
-//! | `limiter.rs` | how many answers an interface gets |
+//! | `limiter.rs` | how many answers an interface gets, and how much of what it sends goes to control |
 //!
 //! The two directions of a flow arrive at different interfaces and so, perhaps, at different workers. Therefore there
 //! is one table, read without locks by all; the entries of a worker are allocated, aged and freed by that worker only.

@@ -8,6 +8,10 @@ pub const CHECKSUM_OFFSET: usize = 6;
 /// Offset of the length from the start of the header.
 pub const LENGTH_OFFSET: usize = 4;
 
+/// Where DHCP clients are, and servers and relays. RFC 2131 §4.1.
+pub const DHCP_CLIENT: u16 = 68;
+pub const DHCP_SERVER: u16 = 67;
+
 /// View of a UDP header.
 pub struct Udp<'a>(&'a [u8; HEADER_LEN]);
 

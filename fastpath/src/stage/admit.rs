@@ -1,12 +1,17 @@
 //! Stage: only what its sender may send.
 //!
 //! Assumes: parsed slots that are open. Leaves: packets with a source that is the sender's own and a destination that can be routed;
-//! ARP and neighbour discovery for the gateway, and echo requests to it, have become answers.
+//! ARP and neighbour discovery for the gateway, and echo requests to it, have become answers; what a workload asks DHCP servers has
+//! become a punt where control relays it, even before the workload has an endpoint: it has no address to have one with.
 //! What passes between the host's own stack and an uplink is left alone here.
-//! Drops: martians, spoofed sources, unknown endpoints, router messages from endpoints, ARP and ND not for the gateway.
-//! Sources: RFC 6890 and RFC 1812 §5.3.7 for martians, RFC 3704 for strict reverse path, RFC 4861 §7.1 for ND.
+//! Drops: martians, spoofed sources, unknown endpoints, router messages from endpoints, ARP and ND not for the gateway,
+//! questions to DHCP servers beyond their limit.
+//! Sources: RFC 6890 and RFC 1812 §5.3.7 for martians, RFC 3704 for strict reverse path, RFC 4861 §7.1 for ND,
+//! RFC 1542 §4 for relays.
 
-use crate::burst::{Answer, Burst, DropReason, Fragment, Network, Passage, Slot, Verdict};
+use super::parse;
+use crate::burst::{Answer, Burst, DropReason, Fragment, Network, Passage, PuntReason, Slot, Verdict};
+use crate::flow::limiter::Limiter;
 use crate::flow::{FlowTable, KeyKind, mapped};
 use crate::header::arp::{self, Arp};
 use crate::header::ethernet::Ethernet;
@@ -19,7 +24,7 @@ use crate::table::interface::{Interface, InterfaceKind};
 use crate::table::{GATEWAY_IPV4, GATEWAY_IPV6, Tables};
 
 #[inline(never)]
-pub fn burst(burst: &mut Burst, umem: &Umem, flows: &FlowTable, tables: &Tables) {
+pub fn burst(burst: &mut Burst, umem: &Umem, flows: &FlowTable, tables: &Tables, dhcp_limiter: &mut Limiter) {
     burst.undecided(|slot| {
         let Some(interface) = tables.interface(slot.ingress) else { return slot.drop(DropReason::InterfaceDown) };
         let is_translated = slot.flow.is_some_and(|flow| flows.is_translated(flow));
@@ -30,7 +35,11 @@ pub fn burst(burst: &mut Burst, umem: &Umem, flows: &FlowTable, tables: &Tables)
         }
         // The host's stack knows which of its own packets make sense; policy says which may pass.
         if slot.passage == Passage::None || slot.network == Network::Arp {
-            slot.verdict = admit(slot, umem.data(&slot.packet), interface, tables);
+            slot.verdict = match tables.relays_dhcp && is_for_relay(slot, interface, tables) {
+                false => admit(slot, umem.data(&slot.packet), interface, tables),
+                true if dhcp_limiter.take(slot.ingress) => Verdict::Punt(PuntReason::Dhcp),
+                true => Verdict::Drop(DropReason::PuntRateLimited),
+            };
         }
     });
 }
@@ -86,6 +95,14 @@ fn admit(slot: &Slot, bytes: &[u8], interface: &Interface, tables: &Tables) -> V
         return Verdict::Drop(DropReason::DestinationMartian);
     }
     Verdict::Forward
+}
+
+/// What a workload asks all DHCP servers, without an address yet or from its own.
+fn is_for_relay(slot: &Slot, interface: &Interface, tables: &Tables) -> bool {
+    let owns = |source| tables.endpoint_of(interface).is_some_and(|endpoint| endpoint.owns(source));
+    interface.kind == InterfaceKind::Workload
+        && parse::is_dhcp_request(slot)
+        && (slot.key.source == mapped(0) || owns(slot.key.source))
 }
 
 /// True for what we forward, or drop for want of a workload.

@@ -80,7 +80,13 @@ fn parse(slot: &mut Slot, bytes: &[u8], interface: &Interface, tables: &Tables) 
     slot.is_group = ethernet::is_group(&destination);
     // Groups are the host's business, where it has an endpoint.
     let is_group = slot.is_group && slot.passage == Passage::None;
+    let relays_dhcp = tables.relays_dhcp && interface.kind == InterfaceKind::Workload;
     let length = match ethertype {
+        // What DHCP servers are asked is the only thing we take, where somebody relays it.
+        ethernet::ETHERTYPE_IPV4 if is_group && relays_dhcp => match ipv4(slot, packet, available) {
+            Ok(length) if is_dhcp_request(slot) => Ok(l3 + length),
+            _ => Err(DropReason::DestinationMartian),
+        },
         ethernet::ETHERTYPE_IPV4 if is_group => Err(DropReason::DestinationMartian),
         ethernet::ETHERTYPE_IPV4 => ipv4(slot, packet, available).map(|length| l3 + length),
         ethernet::ETHERTYPE_IPV6 => {
@@ -364,6 +370,15 @@ pub fn quoted_key(slot: &Slot, bytes: &[u8]) -> Option<Key> {
         _ => {}
     }
     Some(key)
+}
+
+/// From a DHCP client to whoever is a server. RFC 2131 §4.1.
+pub(super) fn is_dhcp_request(slot: &Slot) -> bool {
+    slot.network == Network::Ipv4
+        && slot.key.protocol == protocol::UDP
+        && slot.fragment == Fragment::Whole
+        && (slot.key.source_port, slot.key.destination_port) == (udp::DHCP_CLIENT, udp::DHCP_SERVER)
+        && slot.key.destination == mapped(u32::MAX)
 }
 
 fn is_neighbour_solicitation(slot: &Slot, packet: &[u8]) -> bool {

@@ -130,6 +130,8 @@ pub struct Tables {
     pub policy_change: PolicyChange,
     /// Endpoint → own host is allowed.
     pub endpoint_to_host: bool,
+    /// Control relays what workloads ask DHCP servers.
+    pub relays_dhcp: bool,
 }
 
 impl Tables {

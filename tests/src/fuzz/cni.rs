@@ -9,7 +9,7 @@ use control::cni::error::CniError;
 use control::cni::reply::Reply;
 use control::cni::request::{CniCall, Request, VERSIONS, position};
 use control::cni::verbs;
-use control::workload::call::NodeView;
+use control::workload::call::{DhcpRelay, NodeView};
 use control::workload::endpoint::endpoint_of;
 use control::workload::identity::Identity;
 
@@ -68,7 +68,13 @@ fn cni(bytes: &[u8]) -> Seen {
         Ok(wish) => wish,
         Err(error) => return refused(&error),
     };
-    let node = NodeView { node: "n1".to_string(), prefix: "cali".to_string(), mtu: 1500, prepares: true };
+    let node = NodeView {
+        node: "n1".to_string(),
+        prefix: "cali".to_string(),
+        mtu: 1500,
+        prepares: true,
+        dhcp: DhcpRelay::Off,
+    };
     let address = [10, 0, 0, 1].into();
     let (endpoint, _) = endpoint_of(&wish, &node, "cali1", &[address], wish.mac);
     assert_eq!(Identity::of(&endpoint), Some(wish.identity.clone()));

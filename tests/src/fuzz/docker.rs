@@ -10,7 +10,7 @@ use control::docker::driver;
 use control::docker::ipam::Pool;
 use control::docker::messages::{Call, CreateNetwork};
 use control::docker::networks::Network;
-use control::workload::call::{NodeView, Source};
+use control::workload::call::{DhcpRelay, NodeView, Source};
 use control::workload::endpoint::endpoint_of;
 use control::workload::identity::Identity;
 
@@ -64,7 +64,13 @@ fn docker(bytes: &[u8]) -> Seen {
         Call::CreateEndpoint(request) => match driver::wish(&known, request) {
             Err(error) => refused(&path, &error),
             Ok(wish) => {
-                let node = NodeView { node: "n".to_string(), prefix: "cali".to_string(), mtu: 1500, prepares: true };
+                let node = NodeView {
+                    node: "n".to_string(),
+                    prefix: "cali".to_string(),
+                    mtu: 1500,
+                    prepares: true,
+                    dhcp: DhcpRelay::Off,
+                };
                 let Source::Given(addresses) = &wish.addresses else { panic!("Docker gives addresses: {wish:?}") };
                 let addresses: Vec<IpAddr> = addresses.clone();
                 let (endpoint, _) = endpoint_of(&wish, &node, "cali0", &addresses, wish.mac);

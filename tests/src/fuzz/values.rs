@@ -234,6 +234,8 @@ fn within_bounds(settings: &Settings) {
     assert!(settings.api_socket.is_absolute() && settings.api_socket.as_os_str().len() < 108, "{settings:?}");
     let plugin = settings.docker_plugin_socket.as_ref();
     assert!(plugin.is_none_or(|path| path.is_absolute() && path.as_os_str().len() < 103), "{settings:?}");
+    let dhcp = settings.dhcp_servers.iter().chain(&settings.dhcp_link_selection);
+    assert!(dhcp.clone().count() <= 9 && dhcp.clone().all(|address| !address.is_multicast()), "{settings:?}");
     assert!((1024..=1 << 20).contains(&settings.frames_per_worker), "{settings:?}");
     assert!((1024..=1 << 24).contains(&settings.flow_table_size), "{settings:?}");
 }
@@ -283,6 +285,8 @@ fn as_flags(settings: &Settings) -> Vec<(String, String)> {
         "rebalance" => word(if settings.rebalance == Rebalance::Auto { "auto" } else { "off" }),
         "bgpKernelRoutes" => word(if settings.bgp_kernel_routes == BgpKernelRoutes::On { "on" } else { "off" }),
         "bmpStation" => settings.bmp_station.map_or_else(|| word("none"), |station| station.to_string()),
+        "dhcpServers" => settings.dhcp_servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+        "dhcpLinkSelection" => settings.dhcp_link_selection.map_or_else(|| word("none"), |link| link.to_string()),
         "busyPoll" => word(if settings.busy_poll == BusyPoll::Auto { "auto" } else { "off" }),
         "zeroCopy" => word(if settings.zero_copy == ZeroCopy::Auto { "auto" } else { "off" }),
         "failsafeInboundHostPorts" => failsafes(&settings.failsafe_inbound_host_ports),
@@ -315,6 +319,8 @@ fn settings_seeds() -> Vec<Vec<u8>> {
         "workers: [1024]\n",
         "framesPerWorker: 1023\n",
         "xdpMode: generic\nendpointOffload: leave\nrebalance: auto\nflowQuota: 100\nio: xsk-rs\nbusyPoll: off\nenv VROUTER_WORKERS=1,2\nflag uplinks=eth0,eth1\n",
+        "dhcpServers: [192.0.2.53, 192.0.2.54]\ndhcpLinkSelection: 10.77.0.1\n",
+        "dhcpServers: 255.255.255.255\ndhcpLinkSelection: none\nflag dhcp-servers=1.2.3.4,1.2.3.4\n",
         "env NODENAME=one\nenv VROUTER_NODE_NAME=two\nflag node-name=three\n",
     ];
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()

@@ -631,6 +631,16 @@ fn cases(reason: DropReason) -> Vec<Case> {
             router.breathe();
             router.fate("a", &Packet::new(A, "10.77.0.1").udp(9999, 53))
         })],
+        PuntRateLimited => vec![
+            case("more questions to DHCP servers than one workload may ask at once", |router| {
+                let frame = router.frame("a", &Packet::new("0.0.0.0", "255.255.255.255").udp(68, 67));
+                for _ in 0..11 {
+                    router.send("a", &frame);
+                }
+                router.observe(|router| (0..2).for_each(|_| router.breathe_unheard()))
+            })
+            .on(|plan| plan.relays_dhcp = true),
+        ],
         FramesExhausted => vec![
             case("from control, longer than all frames together", |router| {
                 router.observe(|router| {

@@ -5,6 +5,7 @@
 //! | `drops.rs` | is every drop reason reached, by each input that should end in it? |
 //! | `forward.rs` | do good packets leave as they should: MAC, TTL, checksums, tags, lengths? |
 //! | `answer.rs` | are ARP, ND and echo for the gateway answered, byte by byte? |
+//! | `dhcp.rs` | does what a workload asks DHCP servers reach control, where it is relayed, and nothing else? |
 //! | `error.rs` | are our ICMP errors right, and are others' let through only for an open flow? |
 //! | `fragment.rs` | do fragments share the fate of their first? |
 //! | `policy.rs` | do replies pass, and what does a change of policy or route do to an open flow? |
@@ -21,6 +22,7 @@
 
 mod answer;
 mod case_files;
+mod dhcp;
 mod drops;
 mod error;
 mod fairness;

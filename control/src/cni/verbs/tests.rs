@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::http::api::{ApiCall, ApiRequest};
 use crate::http::desk::Desk;
-use crate::workload::call::{EndpointCall, NodeView};
+use crate::workload::call::{DhcpRelay, EndpointCall, NodeView};
 use crate::workload::endpoint::endpoint_of;
 
 fn request(config: &Value, args: &str) -> Request {
@@ -169,7 +169,13 @@ async fn answer_by_rote(
     meanwhile: (Workloads, Option<Identity>),
     deleted: Arc<Mutex<Vec<String>>>,
 ) {
-    let node = NodeView { node: "n1".to_string(), prefix: "none".to_string(), mtu: 1500, prepares: false };
+    let node = NodeView {
+        node: "n1".to_string(),
+        prefix: "none".to_string(),
+        mtu: 1500,
+        prepares: false,
+        dhcp: DhcpRelay::default(),
+    };
     let endpoint = |identity: &Identity| {
         let wish = Wish { identity: identity.clone(), ..Wish::default() };
         endpoint_of(&wish, &node, &identity.host_interface("none"), &[], None).0
