@@ -18,6 +18,7 @@
 //! | `mesh.rs` | BGP speakers in a network that exists only in memory |
 //! | `bgp/` | BIRD and GoBGP as neighbours, and a speaker that says any bytes |
 //! | `cni.rs` | network plugins called as libcni does, and cases in text of what has to come of it |
+//! | `dhcp.rs` | a DHCP server with leases as short as a test, and what it has heard |
 //! | `containers/` | containerd, podman and dockerd on a node, and containers of theirs |
 //! | `daemon.rs` | the router's binary, running in a namespace |
 //! | `load.rs` | datagrams one way, and a count of those that arrive |
@@ -36,6 +37,7 @@ pub mod cni;
 pub mod containers;
 pub mod daemon;
 pub mod decode;
+pub mod dhcp;
 pub mod fuzz;
 pub mod live;
 pub mod load;

@@ -4,7 +4,8 @@
 //! ADD     addresses of ours                 attach ─▶ result
 //!         addresses of another plugin       delegate ADD ─▶ attach ─▶ result; where that fails, its DEL
 //!         such that needs the interface     wire ─▶ delegate ADD ─▶ attach ─▶ result       (dhcp)
-//! DEL     detach, whoever is there of this container; then the other plugin's DEL
+//! DEL     detach, whoever is there of this container; then the other plugin's DEL, but first dhcp's, which gives back what it has
+//!         by the interface
 //! CHECK   all is as it was left; then the other plugin's CHECK
 //! GC      detach whoever is not named; then the other plugin's GC
 //! STATUS  could an ADD succeed; then the other plugin's STATUS
@@ -26,7 +27,7 @@ use super::error::{self, CniError};
 use super::reply::{Address, Interface, Reply, RouteReply};
 use super::request::{CniAnswer, CniCall, Delegated, Request, VERSIONS, Verb};
 use crate::tell::to_json;
-use crate::workload::call::{Ask, Attached, Place, Source, Wish};
+use crate::workload::call::{Ask, Attached, DhcpRelay, Place, Source, Wish};
 use crate::workload::error::WorkloadError;
 use crate::workload::gateway_of;
 use crate::workload::identity::{self, Identity};
@@ -77,8 +78,12 @@ async fn as_main_plugin(
     request: &Request,
     delegated: Option<&Delegated>,
 ) -> Result<CniAnswer, CniError> {
-    // Whatever it says is the end of it, but for ADD.
+    let is_dhcp = request.config.delegate() == Some(DHCP);
+    // Whatever it says is the end of it, but for ADD, and what goes before ours.
     if let (Some(delegated), false) = (delegated, request.verb == Verb::Add) {
+        if is_dhcp && request.verb == Verb::Del {
+            del(workloads, request).await?;
+        }
         return match delegated {
             Delegated::Result(_) => Ok(CniAnswer::Done(None)),
             Delegated::Error(error) => Err(error.clone()),
@@ -86,6 +91,7 @@ async fn as_main_plugin(
     }
     match request.verb {
         Verb::Add => return add(workloads, request, delegated).await,
+        Verb::Del if is_dhcp => {}
         Verb::Del => del(workloads, request).await?,
         Verb::Check => check(workloads, request).await?,
         Verb::Gc => collect(workloads, request).await?,
@@ -123,6 +129,7 @@ async fn add(workloads: &Workloads, request: &Request, delegated: Option<&Delega
     let given = match delegated {
         None => {
             if plugin == DHCP {
+                can_ask(workloads).await?;
                 workloads.wire(wish).await?;
             }
             return Ok(CniAnswer::Delegate { plugin, command: "ADD".to_string() });
@@ -130,7 +137,7 @@ async fn add(workloads: &Workloads, request: &Request, delegated: Option<&Delega
         Some(Delegated::Error(error)) => {
             // Nothing of ours may stay, and the runtime is told the first failure.
             let _ = workloads.detach(wish.identity).await;
-            return Err(error.clone());
+            return Err(if plugin == DHCP { no_lease(error) } else { error.clone() });
         }
         Some(Delegated::Result(value)) => Reply::read(value, &format!("the answer of {plugin}")),
     };
@@ -154,6 +161,29 @@ async fn add(workloads: &Workloads, request: &Request, delegated: Option<&Delega
         Ok((attached, given)) => CniAnswer::Done(Some(result(request, &attached, &given, earlier))),
         Err(error) => CniAnswer::TakeBack { plugin, error },
     })
+}
+
+/// Refused at once where nobody would hear what the plugin asks: it would ask for a minute.
+async fn can_ask(workloads: &Workloads) -> Result<(), CniError> {
+    match workloads.node().await?.dhcp {
+        DhcpRelay::On => Ok(()),
+        DhcpRelay::Off => {
+            let msg = "ipam.type dhcp: this node has no DHCP servers to relay to";
+            Err(CniError::new(error::CONFIG, msg)
+                .with_details("set dhcpServers of the daemon: vrouter run --dhcp-servers ADDRESS"))
+        }
+        DhcpRelay::Broken(why) => {
+            Err(CniError::new(error::AGAIN, "ipam.type dhcp: DHCP cannot be relayed now").with_details(why))
+        }
+    }
+}
+
+/// A server that does not answer may answer the next time; a plugin that is not there is not there.
+fn no_lease(error: &CniError) -> CniError {
+    match error.code {
+        error::DELEGATE => error.clone(),
+        _ => CniError::new(error::AGAIN, "ipam.type dhcp: no lease").with_details(error.to_string()),
+    }
 }
 
 /// The default routes as well, where there are others and the configuration wants them all the same. Without any routes
@@ -301,7 +331,10 @@ fn first(failures: Vec<CniError>) -> Result<(), CniError> {
 async fn status(workloads: &Workloads, request: &Request) -> Result<(), CniError> {
     let unavailable = |error: CniError| CniError { code: error::UNAVAILABLE, ..error };
     workloads.node().await.map_err(|error| unavailable(error.into()))?;
-    if request.config.delegate().is_some() {
+    if let Some(plugin) = request.config.delegate() {
+        if plugin == DHCP {
+            can_ask(workloads).await.map_err(unavailable)?;
+        }
         return Ok(());
     }
     for (is_ipv4, is_wanted) in families(request) {

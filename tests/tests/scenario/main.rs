@@ -42,6 +42,7 @@
 //! | `secrets.rs` | a session's password is changed under it |
 //! | `attach.rs` | containers come and go by the plugin, whoever is killed meanwhile |
 //! | `bfd.rs` | our BFD and BIRD's watch a link and a path of two hops |
+//! | `dhcp.rs` | containers and others have addresses from a DHCP server upstream, by the relay |
 //! | `docker.rs` | Docker's drivers, called as dockerd calls them, with the router killed in between |
 //! | `docker_engine.rs` | Docker's own engine with our drivers |
 //! | `translate.rs` | workloads leave with the node's address, and the host keeps what is its own |
@@ -64,6 +65,7 @@ mod cni_cases;
 mod confirm;
 mod containers;
 mod containers_reference;
+mod dhcp;
 mod docker;
 mod docker_engine;
 mod guarded;
