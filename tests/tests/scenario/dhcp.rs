@@ -165,7 +165,7 @@ fn leases_of_dnsmasq() {
     let Some(stand) = Stand::up("dhcp-dnsmasq", &RELAY, "2s") else { return };
     let leases = stand.topology.folder().join("leases");
     let _server = stand.topology.at("far").start(&format!(
-        "/usr/sbin/dnsmasq --no-daemon --conf-file=/dev/null --port=0 --user=root --bind-interfaces \
+        "/usr/sbin/dnsmasq --no-daemon --conf-file=/dev/null --port=0 --user=root --no-ping --bind-interfaces \
          --listen-address=192.0.2.2 --dhcp-authoritative --dhcp-range=10.77.0.50,10.77.0.60,255.255.255.0,120s --dhcp-leasefile={}",
         leases.display()
     ));
@@ -192,6 +192,31 @@ fn a_workload_asks_by_itself() {
         assert!(text.contains("lease of 10.77.0.10 obtained from 192.0.2.2"), "{text}");
     }
     assert!(server.questions().iter().all(|question| question.circuit == "caliweb"), "{:?}", server.questions());
+
+    let told = stand.daemon.attempt(&[
+        "trace",
+        "--from",
+        "default/web",
+        "--src",
+        "0.0.0.0",
+        "--dst",
+        "255.255.255.255",
+        "--udp",
+        "67:68",
+    ]);
+    assert!(said(&told).contains("=> punt: dhcp"), "{}", said(&told));
+
+    // Where a host endpoint lets nothing but its failsafe ports through: that to servers is one of them.
+    stand.daemon.apply(
+        "
+apiVersion: projectcalico.org/v3
+kind: HostEndpoint
+metadata: { name: up0 }
+spec: { node: router, interfaceName: up0 }
+",
+    );
+    let text = web.run("busybox udhcpc -i eth0 -f -n -q -t 3 -T 1 -s /bin/true");
+    assert!(text.contains("lease of 10.77.0.10 obtained"), "{text}");
 
     // In another's name, as another relay, and as a server; without end.
     let wire = Wire::at(&web, "eth0");
