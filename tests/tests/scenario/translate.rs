@@ -127,8 +127,8 @@ fn workloads_reach_who_does_not_know_them() {
 
     // A restart takes nothing from open connections, while they talk and while they do not.
     let is_over = AtomicBool::new(false);
+    let mut busy = until_connected(&web, service.address);
     let daemon = thread::scope(|scope| {
-        let mut busy = until_connected(&web, service.address);
         let talking = scope.spawn(|| {
             let mut rounds = 0;
             while !is_over.load(Ordering::Relaxed) {
