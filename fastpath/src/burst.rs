@@ -284,7 +284,7 @@ pub struct Slot {
     pub tcp_flags: u8,
     pub ttl: u8,
     /// A whole packet from one to one that we route, is no error, and does not open a TCP connection: what was decided for
-    /// its flow goes for it too.
+    /// its flow goes for it too. After `recall` also: only its way changes.
     pub is_plain: bool,
     /// Quotes another packet.
     pub is_icmp_error: bool,

@@ -30,6 +30,8 @@ pub struct Decision {
     pub adjacency: AdjacencyIndex,
     /// The tables under which the way out was found.
     pub generation: u32,
+    /// More of its packets changes than their way.
+    pub is_translated: bool,
 }
 
 /// A key in the form in which it is compared.
@@ -112,8 +114,8 @@ pub(super) struct Entry {
 const _: () = assert!(size_of::<Shared>() == 64 && size_of::<Side>() == 64 && size_of::<Entry>() == 192);
 
 impl Entry {
-    /// Fills a free entry, which becomes a flow.
-    pub(super) fn fill(&self, flow: &FlowView, covered: u16, charged: InterfaceIndex, sources: &Sources) {
+    /// Fills a free entry, which becomes a flow; `answer` is the key of its other direction.
+    pub(super) fn fill(&self, flow: &FlowView, answer: &Key, covered: u16, charged: InterfaceIndex) {
         for (word, value) in flow.key.words().into_iter().enumerate() {
             self.shared.key[word].store(value, Ordering::Relaxed);
         }
@@ -123,16 +125,15 @@ impl Entry {
         self.shared.charged.store(charged.0, Ordering::Relaxed);
         self.shared.covered.store(covered, Ordering::Relaxed);
         self.shared.state.store(flow.state as u8, Ordering::Relaxed);
-        let ends = [(Direction::Forward, flow.ingress), (Direction::Reverse, flow.egress)];
-        for (position, (side, (direction, ingress))) in self.sides.iter().zip(ends).enumerate() {
-            let packed = match (direction, flow.translated) {
-                // Fragments have one direction; the other's place has room for an address.
-                (Direction::Reverse, Translated::Fragment(_, address)) => {
-                    Packed { addresses: (address >> 64) as u64, ports: address as u64 }
-                }
-                _ => Packed::of(&sources.key_of(&flow.key, flow.translated, direction)),
-            };
-            side.translation.store(flow.translated.word(), Ordering::Relaxed);
+        let other = match flow.translated {
+            // Fragments have one direction; the other's place has room for an address.
+            Translated::Fragment(_, address) => Packed { addresses: (address >> 64) as u64, ports: address as u64 },
+            _ => Packed::of(answer),
+        };
+        let word = flow.translated.word();
+        let ends = [(Packed::of(&flow.key), flow.ingress), (other, flow.egress)];
+        for (position, (side, (packed, ingress))) in self.sides.iter().zip(ends).enumerate() {
+            side.translation.store(word, Ordering::Relaxed);
             side.addresses.store(packed.addresses, Ordering::Relaxed);
             side.ports.store(packed.ports, Ordering::Relaxed);
             side.packets.store(flow.packets[position], Ordering::Relaxed);
@@ -281,6 +282,7 @@ impl Side {
             ingress: InterfaceIndex(self.ingress.load(Ordering::Relaxed)),
             adjacency: AdjacencyIndex((word >> 32) as u32),
             generation: word as u32,
+            is_translated: self.is_translated(),
         }
     }
 

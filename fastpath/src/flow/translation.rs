@@ -157,16 +157,24 @@ impl Sources {
     }
 
     /// The key of a flow's packets in that direction, as they come in. `key` is that of its first packet.
+    #[inline]
     pub(super) fn key_of(&self, key: &Key, translated: Translated, direction: Direction) -> Key {
         match (direction, translated) {
             (Direction::Forward, _) => *key,
-            (Direction::Reverse, Translated::Flow(translation)) => self.outside(key, translation).reversed(),
+            (Direction::Reverse, Translated::Flow(translation)) => self.answer(key, translation),
             (Direction::Reverse, _) => key.reversed(),
         }
     }
 
+    /// The key that answers to a translated flow have.
+    #[cold]
+    #[inline(never)]
+    pub fn answer(&self, key: &Key, translation: Translation) -> Key {
+        self.outside(key, translation).reversed()
+    }
+
     /// The key that a flow's first packet has after translation.
-    pub fn outside(&self, key: &Key, translation: Translation) -> Key {
+    fn outside(&self, key: &Key, translation: Translation) -> Key {
         Key { source: self.address(translation.source), source_port: translation.port, ..*key }
     }
 

@@ -181,13 +181,13 @@ impl FlowWriter {
         let forward = FlowHandle::new(index, Direction::Forward);
         self.table.set_way_out(forward, adjacency, generation);
         self.table.set_way_out(forward.reversed(), AdjacencyIndex::NONE, generation);
-        self.table.entries[index as usize].fill(flow, covered, charged, self.table.sources());
+        let answer = self.table.sources().key_of(&flow.key, flow.translated, Direction::Reverse);
+        self.table.entries[index as usize].fill(flow, &answer, covered, charged);
         if self.table.link(hash, forward).is_err() {
             self.discard(index);
             return Err(InsertError::Full);
         }
         if flow.key.kind != KeyKind::Fragment {
-            let answer = self.table.sources().key_of(&flow.key, flow.translated, Direction::Reverse);
             let reverse_hash = self.table.hash(&answer);
             if self.table.link(reverse_hash, forward.reversed()).is_err() {
                 self.table.unlink(hash, forward);

@@ -27,11 +27,8 @@ use crate::table::{GATEWAY_IPV4, GATEWAY_IPV6, Tables};
 pub fn burst(burst: &mut Burst, umem: &Umem, flows: &FlowTable, tables: &Tables, dhcp_limiter: &mut Limiter) {
     burst.undecided(|slot| {
         let Some(interface) = tables.interface(slot.ingress) else { return slot.drop(DropReason::InterfaceDown) };
-        let is_translated = slot.flow.is_some_and(|flow| flows.is_translated(flow));
-        if slot.passage == Passage::ToHost && (is_translated || leads_to_workload(slot, tables)) {
-            slot.passage = Passage::None;
-        } else if !is_translated {
-            give_to_host(slot, interface, tables);
+        if interface.kind == InterfaceKind::Uplink {
+            sort_out(slot, interface, flows, tables);
         }
         // The host's stack knows which of its own packets make sense; policy says which may pass.
         if slot.passage == Passage::None || slot.network == Network::Arp {
@@ -44,11 +41,16 @@ pub fn burst(burst: &mut Burst, umem: &Umem, flows: &FlowTable, tables: &Tables,
     });
 }
 
-/// An uplink without a host endpoint hands over what comes to an address that flows of workloads share with the host. What is
-/// of no such flow passes on to the host, as if it had never been here.
-fn give_to_host(slot: &mut Slot, interface: &Interface, tables: &Tables) {
-    let is_unguarded = interface.kind == InterfaceKind::Uplink && interface.host_endpoint.is_none();
-    if is_unguarded && tables.translations.is_shared(slot.key.destination) {
+/// What of an uplink is the host's. Where that has an endpoint all of it is that leads to no workload. An uplink without one
+/// hands over what comes to an address that flows of workloads share with the host: what is of no such flow passes on to the
+/// host, as if it had never been here.
+fn sort_out(slot: &mut Slot, interface: &Interface, flows: &FlowTable, tables: &Tables) {
+    let is_translated = slot.flow.is_some_and(|flow| flows.is_translated(flow));
+    if slot.passage == Passage::ToHost && (is_translated || leads_to_workload(slot, tables)) {
+        slot.passage = Passage::None;
+    }
+    let is_unguarded = interface.host_endpoint.is_none();
+    if is_unguarded && !is_translated && tables.translations.is_shared(slot.key.destination) {
         slot.passage = Passage::ToHost;
         slot.is_plain = false;
         // An error belongs to the flow it is about, which is not known yet; a fragment's first may be in the same burst.

@@ -44,7 +44,8 @@ fn settle(slot: &mut Slot, flows: &FlowTable, tables: &Tables, stamp: u32, now: 
     }
     slot.adjacency = decision.adjacency;
     slot.rule = flows.rule(candidate);
-    slot.is_translated = flows.is_translated(candidate);
+    slot.is_translated = decision.is_translated;
+    slot.is_plain = !decision.is_translated;
     flows.touch(candidate, slot.packet.len() as u32, slot.tcp_flags, now);
     true
 }

@@ -60,6 +60,7 @@ fn enter_translated(slot: &mut Slot, flows: &mut FlowWriter, (tables, stamp): (&
     // `rewrite` asks it what to write.
     slot.flow = enter(slot, (slot.key, slot.hash), translated, flows, (tables, stamp), now);
     slot.is_translated = slot.flow.is_some_and(|flow| flows.table().is_translated(flow));
+    slot.is_plain = false;
 }
 
 fn enter(

@@ -49,7 +49,7 @@ pub fn burst(burst: &mut Burst, umem: &mut Umem, flows: &FlowTable, tables: &Tab
 fn usual(slot: &Slot, bytes: &mut [u8], adjacency: &Adjacency, is_from_uplink: bool) -> bool {
     const L3: usize = ethernet::HEADER_LEN;
     let Some(addresses) = adjacency.untagged() else { return false };
-    let is_plain = slot.is_plain & !slot.is_translated & (usize::from(slot.l3) == L3);
+    let is_plain = slot.is_plain & (usize::from(slot.l3) == L3);
     if !is_plain || !is_from_uplink && may_be_partial(slot, bytes) {
         return false;
     }

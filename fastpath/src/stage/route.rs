@@ -59,10 +59,15 @@ fn look_up(burst: &mut Burst, flows: &FlowTable, tables: &Tables) {
 }
 
 /// Where the packet will be for when it leaves.
-#[inline]
+#[inline(always)]
 fn destination(slot: &Slot, flows: &FlowTable) -> u128 {
-    let replacement = slot.flow.filter(|_| slot.is_translated).and_then(|flow| flows.replacement(flow));
-    match replacement {
+    if slot.is_translated { inside(slot, flows) } else { slot.key.destination }
+}
+
+#[cold]
+#[inline(never)]
+fn inside(slot: &Slot, flows: &FlowTable) -> u128 {
+    match slot.flow.and_then(|flow| flows.replacement(flow)) {
         Some(Replacement { end: End::Destination, address, .. }) => address,
         _ => slot.key.destination,
     }

@@ -87,7 +87,7 @@ pub(super) fn choose(slot: &Slot, flows: &FlowWriter, tables: &Tables) -> Option
     let table = flows.table();
     let part = tables.translations.ports.part(index, workers)?;
     part.from(slot.hash >> 8, TRIED).map(|port| Translation { source, port }).find(|translation| {
-        let answer = table.sources().outside(&slot.key, *translation).reversed();
+        let answer = table.sources().answer(&slot.key, *translation);
         table.lookup(&answer, table.hash(&answer)).is_none()
     })
 }
