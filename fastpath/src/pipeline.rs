@@ -97,7 +97,8 @@ impl Pipeline {
         watch(Stage::Remember, burst, umem);
         respond::burst(burst, umem, tables, &mut self.limiter);
         watch(Stage::Respond, burst, umem);
-        rewrite::burst(burst, umem, self.flows.table(), tables);
+        translate::apply(burst, umem, self.flows.table(), tables);
+        rewrite::burst(burst, umem, tables);
         watch(Stage::Rewrite, burst, umem);
     }
 }

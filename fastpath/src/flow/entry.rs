@@ -30,8 +30,6 @@ pub struct Decision {
     pub adjacency: AdjacencyIndex,
     /// The tables under which the way out was found.
     pub generation: u32,
-    /// More of its packets changes than their way.
-    pub is_translated: bool,
 }
 
 /// A key in the form in which it is compared.
@@ -176,13 +174,25 @@ impl Entry {
         let side = self.side(direction);
         let is_alike = side.addresses.load(Ordering::Relaxed) == packed.addresses
             && side.ports.load(Ordering::Relaxed) == packed.ports;
-        is_alike && (packed.is_ipv4() || self.has_addresses(direction, key, sources))
+        is_alike
+            && (packed.is_ipv4()
+                || self.has_addresses(direction, key)
+                || self.has_addresses_outside(direction, key, sources))
     }
 
-    fn has_addresses(&self, direction: Direction, key: &Key, sources: &Sources) -> bool {
-        if direction == Direction::Reverse && self.side(direction).is_translated() {
-            let own = self.key_of(direction, sources);
-            return (own.source, own.destination) == (key.source, key.destination);
+    /// The same for what is asked about every packet, which may be no for an IPv6 flow that is translated.
+    #[inline(always)]
+    pub(super) fn holds_at_once(&self, direction: Direction, packed: Packed, key: &Key) -> bool {
+        let side = self.side(direction);
+        let is_alike = side.addresses.load(Ordering::Relaxed) == packed.addresses
+            && side.ports.load(Ordering::Relaxed) == packed.ports;
+        is_alike && (packed.is_ipv4() || self.has_addresses(direction, key))
+    }
+
+    /// Of a flow that is not translated.
+    fn has_addresses(&self, direction: Direction, key: &Key) -> bool {
+        if self.side(direction).is_translated() {
+            return false;
         }
         let stored: [u64; 4] = std::array::from_fn(|word| self.shared.key[word].load(Ordering::Relaxed));
         let [a, b, c, d, _] = key.words();
@@ -191,6 +201,16 @@ impl Entry {
                 Direction::Forward => [a, b, c, d],
                 Direction::Reverse => [c, d, a, b],
             }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn has_addresses_outside(&self, direction: Direction, key: &Key, sources: &Sources) -> bool {
+        if !self.side(direction).is_translated() {
+            return false;
+        }
+        let own = self.key_of(direction, sources);
+        (own.source, own.destination) == (key.source, key.destination)
     }
 
     /// The key that packets of that direction come in with.
@@ -282,7 +302,6 @@ impl Side {
             ingress: InterfaceIndex(self.ingress.load(Ordering::Relaxed)),
             adjacency: AdjacencyIndex((word >> 32) as u32),
             generation: word as u32,
-            is_translated: self.is_translated(),
         }
     }
 

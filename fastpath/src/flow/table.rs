@@ -77,7 +77,8 @@ pub enum Direction {
 pub struct FlowTable {
     buckets: Zeroed<Bucket>,
     pub(super) entries: Zeroed<Entry>,
-    sources: Sources,
+    /// Elsewhere: what changes in place here would keep the compiler from keeping the rest in registers.
+    sources: Box<Sources>,
     hasher: ahash::RandomState,
 }
 
@@ -96,7 +97,7 @@ impl FlowTable {
         // Two slots a flow, half of them empty.
         let buckets = (capacity as usize * 4 / WAYS).next_power_of_two();
         let (buckets, entries) = (mapped::zeroed(buckets), mapped::zeroed(capacity as usize));
-        let table = Self { buckets, entries, sources: Sources::default(), hasher };
+        let table = Self { buckets, entries, sources: Box::default(), hasher };
         mapped::huge_pages(&table.buckets);
         mapped::huge_pages(&table.entries);
         Arc::new(table)
@@ -158,10 +159,10 @@ impl FlowTable {
         Some(handle)
     }
 
-    /// True when the flow has this key, in the handle's direction.
+    /// True when the flow has this key, in the handle's direction. No says only that `lookup` has to be asked.
     #[inline(always)]
     pub fn is(&self, handle: FlowHandle, key: &Key) -> bool {
-        self.entry(handle).holds(handle.direction(), Packed::of(key), key, &self.sources)
+        self.entry(handle).holds_at_once(handle.direction(), Packed::of(key), key)
     }
 
     /// Finds the flow of which this key is either direction.

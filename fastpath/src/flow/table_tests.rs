@@ -62,8 +62,7 @@ fn both_directions_are_found_and_know_their_side() {
     let reverse = find(&writer, &flow.key.reversed()).unwrap();
     assert_eq!(reverse, handle.reversed());
     let table = writer.table();
-    let expected =
-        Decision { ingress: InterfaceIndex(1), adjacency: AdjacencyIndex(7), generation: 3, is_translated: false };
+    let expected = Decision { ingress: InterfaceIndex(1), adjacency: AdjacencyIndex(7), generation: 3 };
     assert_eq!(table.decision(handle), expected);
     assert_eq!(table.decision(reverse).ingress, InterfaceIndex(2));
     assert!(table.decision(reverse).adjacency.is_none());

@@ -62,8 +62,10 @@ fn take(slot: &mut Slot, handle: FlowHandle, flows: &FlowTable, tables: &Tables,
         return;
     }
     slot.flow = Some(handle);
-    slot.is_translated = decision.is_translated;
-    slot.is_plain &= !decision.is_translated;
+    if flows.is_translated(handle) {
+        slot.is_translated = true;
+        slot.is_plain = false;
+    }
     slot.rule = flows.rule(handle);
     slot.adjacency = decision.adjacency;
     slot.stale = slot.opens_connection() || decision.generation != stamp || decision.adjacency.is_none();

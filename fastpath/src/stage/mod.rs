@@ -9,10 +9,10 @@
 //! | `classify.rs` | the known flow, and whether its recorded way out still holds |
 //! | `route.rs` | the way out of everything else; TTL and MTU checked |
 //! | `policy.rs` | new flows allowed or denied, with the rule |
-//! | `translate.rs` | another source for new flows that leave the node and need one |
+//! | `translate.rs` | another source for new flows that leave the node and need one; then, what is translated in the packets |
 //! | `remember.rs` | allowed new flows in the flow table |
 //! | `respond.rs` | our own answers in place of the packets that asked for them |
-//! | `rewrite.rs` | packets as they leave: checksum completed, TTL, addresses and ports, layer 2 header |
+//! | `rewrite.rs` | packets as they leave: checksum completed, TTL, layer 2 header |
 //! | `tx.rs` | nothing: every fate is counted and every frame has gone somewhere |
 //!
 //! `lists.rs` is no stage: it says which lists `policy.rs` asks about a packet, and in which order.

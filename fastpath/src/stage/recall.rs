@@ -13,7 +13,7 @@
 //! the first round here asks for the entry, the second reads it.
 
 use crate::burst::{Burst, Slot, Verdict};
-use crate::flow::{FlowTable, Seconds};
+use crate::flow::{FlowHandle, FlowTable, Seconds};
 use crate::table::Tables;
 use crate::table::adjacency::AdjacencyKind;
 
@@ -31,11 +31,23 @@ pub fn burst(burst: &mut Burst, flows: &FlowTable, tables: &Tables, now: Seconds
 fn settle(slot: &mut Slot, flows: &FlowTable, tables: &Tables, stamp: u32, now: Seconds) -> bool {
     let Some(candidate) = slot.flow else { return false };
     if !flows.is(candidate, &slot.key) {
-        // Another flow of the same tag.
-        slot.flow = flows.lookup(&slot.key, slot.hash);
-        return false;
+        return settle_stranger(slot, flows, tables, stamp, now);
     }
-    let decision = flows.decision(candidate);
+    repeat(slot, candidate, flows, tables, stamp, now)
+}
+
+/// Another flow of the same tag, or one that takes a longer look.
+#[cold]
+#[inline(never)]
+fn settle_stranger(slot: &mut Slot, flows: &FlowTable, tables: &Tables, stamp: u32, now: Seconds) -> bool {
+    slot.flow = flows.lookup(&slot.key, slot.hash);
+    slot.flow.is_some_and(|found| repeat(slot, found, flows, tables, stamp, now))
+}
+
+/// Takes over what is recorded, if it still holds.
+#[inline(always)]
+fn repeat(slot: &mut Slot, flow: FlowHandle, flows: &FlowTable, tables: &Tables, stamp: u32, now: Seconds) -> bool {
+    let decision = flows.decision(flow);
     let repeats = slot.is_plain & (decision.generation == stamp) & (decision.ingress == slot.ingress);
     let Some(adjacency) = tables.adjacency(decision.adjacency).filter(|_| repeats) else { return false };
     let leads_out = matches!(adjacency.kind, AdjacencyKind::Forward | AdjacencyKind::Host);
@@ -43,9 +55,10 @@ fn settle(slot: &mut Slot, flows: &FlowTable, tables: &Tables, stamp: u32, now: 
         return false;
     }
     slot.adjacency = decision.adjacency;
-    slot.rule = flows.rule(candidate);
-    slot.is_translated = decision.is_translated;
-    slot.is_plain = !decision.is_translated;
-    flows.touch(candidate, slot.packet.len() as u32, slot.tcp_flags, now);
+    slot.rule = flows.rule(flow);
+    let is_translated = flows.is_translated(flow);
+    slot.is_translated = is_translated;
+    slot.is_plain = !is_translated;
+    flows.touch(flow, slot.packet.len() as u32, slot.tcp_flags, now);
     true
 }

@@ -1,13 +1,12 @@
 //! Stage: packets as they leave.
 //!
-//! Assumes: slots that will be forwarded, with a way out. Leaves: a partial transport checksum marked, the address and port
-//! of a translated flow in place, TTL one less with the header checksum updated, the layer 2 header of the adjacency in front. Of a frame that passes between the host's stack
+//! Assumes: slots that will be forwarded, with a way out. Leaves: a partial transport checksum marked, TTL one less with the
+//! header checksum updated, the layer 2 header of the adjacency in front. Of a frame that passes between the host's stack
 //! and an uplink only the source MAC address changes, and its checksum if it was partial.
-//! Drops: `interface_down` when the way out has gone, `translation_impossible` for what has no room for another address, `vlan_unexpected` for a chained packet whose tags would change.
+//! Drops: `interface_down` when the way out has gone, `vlan_unexpected` for a chained packet whose tags would change.
 //! Sources: RFC 1624 for the update, RFC 1812 §5.3.1 for TTL; docs/decisions for what a veth leaves in a checksum field.
 
 use crate::burst::{Burst, DropReason, Fragment, Network, Slot};
-use crate::flow::FlowTable;
 use crate::header::checksum::{self, pseudo_header};
 use crate::header::ethernet;
 use crate::header::udp::{self, Udp};
@@ -18,10 +17,8 @@ use crate::table::adjacency::{Adjacency, AdjacencyKind};
 use crate::table::interface::InterfaceKind;
 use crate::table::{InterfaceIndex, Tables};
 
-mod ends;
-
 #[inline(never)]
-pub fn burst(burst: &mut Burst, umem: &mut Umem, flows: &FlowTable, tables: &Tables) {
+pub fn burst(burst: &mut Burst, umem: &mut Umem, tables: &Tables) {
     let mut last = (InterfaceIndex::NONE, false);
     for slot in burst.forward() {
         let Some(adjacency) = tables.adjacency(slot.adjacency) else {
@@ -37,7 +34,7 @@ pub fn burst(burst: &mut Burst, umem: &mut Umem, flows: &FlowTable, tables: &Tab
         if usual(slot, umem.data_mut(&slot.packet), adjacency, is_from_uplink) {
             continue;
         }
-        if let Err(reason) = unusual(slot, umem, flows, adjacency, is_from_uplink) {
+        if let Err(reason) = unusual(slot, umem, adjacency, is_from_uplink) {
             slot.drop(reason);
         }
     }
@@ -88,13 +85,7 @@ fn may_be_partial(slot: &Slot, bytes: &[u8]) -> bool {
 
 /// Any packet, step by step.
 #[inline(never)]
-fn unusual(
-    slot: &mut Slot,
-    umem: &mut Umem,
-    flows: &FlowTable,
-    adjacency: &Adjacency,
-    is_from_uplink: bool,
-) -> Result<(), DropReason> {
+fn unusual(slot: &mut Slot, umem: &mut Umem, adjacency: &Adjacency, is_from_uplink: bool) -> Result<(), DropReason> {
     if adjacency.kind == AdjacencyKind::Frame {
         // The kernel that reads it checks what a veth behind an uplink may have left partial.
         if slot.fragment == Fragment::Whole && may_be_partial(slot, umem.data(&slot.packet)) {
@@ -107,20 +98,19 @@ fn unusual(
         }
         return Ok(());
     }
-    if !is_from_uplink && slot.fragment == Fragment::Whole && may_be_partial(slot, umem.data(&slot.packet)) {
-        mark_checksum(slot, umem);
-    }
-    if slot.is_translated {
-        translate(slot, umem, flows).ok_or(DropReason::TranslationImpossible)?;
+    // Where an end has been replaced that is done, and the slot has the key from before.
+    if !slot.is_translated {
+        finish(slot, umem, is_from_uplink);
     }
     age(slot, umem.data_mut(&slot.packet));
     layer2(slot, umem, adjacency)
 }
 
-/// Puts the address and port of the flow's other side into the packet.
-fn translate(slot: &Slot, umem: &mut Umem, flows: &FlowTable) -> Option<()> {
-    let replacement = flows.replacement(slot.flow?)?;
-    ends::replace(slot, umem.data_mut(&slot.packet), replacement)
+/// Marks a checksum that is partial, where one may be.
+pub(super) fn finish(slot: &mut Slot, umem: &mut Umem, is_from_uplink: bool) {
+    if !is_from_uplink && slot.fragment == Fragment::Whole && may_be_partial(slot, umem.data(&slot.packet)) {
+        mark_checksum(slot, umem);
+    }
 }
 
 /// Marks a partial checksum, so that whoever sends the packet finishes it: the kernel, hardware, or a queue that has neither.

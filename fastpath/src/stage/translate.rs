@@ -1,17 +1,21 @@
 //! Stage: another source for what leaves the node.
 //!
-//! Assumes: slots that passed policy, with their way out. Leaves: new flows that need another source with its address;
-//! `remember` finds a port for each, one after the other, and `rewrite` writes both.
+//! Assumes: slots that passed policy, with their way out. Leaves: new flows that need another source marked; `remember` finds
+//! a port for each, one after the other. Before `rewrite`, `apply` puts both into the packets of all translated flows.
 //! Drops: `translation_impossible`. What should be translated and cannot be does not leave: its source means nothing outside,
 //! and would tell what is inside.
 //! Sources: RFC 4787 §4.1 for the choice of ports, RFC 6056 §3.3.3 for its seed.
 
 use crate::burst::{Burst, DropReason, Fragment, Passage, Slot};
 use crate::flow::translation::{SourceIndex, Translated, Translation};
-use crate::flow::{FlowHandle, FlowWriter, KeyKind};
+use crate::flow::{FlowHandle, FlowTable, FlowWriter, KeyKind};
 use crate::header::{protocol, tcp};
+use crate::io::umem::Umem;
+use crate::stage::rewrite;
 use crate::table::Tables;
 use crate::table::interface::{Interface, InterfaceKind};
+
+mod ends;
 
 /// Ports looked at to find one that is free.
 const TRIED: u32 = 128;
@@ -33,6 +37,24 @@ fn keep(slot: &mut Slot, handle: FlowHandle, flows: &FlowWriter, tables: &Tables
     {
         flows.table().end(handle);
         slot.drop(DropReason::TranslationImpossible);
+    }
+}
+
+/// Puts the address and port of the flow's other side into packets. Nothing is looked at as long as no flow has ever been
+/// translated.
+#[inline(never)]
+pub fn apply(burst: &mut Burst, umem: &mut Umem, flows: &FlowTable, tables: &Tables) {
+    if flows.sources().is_empty() {
+        return;
+    }
+    for slot in burst.forward().filter(|slot| slot.is_translated) {
+        let is_from_uplink = tables.interface(slot.ingress).is_some_and(|i| i.kind == InterfaceKind::Uplink);
+        // A partial checksum is known by what it is about, so before that changes.
+        rewrite::finish(slot, umem, is_from_uplink);
+        let replacement = slot.flow.and_then(|flow| flows.replacement(flow));
+        if replacement.and_then(|with| ends::replace(slot, umem.data_mut(&slot.packet), with)).is_none() {
+            slot.drop(DropReason::TranslationImpossible);
+        }
     }
 }
 
