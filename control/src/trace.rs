@@ -14,7 +14,7 @@ use fastpath::io::umem::Umem;
 use fastpath::pipeline::{Now, Pipeline, Stage};
 use fastpath::rcu::Publisher;
 use fastpath::stage::lists::{self, Step, Way};
-use fastpath::stage::policy;
+use fastpath::stage::{policy, translate};
 use fastpath::table::acl::Outcome;
 use fastpath::table::adjacency::AdjacencyKind;
 use fastpath::table::interface::InterfaceKind;
@@ -65,6 +65,10 @@ pub fn trace<D>(control: &Control<D>, request: &TraceRequest) -> Result<TraceVie
         let Some(slot) = burst.slots.first() else { return };
         // Nothing is recalled of an empty flow table.
         if stage == Stage::Recall {
+            return;
+        }
+        // Most packets keep their source.
+        if stage == Stage::Translate && slot.verdict == Verdict::Forward && !slot.is_translated {
             return;
         }
         // A stage that found the packet decided already has nothing to say about it; `respond` writes the answer.
@@ -285,8 +289,16 @@ fn detail(
         Stage::Policy => {
             names.name(slot.rule).map_or("no policy applies on the way".into(), |rule| format!("allowed by {rule}"))
         }
-        Stage::Translate if slot.is_translated => "leaves with the source of its uplink".into(),
-        Stage::Translate => "keeps its source".into(),
+        Stage::Translate => {
+            match translate::source(slot, tables).and_then(|number| tables.translations.address(number)) {
+                Some(address) => format!(
+                    "its source becomes {}, with a port of {}",
+                    unmapped_address(address),
+                    tables.translations.ports
+                ),
+                None => "keeps its source".into(),
+            }
+        }
         Stage::Remember => "flow entered: replies will pass".into(),
         Stage::Respond => match slot.verdict {
             Verdict::Respond(_) => "the answer goes back to the sender".into(),

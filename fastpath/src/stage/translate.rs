@@ -84,7 +84,7 @@ fn egress<'a>(slot: &Slot, tables: &'a Tables) -> Option<&'a Interface> {
 }
 
 /// The address that stands for sources on the packet's way out.
-fn source(slot: &Slot, tables: &Tables) -> Option<SourceIndex> {
+pub fn source(slot: &Slot, tables: &Tables) -> Option<SourceIndex> {
     let [ipv4, ipv6] = egress(slot, tables)?.outside;
     if slot.key.is_ipv4() { ipv4 } else { ipv6 }
 }

@@ -9,6 +9,8 @@
 //! Source: RFC 4787 and RFC 5382 for what a translator may do; of these, mappings are per destination (address and port
 //! dependent), as Linux' are.
 
+use std::fmt;
+
 use crate::flow::translation::SourceIndex;
 
 /// A set of addresses: first and last of each run, in order, none touching the next. IPv4 mapped.
@@ -45,6 +47,12 @@ impl Ranges {
 pub struct Ports {
     pub first: u16,
     pub last: u16,
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
 }
 
 impl Default for Ports {
@@ -95,9 +103,14 @@ impl Translations {
         self.outside.iter().any(|(own, _)| *own == address)
     }
 
+    /// The address of that number, as long as a flow may stand under it.
+    pub fn address(&self, source: SourceIndex) -> Option<u128> {
+        self.outside.iter().find(|(_, own)| *own == source).map(|(address, _)| *address)
+    }
+
     /// True as long as a flow may stand under this address.
     pub fn is_in_use(&self, source: SourceIndex) -> bool {
-        self.outside.iter().any(|(_, own)| *own == source)
+        self.address(source).is_some()
     }
 }
 

@@ -98,6 +98,11 @@ fn workloads_reach_who_does_not_know_them() {
         assert_eq!(hops.lines().last().and_then(|line| line.split_whitespace().nth(1)), Some(address), "{hops}");
     }
 
+    let trace = |to: &str| daemon.cli(&["trace", "--from", "default/web", "--src", WEB[0], "--dst", to, "--tcp", "80"]);
+    let told = trace(FAR[0]);
+    assert!(told.contains("its source becomes 192.0.2.1, with a port of 20000-29999"), "{told}");
+    assert!(!trace(CLIENT[0]).contains("translate"));
+
     // Among themselves workloads have their own addresses.
     for (address, own) in CLIENT.into_iter().zip(WEB) {
         assert_eq!(seen_by(&client, &web, address).ip(), ip(own));
