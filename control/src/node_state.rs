@@ -14,7 +14,7 @@ use config::resource::{Action, Key, PolicyType};
 use fastpath::stage::lists::List;
 
 use crate::felix::FelixSettings;
-use crate::translation::Translated;
+use crate::translation::SourceTranslation;
 
 /// The desired state of one node.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -29,7 +29,7 @@ pub struct NodeState {
     /// Prefixes of enabled pools: what is in them and has no route goes nowhere.
     pub pools: Vec<Cidr>,
     /// Whose source is another outside.
-    pub translated: Translated,
+    pub translated: SourceTranslation,
     /// Interfaces of endpoints that may not be used: they carry nothing.
     pub closed_interfaces: Vec<String>,
     /// The node's own addresses, by its Node resource.

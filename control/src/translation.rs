@@ -24,9 +24,10 @@ use fastpath::table::Tables;
 use fastpath::table::interface::InterfaceKind;
 use fastpath::table::translation::{Ranges, Translations};
 
-use crate::compile::{HostView, range_of};
+use crate::compile::{HostView, is_link_local, range_of};
 use crate::host::{InterfaceAddress, LinkIndex};
 use crate::node_state::NodeState;
+use crate::policy::local;
 use crate::resources::Resources;
 
 /// An endpoint whose source is translated has this annotation. Its value: networks, separated by commas, that are reached with
@@ -35,21 +36,21 @@ pub const ANNOTATION: &str = "vrouter/ip-masq";
 
 /// Whose source is translated, and on the way to whom it is not.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Translated {
+pub struct SourceTranslation {
     pub sources: BTreeSet<Cidr>,
     pub exempt: BTreeSet<Cidr>,
     /// One sentence for each value that cannot be read.
     pub problems: Vec<String>,
 }
 
-impl Translated {
+impl SourceTranslation {
     /// What the resources say, of which these are the node's own endpoints.
     pub fn of<'a>(
         resources: &Resources,
         exempts_nodes: bool,
         endpoints: impl Iterator<Item = &'a WorkloadEndpoint>,
-    ) -> Translated {
-        let mut translated = Translated::default();
+    ) -> SourceTranslation {
+        let mut translated = SourceTranslation::default();
         for pool in resources.ip_pools() {
             if pool.spec.nat_outgoing {
                 translated.sources.insert(pool.spec.cidr.masked());
@@ -62,11 +63,7 @@ impl Translated {
             translated.endpoint(endpoint);
         }
         if exempts_nodes {
-            for node in resources.nodes() {
-                let bgp = node.spec.bgp.iter().flat_map(|bgp| [bgp.ipv4_address, bgp.ipv6_address]).flatten();
-                let all = bgp.chain(node.spec.addresses.iter().map(|address| address.address));
-                translated.exempt.extend(all.map(|cidr| Cidr::host(cidr.address())));
-            }
+            translated.exempt.extend(resources.nodes().flat_map(local::addresses_of).map(Cidr::host));
         }
         translated
     }
@@ -147,10 +144,8 @@ pub fn expected(state: &NodeState, uplinks: impl Iterator<Item = LinkIndex>, add
 /// What stands for sources that leave by an uplink.
 fn address_of(uplink: LinkIndex, is_ipv4: bool, state: &NodeState, addresses: &[InterfaceAddress]) -> Option<IpAddr> {
     let chosen = state.felix.nat_outgoing_address.map(IpAddr::from).filter(|_| is_ipv4);
-    let is_usable = |address: &IpAddr| match address {
-        IpAddr::V4(address) => is_ipv4 && !address.is_link_local() && !address.is_loopback(),
-        IpAddr::V6(address) => !is_ipv4 && !address.is_unicast_link_local() && !address.is_loopback(),
-    };
+    let is_usable =
+        |address: &IpAddr| address.is_ipv4() == is_ipv4 && !is_link_local(*address) && !address.is_loopback();
     let on_link = || addresses.iter().filter(|own| own.link == uplink).map(|own| own.address).filter(is_usable);
     let of_node = || state.node_addresses.iter().copied().filter(is_usable);
     let named_there = || on_link().find(|address| state.node_addresses.contains(address));
@@ -235,7 +230,7 @@ mod tests {
         let sources = BTreeSet::from([Cidr::host(ip("10.0.0.1")), Cidr::host(ip("fd00::1"))]);
         let state = NodeState {
             node_addresses: node.iter().map(|text| ip(text)).collect(),
-            translated: Translated { sources, ..Translated::default() },
+            translated: SourceTranslation { sources, ..SourceTranslation::default() },
             felix: FelixSettings {
                 nat_outgoing_address: chosen.map(|text| text.parse().unwrap()),
                 ..FelixSettings::default()

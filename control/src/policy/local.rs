@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use config::net::Cidr;
-use config::resource::{Key, Resource, WorkloadEndpoint};
+use config::resource::{Key, Node, Resource, WorkloadEndpoint};
 
 use crate::node_state::{RouteState, RouteTarget};
 use crate::resources::Resources;
@@ -156,10 +156,11 @@ pub fn pools(resources: &Resources) -> Vec<Cidr> {
 
 /// What the node's own resource says of it.
 pub fn node_addresses(resources: &Resources, node: &str) -> Vec<IpAddr> {
-    let own = resources.nodes().filter(|resource| resource.metadata.name == node);
-    own.flat_map(|resource| {
-        let bgp = resource.spec.bgp.iter().flat_map(|bgp| [bgp.ipv4_address, bgp.ipv6_address]).flatten();
-        bgp.chain(resource.spec.addresses.iter().map(|address| address.address)).map(|cidr| cidr.address())
-    })
-    .collect()
+    resources.nodes().filter(|resource| resource.metadata.name == node).flat_map(addresses_of).collect()
+}
+
+/// The addresses that a node says it has.
+pub fn addresses_of(node: &Node) -> impl Iterator<Item = IpAddr> {
+    let bgp = node.spec.bgp.iter().flat_map(|bgp| [bgp.ipv4_address, bgp.ipv6_address]).flatten();
+    bgp.chain(node.spec.addresses.iter().map(|address| address.address)).map(|cidr| cidr.address())
 }

@@ -53,7 +53,7 @@ use config::resource::{ALL_INTERFACES, Key, Kind, PolicyType, Resource, Rule};
 use crate::felix::FelixSettings;
 use crate::node_state::{BlockName, Changes, EndpointState, HostEndpointState, Member, NodeState, Program};
 use crate::resources::Resources;
-use crate::translation::{self, Translated};
+use crate::translation::{self, SourceTranslation};
 use active::{Policy, Stage};
 use endpoint_rules::{BlockUsers, DEFAULT_ALLOW, List, Rules, Selecting};
 use ipsets::{Membership, Sets};
@@ -513,7 +513,7 @@ impl Calculation {
         let static_routes = local::static_routes(resources, &self.node);
         let pools = local::pools(resources);
         let own = translation::endpoints(resources, self.local.keys());
-        let translated = Translated::of(resources, state.felix.nat_exempts_nodes, own);
+        let translated = SourceTranslation::of(resources, state.felix.nat_exempts_nodes, own);
         let node_addresses = local::node_addresses(resources, &self.node);
         let is_same = endpoints == state.endpoints
             && host_endpoints == state.host_endpoints

@@ -171,22 +171,16 @@ impl Entry {
     /// True when this is the key of packets of that direction.
     #[inline(always)]
     pub(super) fn holds(&self, direction: Direction, packed: Packed, key: &Key, sources: &Sources) -> bool {
-        let side = self.side(direction);
-        let is_alike = side.addresses.load(Ordering::Relaxed) == packed.addresses
-            && side.ports.load(Ordering::Relaxed) == packed.ports;
-        is_alike
-            && (packed.is_ipv4()
-                || self.has_addresses(direction, key)
-                || self.has_addresses_outside(direction, key, sources))
+        self.holds_at_once(direction, packed, key)
+            || self.side(direction).is_alike(packed)
+                && self.side(direction).is_translated()
+                && self.has_addresses_outside(direction, key, sources)
     }
 
     /// The same for what is asked about every packet, which may be no for an IPv6 flow that is translated.
     #[inline(always)]
     pub(super) fn holds_at_once(&self, direction: Direction, packed: Packed, key: &Key) -> bool {
-        let side = self.side(direction);
-        let is_alike = side.addresses.load(Ordering::Relaxed) == packed.addresses
-            && side.ports.load(Ordering::Relaxed) == packed.ports;
-        is_alike && (packed.is_ipv4() || self.has_addresses(direction, key))
+        self.side(direction).is_alike(packed) && (packed.is_ipv4() || self.has_addresses(direction, key))
     }
 
     /// Of a flow that is not translated.
@@ -206,9 +200,6 @@ impl Entry {
     #[cold]
     #[inline(never)]
     fn has_addresses_outside(&self, direction: Direction, key: &Key, sources: &Sources) -> bool {
-        if !self.side(direction).is_translated() {
-            return false;
-        }
         let own = self.key_of(direction, sources);
         (own.source, own.destination) == (key.source, key.destination)
     }
@@ -307,6 +298,12 @@ impl Side {
 
     pub(super) fn decide(&self, adjacency: AdjacencyIndex, generation: u32) {
         self.decision.store(u64::from(adjacency.0) << 32 | u64::from(generation), Ordering::Relaxed);
+    }
+
+    /// True when the key that is stored looks like this; for IPv4 it is the same then.
+    #[inline(always)]
+    fn is_alike(&self, packed: Packed) -> bool {
+        self.addresses.load(Ordering::Relaxed) == packed.addresses && self.ports.load(Ordering::Relaxed) == packed.ports
     }
 
     /// True when packets of this direction change more than their way.
