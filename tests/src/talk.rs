@@ -93,8 +93,13 @@ pub fn echo(stream: &mut TcpStream, bytes: usize) -> io::Result<()> {
 
 /// A datagram there and one back, from the address it was sent to; `bytes` long.
 pub fn udp(from: &Machine, to: &Machine, address: IpAddr, bytes: usize) -> io::Result<()> {
+    udp_to_port(from, to, SocketAddr::new(address, 0), bytes)
+}
+
+/// The same to a port; 0 is any.
+pub fn udp_to_port(from: &Machine, to: &Machine, address: SocketAddr, bytes: usize) -> io::Result<()> {
     let any: IpAddr = if address.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-    let far = to.within(|| UdpSocket::bind((address, 0)))?;
+    let far = to.within(|| UdpSocket::bind(address))?;
     let near = from.within(|| UdpSocket::bind((any, 0)))?;
     for socket in [&far, &near] {
         socket.set_read_timeout(Some(PATIENCE / 10))?;

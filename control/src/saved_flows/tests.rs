@@ -303,25 +303,31 @@ fn a_file_with_the_right_checksum_and_wrong_content_is_refused() {
     refused(&writer.finish(), "name of a rule is too long");
 }
 
+/// A connection of the client's that leaves by an interface, seen just now.
+fn open_flow(node: &Node, egress: &str) -> FlowView {
+    FlowView {
+        key: tcp_key(CLIENT, WEB),
+        state: State::TcpEstablished,
+        rule: RuleIndex::NONE,
+        translated: Translated::No,
+        ingress: node.index("caliclient"),
+        egress: node.index(egress),
+        created: 3600,
+        seen: [3600, 3600],
+        packets: [1, 2],
+        bytes: [100, 200],
+        tcp_flags: [0x12, 0x12],
+    }
+}
+
 /// A table with one flow for each source port.
 fn table(node: &mut Node, flows: u16) -> (Arc<FlowTable>, FlowWriter) {
     let table = FlowTable::new(10_000);
     let mut writer = FlowWriter::new(table.clone(), 0, 1, Publisher::new(()).grace());
     for port in 0..flows {
-        let view = FlowView {
-            key: Key { source_port: port, ..tcp_key(CLIENT, WEB) },
-            state: State::TcpEstablished,
-            rule: node.names.index(RULE),
-            translated: Translated::No,
-            ingress: node.index("caliclient"),
-            egress: node.index("caliweb"),
-            created: 3600,
-            seen: [3600, 3600],
-            packets: [1, 2],
-            bytes: [100, 200],
-            tcp_flags: [0x12, 0x12],
-        };
-        writer.restore(&view).unwrap();
+        let view = FlowView { rule: node.names.index(RULE), ..open_flow(node, "caliweb") };
+        let key = Key { source_port: port, ..view.key };
+        writer.restore(&FlowView { key, ..view }).unwrap();
     }
     (table, writer)
 }
@@ -416,19 +422,8 @@ fn a_translated_flow_keeps_what_it_has_outside() {
     // Numbers are each process' own.
     flows.sources().add(mapped_address(ip("192.0.2.99")));
     let translation = Translation { source: flows.sources().add(outside).unwrap(), port: 20_123 };
-    let view = FlowView {
-        key: tcp_key(CLIENT, "198.51.100.7"),
-        state: State::TcpEstablished,
-        rule: RuleIndex::NONE,
-        translated: Translated::Flow(translation),
-        ingress: before.index("caliclient"),
-        egress: before.index("up0"),
-        created: 3600,
-        seen: [3600, 3600],
-        packets: [1, 2],
-        bytes: [100, 200],
-        tcp_flags: [0x12, 0x12],
-    };
+    let (key, translated) = (tcp_key(CLIENT, "198.51.100.7"), Translated::Flow(translation));
+    let view = FlowView { key, translated, ..open_flow(&before, "up0") };
     writer.restore(&view).unwrap();
     assert_eq!(Saver::new(path.clone()).finish(&source(&before, &flows)).unwrap(), 1);
     let bytes = load::take(&path).unwrap().unwrap();

@@ -34,7 +34,7 @@ pub const ICMP: Target =
 
 /// Who may send. `c` is not among them.
 const SENDERS: [&str; 6] = ["a", "b", "up", "host", "tagged", "double"];
-const REPAIR: u8 = 0x08;
+pub(super) const REPAIR: u8 = 0x08;
 const PARTIAL: u8 = 0x10;
 /// Frames in one conversation.
 const FRAMES_MAX: usize = 8;
@@ -83,6 +83,18 @@ fn router() -> Router {
 
 fn packet(input: &[u8]) -> Seen {
     let mut router = router();
+    converse(input, |control, frame| {
+        let from = SENDERS[usize::from(control & 7) % SENDERS.len()];
+        let frame = repaired(&router, from, control, frame);
+        let fate = router.fate_of_frame(from, &frame);
+        let (kind, detail) = judge(&router.plan, from, &frame, &fate);
+        let is_accepted = matches!(fate, Fate::Forwarded { .. } | Fate::Answered(_) | Fate::Punted(_));
+        (is_accepted, (control & 7, kind ^ detail << 2))
+    })
+}
+
+/// Takes a conversation apart. `say` says of a frame whether it was accepted, and what tells its fate from others.
+pub(super) fn converse(input: &[u8], mut say: impl FnMut(u8, &[u8]) -> (bool, (u8, u8))) -> Seen {
     let mut shape: Vec<(u8, u8)> = Vec::new();
     let mut is_accepted = false;
     let mut rest = input;
@@ -91,12 +103,9 @@ fn packet(input: &[u8]) -> Seen {
         if shape.len() == FRAMES_MAX {
             break;
         }
-        let from = SENDERS[usize::from(control & 7) % SENDERS.len()];
-        let frame = repaired(&router, from, control, frame);
-        let fate = router.fate_of_frame(from, &frame);
-        let (kind, detail) = judge(&router.plan, from, &frame, &fate);
-        is_accepted |= matches!(fate, Fate::Forwarded { .. } | Fate::Answered(_) | Fate::Punted(_));
-        shape.push((control & 7, kind ^ detail << 2));
+        let (accepted, seen) = say(control, frame);
+        is_accepted |= accepted;
+        shape.push(seen);
     }
     let seen = if is_accepted { Seen::accepted } else { Seen::refused };
     seen(shape)

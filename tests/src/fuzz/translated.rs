@@ -13,7 +13,7 @@ use std::net::IpAddr;
 
 use fastpath::table::interface::InterfaceKind;
 
-use super::frames::{TOKENS, repair, unit};
+use super::frames::{REPAIR, TOKENS, converse, repair};
 use super::{Seen, Target};
 use crate::decode::{View, hex};
 use crate::packet::{self, ACK, Packet, SYN};
@@ -23,9 +23,6 @@ use crate::router::{Fate, Options, Router};
 pub const TRANSLATE: Target = Target { name: "translate", run, seeds, tokens: TOKENS, longest: 6000, rounds: 3_000 };
 
 const SENDERS: [&str; 3] = ["a", "b", "up"];
-const FRAMES_MAX: usize = 8;
-/// The lower bits of a control byte are the sender; this asks for a right MAC address and header checksum.
-const REPAIR: u8 = 0x08;
 
 fn router() -> Router {
     let mut plan = Plan::translating();
@@ -37,14 +34,7 @@ fn router() -> Router {
 
 fn run(input: &[u8]) -> Seen {
     let mut router = router();
-    let mut shape: Vec<(u8, u8)> = Vec::new();
-    let mut is_accepted = false;
-    let mut rest = input;
-    while let Some((control, frame, next)) = unit(rest) {
-        rest = next;
-        if shape.len() == FRAMES_MAX {
-            break;
-        }
+    converse(input, |control, frame| {
         let from = SENDERS[usize::from(control & 7) % SENDERS.len()];
         let mut frame = frame.to_vec();
         if control & REPAIR != 0 && frame.len() >= 34 {
@@ -52,20 +42,17 @@ fn run(input: &[u8]) -> Seen {
             repair(&mut frame, false);
         }
         let fate = router.fate_of_frame(from, &frame);
-        let seen = match &fate {
+        let (kind, detail) = match &fate {
             Fate::Dropped(reason) => (0, *reason as u8),
             Fate::Forwarded { on, frame: left } => {
                 judge(&router.plan, from, &frame, on, left);
-                is_accepted = true;
                 (1, router.plan.index(on).0 as u8)
             }
             Fate::Answered(_) => (2, 0),
             Fate::Punted(_) | Fate::NotReceived => (3, 0),
         };
-        shape.push((seen.0 << 3 | control & 7, seen.1));
-    }
-    let seen = if is_accepted { Seen::accepted } else { Seen::refused };
-    seen(shape)
+        (kind == 1, (kind << 3 | control & 7, detail))
+    })
 }
 
 fn judge(plan: &Plan, from: &str, sent: &[u8], on: &str, left: &[u8]) {

@@ -6,7 +6,7 @@
 //!  client ──cali…────┘   192.0.2.1, 2001:db8::1
 //! ```
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -14,7 +14,9 @@ use std::thread;
 use control::http::views::FlowView;
 use serde_json::json;
 use tests::daemon::{self, Daemon};
-use tests::talk::{self, PATIENCE, Service, echo, is_silent, pings, udp, until_connected, until_reachable};
+use tests::talk::{
+    self, PATIENCE, Service, echo, is_silent, pings, udp, udp_to_port, until_connected, until_reachable,
+};
 use tests::topology::{Machine, Topology, said};
 use tests::wait;
 
@@ -37,7 +39,6 @@ const PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 
 /// The far end does not know where workloads are: what is not translated is not answered.
 fn forget_the_way_back(far: &Machine) {
-    far.attempt("ip route del 10.65.0.2");
     for line in ["ip -o route show", "ip -6 -o route show"] {
         for route in far.run(line).lines().filter(|route| route.contains(" via ")) {
             let family = if route.contains(':') { "-6" } else { "-4" };
@@ -46,11 +47,15 @@ fn forget_the_way_back(far: &Machine) {
     }
 }
 
-/// Who the far end sees.
+/// Who the far end sees, sooner or later.
 fn seen_by(far: &Machine, from: &Machine, address: &str) -> SocketAddr {
-    let listener = far.within(|| TcpListener::bind((ip(address), 0))).unwrap();
-    let _stream = until_connected(from, listener.local_addr().unwrap());
-    listener.accept().unwrap().1
+    wait::until_ok("a connection", PATIENCE, || seen_at_once(far, from, address))
+}
+
+fn seen_at_once(far: &Machine, from: &Machine, address: &str) -> io::Result<SocketAddr> {
+    let listener = far.within(|| TcpListener::bind((ip(address), 0)))?;
+    let _stream = talk::connect(from, listener.local_addr()?, talk::IN_VAIN)?;
+    Ok(listener.accept()?.1)
 }
 
 /// Everything that works between two machines with a router in between.
@@ -123,7 +128,7 @@ fn workloads_reach_who_does_not_know_them() {
     for (address, far_address) in NODE.into_iter().zip(FAR) {
         let service = Service::start(&node, ip(address), 27_017);
         echo(&mut until_connected(&far, service.address), 1 << 20).unwrap();
-        udp_between(&node, SocketAddr::new(ip(address), 20_053), &far, SocketAddr::new(ip(far_address), 0), 7000);
+        udp_to_port(&far, &node, SocketAddr::new(ip(address), 20_053), 7000).unwrap();
         is_refused(&far, SocketAddr::new(ip(address), 20_054));
         is_refused(&node, SocketAddr::new(ip(far_address), 9));
         far.run(&format!("ping -n -c 2 -i 0.1 -W 2 -s 4000 {address}"));
@@ -162,22 +167,6 @@ fn workloads_reach_who_does_not_know_them() {
             assert_eq!(machine.counter(counter), 0, "{counter} at {}", machine.namespace());
         }
     }
-}
-
-/// A datagram to a socket and one back.
-fn udp_between(to: &Machine, at: SocketAddr, from: &Machine, by: SocketAddr, bytes: usize) {
-    let (there, here) = (to.within(|| UdpSocket::bind(at)).unwrap(), from.within(|| UdpSocket::bind(by)).unwrap());
-    let sent: Vec<u8> = (0..bytes).map(|position| position as u8).collect();
-    let mut buffer = vec![0; bytes + 1];
-    for socket in [&there, &here] {
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    }
-    here.send_to(&sent, at).unwrap();
-    let (length, peer) = there.recv_from(&mut buffer).unwrap();
-    assert_eq!(buffer[..length], sent);
-    there.send_to(&sent, peer).unwrap();
-    let (length, peer) = here.recv_from(&mut buffer).unwrap();
-    assert_eq!((length, peer), (bytes, at));
 }
 
 #[test]
@@ -269,19 +258,13 @@ fn an_address_that_goes_takes_its_flows_along() {
     echo(&mut open, 1000).unwrap();
     node.run("ip address del 192.0.2.1/24 dev up0");
     node.run("ip address add 192.0.2.77/24 dev up0");
-    wait::until_true("the new address", PATIENCE, || seen_as(&far, &web) == "192.0.2.77");
+    wait::until_true("the new address", PATIENCE, || {
+        seen_at_once(&far, &web, FAR[0]).is_ok_and(|seen| seen.ip() == ip("192.0.2.77"))
+    });
     open.set_read_timeout(Some(talk::IN_VAIN)).unwrap();
     assert!(is_cut(&mut open), "under an address that the node has no more");
     let status = said(&daemon.attempt(&["show", "status"]));
     assert!(!status.contains("to translate sources to"), "{status}");
-}
-
-fn seen_as(far: &Machine, from: &Machine) -> String {
-    let listener = far.within(|| TcpListener::bind((ip(FAR[0]), 0))).unwrap();
-    match talk::connect(from, listener.local_addr().unwrap(), talk::IN_VAIN) {
-        Ok(_stream) => listener.accept().unwrap().1.ip().to_string(),
-        Err(error) => error.to_string(),
-    }
 }
 
 fn is_cut(stream: &mut TcpStream) -> bool {
